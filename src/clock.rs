@@ -1,0 +1,70 @@
+//! Time as values: nobody below the shell reads a clock, `now` is handed in.
+
+/// Nanoseconds of a clock that never jumps and goes on while the machine sleeps (CLOCK_BOOTTIME in the shell).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Mono(pub u64);
+
+impl Mono {
+    /// Nanoseconds in a millisecond.
+    pub const NANOS_PER_MILLI: u64 = 1_000_000;
+    /// Nanoseconds in a second.
+    pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+    /// This moment and `millis` milliseconds more; far futures saturate.
+    pub const fn plus_millis(self, millis: u64) -> Mono {
+        Mono(self.0.saturating_add(millis.saturating_mul(Self::NANOS_PER_MILLI)))
+    }
+
+    /// Milliseconds from `earlier` to this moment, 0 if that lies ahead.
+    pub const fn millis_since(self, earlier: Mono) -> u64 {
+        self.0.saturating_sub(earlier.0) / Self::NANOS_PER_MILLI
+    }
+}
+
+/// Milliseconds since 1970 (UTC). May jump; used only where a protocol speaks in absolute times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Wall(pub u64);
+
+/// The moment at which a turn runs: both clocks, read once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Now {
+    /// For deadlines and durations.
+    pub mono: Mono,
+    /// For what clients state in absolute time.
+    pub wall: Wall,
+}
+
+impl Now {
+    /// The monotonic deadline of an absolute time; what lies in the past is due now.
+    pub const fn deadline(&self, at: Wall) -> Mono {
+        self.mono.plus_millis(at.0.saturating_sub(self.wall.0))
+    }
+
+    /// The absolute time of a monotonic deadline, as the wall clock stands now, rounded to the nearest millisecond.
+    pub const fn wall_of(&self, deadline: Mono) -> Wall {
+        Wall(
+            self.wall.0
+                + deadline.0.saturating_sub(self.mono.0).saturating_add(500_000) / Mono::NANOS_PER_MILLI,
+        )
+    }
+
+    /// Milliseconds left until a deadline, rounded up so that what is still alive never shows 0.
+    pub const fn millis_until(&self, deadline: Mono) -> u64 {
+        deadline.0.saturating_sub(self.mono.0).div_ceil(Mono::NANOS_PER_MILLI)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absolute_times_become_deadlines_and_come_back() {
+        let now = Now { mono: Mono(5_000_000_000), wall: Wall(1_700_000_000_000) };
+        let deadline = now.deadline(Wall(1_700_000_002_500));
+        assert_eq!(deadline, Mono(7_500_000_000));
+        assert_eq!(now.wall_of(deadline), Wall(1_700_000_002_500));
+        assert_eq!(now.millis_until(deadline), 2500);
+        assert_eq!(now.deadline(Wall(1)), now.mono, "the past is due now");
+    }
+}

@@ -1,0 +1,18 @@
+//! Foreshadow: a network cache tier that warms itself before it is asked and moves itself before anyone notices.
+//!
+//! The rooms stand on floors and import only downwards; `ARCHITECTURE.md` has the drawing.
+
+// Floor 0: ground.
+pub mod clock;
+pub mod hash;
+pub mod ids;
+pub mod metrics;
+// Floor 1: vocabulary.
+pub mod message;
+pub mod request;
+// Floor 2: matter.
+pub mod store;
+pub mod topology;
+pub mod wire;
+// Floor 3: behaviour.
+pub mod engine;

@@ -1,0 +1,152 @@
+//! What cores say to each other: batches of requests and of their outcomes, packed for a ring.
+//!
+//! ```text
+//! Batch  requests: [Hop | Hop | ..]     returns: [Return | Return | ..]
+//!        bytes:    [key value key value .. | value value ..]
+//! ```
+//! A batch holds everything that one turn of a core has for one other core; the lengths in the records cut `bytes`.
+
+use crate::ids::ConnectionId;
+use crate::request::{Answer, Outcome, Request, Value, Verb};
+
+/// Where an outcome belongs: a connection of the asking core and the place of the reply in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReturnAddress {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The reply's ticket ([`crate::wire::Session::complete`]).
+    pub ticket: u32,
+}
+
+/// A request on its way; its key and value are the next bytes of the batch.
+#[derive(Clone, Copy, Debug)]
+struct Hop {
+    address: ReturnAddress,
+    verb: Verb,
+    key_len: u32,
+    value_len: u32,
+}
+
+/// An outcome on its way back; its value is the next bytes of the batch.
+#[derive(Clone, Copy, Debug)]
+struct Return {
+    address: ReturnAddress,
+    answer: Answer,
+    value_len: u32,
+}
+
+/// What one turn of a core has for one other core.
+#[derive(Debug, Default)]
+pub struct Batch {
+    requests: Vec<Hop>,
+    request_bytes: Vec<u8>,
+    returns: Vec<Return>,
+    return_bytes: Vec<u8>,
+}
+
+impl Batch {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.returns.is_empty()
+    }
+
+    /// Number of requests in it.
+    pub fn request_count(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Number of returns in it.
+    pub fn return_count(&self) -> usize {
+        self.returns.len()
+    }
+
+    /// Bytes of keys and values in it.
+    pub fn byte_count(&self) -> usize {
+        self.request_bytes.len() + self.return_bytes.len()
+    }
+
+    /// Adds a request.
+    pub fn push_request(&mut self, address: ReturnAddress, request: &Request<'_>) {
+        self.request_bytes.extend_from_slice(request.key);
+        self.request_bytes.extend_from_slice(request.value);
+        self.requests.push(Hop {
+            address,
+            verb: request.verb,
+            key_len: request.key.len() as u32,
+            value_len: request.value.len() as u32,
+        });
+    }
+
+    /// Adds an outcome.
+    pub fn push_return(&mut self, address: ReturnAddress, outcome: &Outcome<'_>) {
+        let before = self.return_bytes.len();
+        outcome.value.append_to(&mut self.return_bytes);
+        self.returns.push(Return {
+            address,
+            answer: outcome.answer,
+            value_len: (self.return_bytes.len() - before) as u32,
+        });
+    }
+
+    /// The requests, in the order they were added.
+    pub fn requests(&self) -> impl Iterator<Item = (ReturnAddress, Request<'_>)> {
+        let mut rest = self.request_bytes.as_slice();
+        self.requests.iter().map(move |hop| {
+            let (key, tail) = rest.split_at(hop.key_len as usize);
+            let (value, tail) = tail.split_at(hop.value_len as usize);
+            rest = tail;
+            (hop.address, Request { key, value, verb: hop.verb })
+        })
+    }
+
+    /// The returns, in the order they were added.
+    pub fn returns(&self) -> impl Iterator<Item = (ReturnAddress, Outcome<'_>)> {
+        let mut rest = self.return_bytes.as_slice();
+        self.returns.iter().map(move |back| {
+            let (value, tail) = rest.split_at(back.value_len as usize);
+            rest = tail;
+            (back.address, Outcome { answer: back.answer, value: Value::One(value) })
+        })
+    }
+
+    /// Empties it for another use; memory beyond `keep_bytes` is given back.
+    pub fn clear(&mut self, keep_bytes: usize) {
+        self.requests.clear();
+        self.returns.clear();
+        self.request_bytes.clear();
+        self.return_bytes.clear();
+        self.request_bytes.shrink_to(keep_bytes);
+        self.return_bytes.shrink_to(keep_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Fault;
+
+    #[test]
+    fn what_went_in_comes_out_in_order() {
+        let address =
+            |place, ticket| ReturnAddress { connection: ConnectionId { place, generation: 3 }, ticket };
+        let mut batch = Batch::default();
+        assert!(batch.is_empty());
+        for i in 0..4u32 {
+            let key = vec![b'k'; i as usize + 1];
+            let value = vec![b'v'; i as usize * 2];
+            batch.push_request(address(i, 7), &Request { key: &key, value: &value, verb: Verb::Get });
+            let runs: [&[u8]; 2] = [&key, &value];
+            let outcome = Outcome { answer: Answer::Fault(Fault::Busy), value: Value::Runs(&runs) };
+            batch.push_return(address(9, i), &outcome);
+        }
+        for (i, (to, request)) in batch.requests().enumerate() {
+            assert_eq!(to, address(i as u32, 7));
+            assert_eq!((request.key.len(), request.value.len()), (i + 1, i * 2));
+        }
+        let returns: Vec<_> = batch.returns().collect();
+        assert_eq!(returns.len(), 4);
+        assert_eq!(returns[3].1.value.to_cow().as_ref(), b"kkkkvvvvvv");
+        batch.clear(0);
+        assert!(batch.is_empty() && batch.byte_count() == 0);
+    }
+}

@@ -1,0 +1,443 @@
+//! What a client wants and what came of it, in words of no protocol.
+//!
+//! A [`Request`] is a key, a value (often empty) and a [`Verb`]; an [`Outcome`] is an [`Answer`] and a value. Verbs and
+//! answers are small and `Copy`, the bytes are borrowed: so a request that must hop to another core is a fixed record
+//! and two runs of bytes, and one that stays allocates nothing.
+
+use crate::clock::Mono;
+use crate::ids::Version;
+
+/// One operation on one key (or, for the verbs that say so, on a whole core).
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The key: 1 to 64 KiB; empty for verbs without one.
+    pub key: &'a [u8],
+    /// The value, the part to append, a glob pattern: what the verb says.
+    pub value: &'a [u8],
+    /// What to do.
+    pub verb: Verb,
+}
+
+/// What to do with a key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verb {
+    /// Read. Answers `Item` or `Miss`.
+    Get,
+    /// Read, with effects on the way. Answers `Item`, `Miss` or, with `vivify`, an empty `Item` with the right to fill.
+    Fetch(Fetch),
+    /// Look at an item without using it (it gets no warmer). Answers `Item` (value included) or `Miss`.
+    Peek,
+    /// Store the value. Answers `Stored`, `Refused`, or `Previous` where the old value was asked for.
+    Put(Put),
+    /// Append or prepend the value. Answers `Stored` (its `len` tells the new length) or `Refused`.
+    Splice(Splice),
+    /// Overwrite a range of the value with the request's, zero-filled up to `offset`. Answers `Stored`.
+    Overwrite {
+        /// First byte to overwrite.
+        offset: u32,
+    },
+    /// Count up or down. Answers `Counted`, `Refused` or a fault.
+    Count(Count),
+    /// Add the decimal float in the request's value. Answers `Item` with the new value as text, or a fault.
+    CountFloat,
+    /// Remove. Answers `Removed`, `Miss` or `Refused`.
+    Remove(Remove),
+    /// Change the expiry. Answers `Touched`, `Miss` or `Refused`.
+    Expire(Expire),
+    /// Walk the core's items. The request's value is a glob pattern (empty: all). Answers `Page`; the value holds the
+    /// keys, each as a little-endian u32 length and its bytes.
+    Scan(Scan),
+    /// A key of the core, picked at random. Answers `Page` with one key or none.
+    Random,
+    /// Number of items of the core. Answers `Number`.
+    Size,
+    /// Forget everything the core holds that is older than `at`. Answers `Number`, the items forgotten if at once.
+    Flush {
+        /// When it takes effect; past moments mean now.
+        at: Mono,
+    },
+    /// Number of items in one slot. Answers `Number`.
+    SlotSize {
+        /// The slot's number.
+        slot: u16,
+    },
+    /// The core's counters. Answers `Page`; the value is [`crate::metrics::Counters::to_bytes`].
+    Counters,
+    /// The core's connections, a line each as `CLIENT LIST` prints them. Answers `Page`. For the shell, not the engine.
+    Connections,
+    /// Close a connection of the core. Answers `Number` 1 or 0. For the shell, not the engine.
+    Disconnect {
+        /// The client id that `CLIENT ID` answers.
+        client: u64,
+    },
+    /// Reset the core's counters that users may reset. Answers `Number` 0.
+    ResetCounters,
+}
+
+/// When an item ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Expiry {
+    /// Only by eviction.
+    #[default]
+    Never,
+    /// At this moment; one that has passed means at once.
+    At(Mono),
+}
+
+/// What becomes of the expiry an item already has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpiryChange {
+    /// Stays as it is.
+    Keep,
+    /// Becomes this.
+    Set(Expiry),
+}
+
+/// A read with effects.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fetch {
+    /// Change the expiry of what is found (`GETEX`, `gat`, meta `T`).
+    pub expiry: ExpiryChange,
+    /// Remove what is found (`GETDEL`).
+    pub remove: bool,
+    /// Count the read as a use (meta `q` and `k` do not matter here; `OBJECT` and `TTL` use [`Verb::Peek`]).
+    pub warm: bool,
+    /// On a miss leave an empty item with this expiry and give the caller the right to fill it (meta `N`).
+    pub vivify: Option<Expiry>,
+    /// Give the right to refill to one caller when the item ends before this moment (meta `R`).
+    pub refill_before: Option<Mono>,
+    /// Version that a vivified item takes instead of ours (meta `E`).
+    pub version: Option<Version>,
+}
+
+impl Fetch {
+    /// A plain read that counts as a use.
+    pub const PLAIN: Fetch = Fetch {
+        expiry: ExpiryChange::Keep,
+        remove: false,
+        warm: true,
+        vivify: None,
+        refill_before: None,
+        version: None,
+    };
+}
+
+/// What must hold for a write to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    Always,
+    /// There is no item (`NX`, `add`).
+    Absent,
+    /// There is one (`XX`, `replace`).
+    Present,
+    /// There is one of exactly this version (`cas`). Without one: `Refused(Absent)`.
+    VersionIs(Version),
+    /// As `VersionIs`, but an older version given is stored all the same and marked stale (meta `I`).
+    VersionIsOrStale(Version),
+}
+
+/// A store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Put {
+    /// Opaque bits kept for memcached clients.
+    pub flags: u32,
+    /// New expiry, or that of the item replaced (`KEEPTTL`).
+    pub expiry: ExpiryChange,
+    /// Whether it happens at all.
+    pub condition: Condition,
+    /// Answer with the value before (`SET .. GET`, `GETSET`).
+    pub previous: bool,
+    /// Version to take instead of ours (meta `E`, a fill of a versioned origin).
+    pub version: Option<Version>,
+}
+
+impl Put {
+    /// An unconditional store without flags.
+    pub const fn plain(expiry: Expiry) -> Put {
+        Put {
+            flags: 0,
+            expiry: ExpiryChange::Set(expiry),
+            condition: Condition::Always,
+            previous: false,
+            version: None,
+        }
+    }
+}
+
+/// An append or prepend.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Splice {
+    /// Put the part before the value instead of behind it.
+    pub front: bool,
+    /// Make an item of the part alone if there is none, with this expiry (`APPEND`, meta `N`).
+    pub create: Option<Expiry>,
+    /// Flags of an item made so.
+    pub flags: u32,
+    /// Only on this version.
+    pub condition: Condition,
+    /// Version to take instead of ours.
+    pub version: Option<Version>,
+}
+
+/// Arithmetic on a decimal value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Count {
+    /// What to add, and by whose rules.
+    pub by: Step,
+    /// Value and expiry of an item made if there is none.
+    pub create: Option<(u64, Expiry)>,
+    /// Only on this version.
+    pub condition: Condition,
+    /// Change the expiry of an item that was there (meta `T`).
+    pub expiry: ExpiryChange,
+    /// Version to take instead of ours.
+    pub version: Option<Version>,
+}
+
+/// A step of a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Redis: signed 64 bits; overflow is a fault and changes nothing. An absent item counts as 0.
+    Signed(i64),
+    /// memcached `incr`: unsigned 64 bits, wraps.
+    Up(u64),
+    /// memcached `decr`: stops at 0; a shorter result is padded with spaces on the right to the old length.
+    Down(u64),
+}
+
+/// A removal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Remove {
+    /// Only on this version.
+    pub condition: Condition,
+    /// Mark stale instead of removing: the next reader gets it with the right to refill (meta `I`).
+    pub stale: bool,
+    /// With `stale`: new expiry of the stale item (meta `T`).
+    pub expiry: ExpiryChange,
+    /// Drop value and flags but keep the item (meta `x`).
+    pub clear: bool,
+    /// Version that a stale item takes instead of ours (meta `E`).
+    pub version: Option<Version>,
+}
+
+impl Remove {
+    /// Removes whatever is there.
+    pub const PLAIN: Remove = Remove {
+        condition: Condition::Always,
+        stale: false,
+        expiry: ExpiryChange::Keep,
+        clear: false,
+        version: None,
+    };
+}
+
+/// A change of expiry; one that has passed removes the item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expire {
+    /// The new expiry.
+    pub expiry: Expiry,
+    /// Only if the old expiry compares so.
+    pub only: ExpireOnly,
+}
+
+/// `EXPIRE`'s conditions; an item without expiry counts as ending never, later than all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpireOnly {
+    /// Always.
+    Any,
+    /// If it has none (`NX`).
+    IfNone,
+    /// If it has one (`XX`; `PERSIST`).
+    IfSome,
+    /// If the new one is later (`GT`).
+    IfLater,
+    /// If the new one is earlier (`LT`).
+    IfEarlier,
+    /// If it has one and the new one is later (`XX GT`).
+    IfSomeAndLater,
+    /// If it has one and the new one is earlier (`XX LT`).
+    IfSomeAndEarlier,
+}
+
+/// A step of a walk over the core's items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// 0 begins; otherwise what the page before said.
+    pub cursor: u64,
+    /// Items to look at, roughly.
+    pub count: u32,
+    /// Only this slot.
+    pub slot: Option<u16>,
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    /// The answer.
+    pub answer: Answer,
+    /// Its bytes; empty where the answer has none.
+    pub value: Value<'a>,
+}
+
+/// The bytes of an answer: borrowed from the store, in one run or (large values) in several.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    /// One run.
+    One(&'a [u8]),
+    /// Several runs, in order.
+    Runs(&'a [&'a [u8]]),
+}
+
+impl<'a> Value<'a> {
+    /// No bytes.
+    pub const EMPTY: Value<'static> = Value::One(&[]);
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        match self {
+            Value::One(run) => run.len(),
+            Value::Runs(runs) => runs.iter().map(|run| run.len()).sum(),
+        }
+    }
+
+    /// Whether there are no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends the bytes.
+    #[inline]
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        match self {
+            Value::One(run) => out.extend_from_slice(run),
+            Value::Runs(runs) => runs.iter().for_each(|run| out.extend_from_slice(run)),
+        }
+    }
+
+    /// The bytes in one run; copies only if they are in several.
+    pub fn to_cow(&self) -> std::borrow::Cow<'a, [u8]> {
+        match self {
+            Value::One(run) => std::borrow::Cow::Borrowed(run),
+            Value::Runs(runs) => std::borrow::Cow::Owned(runs.concat()),
+        }
+    }
+}
+
+/// The answer without its bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Answer {
+    /// Found; the outcome's value is the item's.
+    Item(Item),
+    /// Not there.
+    Miss,
+    /// Written.
+    Stored {
+        /// Its version.
+        version: Version,
+        /// Whether it replaced an item.
+        replaced: bool,
+        /// Length of the value now stored.
+        len: u32,
+    },
+    /// The condition did not hold; nothing changed.
+    Refused(Refusal),
+    /// Asked with `previous`: the outcome's value is the one before, if `existed`.
+    Previous {
+        /// Whether there was one.
+        existed: bool,
+        /// Whether the new one was written.
+        stored: bool,
+        /// Flags of the one before.
+        flags: u32,
+    },
+    /// A counter's new value: bits of an i64 for `Step::Signed`, else a u64.
+    Counted {
+        /// The value.
+        number: u64,
+        /// The counter as an item.
+        item: Item,
+    },
+    /// Removed (or marked stale).
+    Removed {
+        /// Version of the stale item left, or of the item removed.
+        version: Version,
+    },
+    /// Expiry changed, or the item removed because the new one has passed.
+    Touched(Item),
+    /// A number.
+    Number(i64),
+    /// Bytes, and where to go on (0: nowhere).
+    Page {
+        /// For the next call.
+        cursor: u64,
+    },
+    /// Could not be done.
+    Fault(Fault),
+}
+
+/// Why a condition did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is an item, and none was wanted.
+    Present,
+    /// There is none, and one was wanted.
+    Absent,
+    /// It has another version.
+    Version,
+    /// `EXPIRE`'s condition.
+    Expiry,
+}
+
+/// What is known of an item beside its value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Item {
+    /// Opaque bits of memcached clients.
+    pub flags: u32,
+    /// Length of the value.
+    pub len: u32,
+    /// Version.
+    pub version: Version,
+    /// When it ends.
+    pub expiry: Expiry,
+    /// The lease's state for this caller.
+    pub lease: Lease,
+    /// Whether it was read before (meta `h`).
+    pub used: bool,
+    /// Seconds since it was used last, as exactly as the store remembers (meta `l`).
+    pub idle_seconds: u32,
+}
+
+/// The right to fill or refill an item, as this caller finds it (meta `W`, `X`, `Z`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Lease {
+    /// This caller has just been given the right: it should fetch and put with the item's version (`W`).
+    pub won: bool,
+    /// The value is out of date (`X`).
+    pub stale: bool,
+    /// Somebody else has the right (`Z`).
+    pub taken: bool,
+}
+
+/// Why a request could not be done; nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The value is not a decimal integer in range.
+    NotInteger,
+    /// The value is not a decimal float.
+    NotFloat,
+    /// The counter would leave its range.
+    Overflow,
+    /// The float would be NaN or infinite.
+    NotFinite,
+    /// Key and value are larger than an item may be.
+    TooLarge,
+    /// No room, and nothing left to evict.
+    OutOfMemory,
+    /// The core has too much to do; ask again.
+    Busy,
+    /// The verb is not one that this core does.
+    Unsupported,
+}

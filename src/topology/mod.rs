@@ -1,0 +1,134 @@
+//! Who owns what: shards on cores, and what a node tells clients about itself.
+
+use crate::clock::Now;
+use crate::hash::jump;
+use crate::ids::{CoreId, SHARD_COUNT, ShardId, Slot};
+use std::net::IpAddr;
+
+/// The owner of every shard of this node, and the map's epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardMap {
+    /// Grows with each change.
+    pub epoch: u64,
+    owners: Box<[CoreId]>,
+}
+
+/// Contiguous slots of one owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRange {
+    /// First slot.
+    pub first: Slot,
+    /// Last slot, included.
+    pub last: Slot,
+    /// Who owns them.
+    pub owner: CoreId,
+}
+
+impl ShardMap {
+    /// All shards on `cores` cores (at least 1) of one node, placed by jump hash.
+    pub fn on_cores(cores: u16) -> ShardMap {
+        let owners =
+            (0..SHARD_COUNT).map(|shard| CoreId(jump(spread(shard), u32::from(cores)) as u16)).collect();
+        ShardMap { epoch: 1, owners }
+    }
+
+    /// The core that owns a shard.
+    #[inline]
+    pub fn owner(&self, shard: ShardId) -> CoreId {
+        self.owners[shard.number() as usize]
+    }
+
+    /// Runs of contiguous slots with one owner, in slot order.
+    pub fn ranges(&self) -> Vec<SlotRange> {
+        let mut ranges: Vec<SlotRange> = Vec::new();
+        for number in 0..SHARD_COUNT {
+            let shard = ShardId::new(number);
+            let owner = self.owner(shard);
+            match ranges.last_mut() {
+                Some(range) if range.owner == owner => range.last = shard.last_slot(),
+                _ => ranges.push(SlotRange { first: shard.first_slot(), last: shard.last_slot(), owner }),
+            }
+        }
+        ranges
+    }
+}
+
+/// Jump hash wants keys that differ in all bits; shard numbers do not.
+fn spread(shard: u16) -> u64 {
+    let mut x = u64::from(shard).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// What a node tells clients about itself. Shared by all cores, replaced whole when something changes.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// 40 hexadecimal digits, new with each start.
+    pub run_id: String,
+    /// Version of this program.
+    pub version: &'static str,
+    /// Process id.
+    pub process_id: u32,
+    /// When it started.
+    pub started: Now,
+    /// Address that clients reach it by.
+    pub address: IpAddr,
+    /// Main port (0: none, unix sockets only).
+    pub port: u16,
+    /// Port of each core, with `--cluster-ports`; else empty and the node is no cluster.
+    pub core_ports: Vec<u16>,
+    /// The kernel's numbers of the CPUs that serve.
+    pub cpus: Vec<usize>,
+    /// Limit of the store's memory in bytes, all cores.
+    pub memory_bytes_max: u64,
+    /// Limit of connections, all cores.
+    pub clients_max: u64,
+    /// Settings as `CONFIG GET` shows them: name and value.
+    pub settings: Vec<(String, String)>,
+    /// Who owns what.
+    pub map: ShardMap,
+}
+
+impl Node {
+    /// Number of cores.
+    pub fn core_count(&self) -> u16 {
+        self.cpus.len() as u16
+    }
+
+    /// The id by which `CLUSTER` commands name a core: 40 hexadecimal digits, the run id with the core's place at its end.
+    pub fn core_node_id(&self, core: CoreId) -> String {
+        format!("{}{:04x}", &self.run_id[..36], core.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_core_gets_a_fair_share_and_a_new_core_takes_only_its_own() {
+        let (two, three) = (ShardMap::on_cores(2), ShardMap::on_cores(3));
+        let share = |map: &ShardMap, core| {
+            (0..SHARD_COUNT).filter(|&s| map.owner(ShardId::new(s)) == CoreId(core)).count()
+        };
+        for core in 0..2 {
+            assert!((400..=624).contains(&share(&two, core)), "core {core} has {}", share(&two, core));
+        }
+        for shard in (0..SHARD_COUNT).map(ShardId::new) {
+            assert!(three.owner(shard) == two.owner(shard) || three.owner(shard) == CoreId(2));
+        }
+    }
+
+    #[test]
+    fn ranges_cover_every_slot_once() {
+        let map = ShardMap::on_cores(3);
+        let mut next = 0;
+        for range in map.ranges() {
+            assert_eq!(range.first.number(), next);
+            assert_eq!(map.owner(range.last.shard()), range.owner);
+            next = range.last.number() + 1;
+        }
+        assert_eq!(next, crate::ids::SLOT_COUNT);
+    }
+}

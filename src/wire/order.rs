@@ -1,0 +1,184 @@
+//! The order of replies on one connection, when some outcomes are at hand and others are on their way.
+//!
+//! 1. A request whose outcome is at hand while nothing is awaited is encoded at once; nothing is queued or copied.
+//! 2. Otherwise its place in the queue keeps shape, note and (if at hand) outcome.
+//! 3. When an outcome arrives, everything from the front that has one is encoded and leaves.
+//!
+//! ```text
+//!   tickets   head                       head + len
+//!             | awaited | ready | ready | awaited |
+//! ```
+//! Bound: the session stops parsing at `output_soft_bytes`, which counts what is held here, and at `AWAITED_MAX` places.
+
+use super::{Backend, Target};
+use crate::clock::Now;
+use crate::request::{Answer, Outcome, Request, Value};
+use crate::topology::Node;
+use std::collections::VecDeque;
+
+/// Places in one connection's queue; a session that has filled it stops parsing until outcomes come.
+pub(crate) const AWAITED_MAX: usize = 4096;
+/// Buffers kept for reuse, and the largest that is.
+const SPARE_BUFFERS: usize = 64;
+const SPARE_BUFFER_BYTES: usize = 4096;
+
+/// A codec's writing half: turns an outcome into the bytes of its reply.
+pub(crate) trait Encode {
+    /// How a reply is written.
+    type Shape: Copy;
+
+    /// Appends the reply to `out`. Called in the order of the requests.
+    fn encode(
+        &mut self,
+        now: Now,
+        node: &Node,
+        shape: Self::Shape,
+        note: &[u8],
+        outcome: &Outcome<'_>,
+        out: &mut Vec<u8>,
+    );
+}
+
+struct Place<S> {
+    shape: S,
+    answer: Option<Answer>,
+    /// The note, then the value.
+    bytes: Vec<u8>,
+    note_len: usize,
+}
+
+/// Replies that cannot be written yet.
+pub(crate) struct Order<S> {
+    places: VecDeque<Place<S>>,
+    /// Ticket of the place at the front.
+    head: u32,
+    held_bytes: usize,
+    spare: Vec<Vec<u8>>,
+}
+
+impl<S: Copy> Order<S> {
+    pub fn new() -> Self {
+        Order { places: VecDeque::new(), head: 0, held_bytes: 0, spare: Vec::new() }
+    }
+
+    /// Number of replies that wait.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether no reply waits.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Bytes held for replies that wait.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    #[inline]
+    fn next_ticket(&self) -> u32 {
+        self.head.wrapping_add(self.places.len() as u32)
+    }
+
+    fn hold(&mut self, shape: S, note: &[u8], outcome: Option<&Outcome<'_>>) {
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        bytes.extend_from_slice(note);
+        if let Some(outcome) = outcome {
+            outcome.value.append_to(&mut bytes);
+        }
+        self.held_bytes += bytes.len();
+        self.places.push_back(Place {
+            shape,
+            answer: outcome.map(|outcome| outcome.answer),
+            bytes,
+            note_len: note.len(),
+        });
+    }
+
+    /// Takes in an awaited outcome and encodes what is ready. A ticket that is not awaited is a bug of ours.
+    pub fn complete<W: Encode<Shape = S>>(
+        &mut self,
+        now: Now,
+        node: &Node,
+        ticket: u32,
+        outcome: &Outcome<'_>,
+        writer: &mut W,
+        out: &mut Vec<u8>,
+    ) {
+        let index = ticket.wrapping_sub(self.head) as usize;
+        let place = &mut self.places[index];
+        assert!(place.answer.is_none(), "the outcome of ticket {ticket} came twice");
+        if index == 0 {
+            let place = self.places.pop_front().expect("indexed above");
+            self.head = self.head.wrapping_add(1);
+            writer.encode(now, node, place.shape, &place.bytes, outcome, out);
+            self.held_bytes -= place.bytes.len();
+            self.reuse(place.bytes);
+        } else {
+            outcome.value.append_to(&mut place.bytes);
+            place.answer = Some(outcome.answer);
+            self.held_bytes += place.bytes.len() - place.note_len;
+        }
+        while let Some(Place { answer: Some(answer), .. }) = self.places.front() {
+            let answer = *answer;
+            let place = self.places.pop_front().expect("looked at above");
+            self.head = self.head.wrapping_add(1);
+            let (note, value) = place.bytes.split_at(place.note_len);
+            let outcome = Outcome { answer, value: Value::One(value) };
+            writer.encode(now, node, place.shape, note, &outcome, out);
+            self.held_bytes -= place.bytes.len();
+            self.reuse(place.bytes);
+        }
+    }
+
+    fn reuse(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < SPARE_BUFFERS && bytes.capacity() <= SPARE_BUFFER_BYTES {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+}
+
+/// What a codec's parsing half has at hand during one call of `serve`: the world behind, the queue and the output.
+pub(crate) struct Exchange<'s, B: Backend, W: Encode> {
+    pub now: Now,
+    pub node: &'s Node,
+    pub backend: &'s mut B,
+    pub writer: &'s mut W,
+    pub order: &'s mut Order<W::Shape>,
+    pub out: &'s mut Vec<u8>,
+}
+
+impl<B: Backend, W: Encode> Exchange<'_, B, W> {
+    /// Has a request done, and its reply written in `shape` when its turn has come.
+    #[inline]
+    pub fn ask(&mut self, target: Target, request: &Request<'_>, shape: W::Shape, note: &[u8]) {
+        match self.backend.call(target, request, self.order.next_ticket()) {
+            Some(outcome) if self.order.is_empty() => {
+                self.writer.encode(self.now, self.node, shape, note, &outcome, self.out);
+            }
+            outcome => self.order.hold(shape, note, outcome.as_ref()),
+        }
+    }
+
+    /// Writes a reply that needs no request, when its turn has come. The writer sees `Answer::Number(0)`.
+    #[inline]
+    pub fn say(&mut self, shape: W::Shape, note: &[u8]) {
+        let outcome = Outcome { answer: Answer::Number(0), value: Value::EMPTY };
+        if self.order.is_empty() {
+            self.writer.encode(self.now, self.node, shape, note, &outcome, self.out);
+        } else {
+            self.order.hold(shape, note, Some(&outcome));
+        }
+    }
+
+    /// Whether the next command may be executed: room for its replies, and for requests that are sent on.
+    #[inline]
+    pub fn has_room(&self, output_soft_bytes: usize) -> bool {
+        self.order.len() < AWAITED_MAX
+            && self.out.len() + self.order.held_bytes() < output_soft_bytes
+            && self.backend.ready()
+    }
+}
