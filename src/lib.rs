@@ -16,3 +16,5 @@ pub mod topology;
 pub mod wire;
 // Floor 3: behaviour.
 pub mod engine;
+// Floor 4: shell.
+pub mod io;

@@ -1,0 +1,246 @@
+//! Core to core: a pair of SPSC rings to every other core, written in batches, one per turn and peer.
+//!
+//! ```text
+//!   core 0                                   core 1
+//!   out (batch being filled) --push--> [ring] --pop--> requests: execute, returns into core 1's `out` for core 0
+//!                                                      returns: complete the session that asked
+//! ```
+//! 1. During a turn requests and returns for a peer are collected in `out`.
+//! 2. At its end `flush` hands the batch over; if the ring is full the batch stays and grows, bounded by rule 4.
+//! 3. A receiver that sleeps said so in its `Doorway` before it looked at its rings a last time; whoever pushes looks at
+//!    the doorway afterwards and sends one wake-up. The two fences make sure that one of them sees the other.
+//! 4. A core has at most `OUTSTANDING_MAX` requests and `OUT_BYTES_MAX` bytes of them on the way to one peer; beyond that
+//!    [`Mesh::ready`] says no and sessions stop parsing: a slow core pushes back. Returns are never refused: there are
+//!    at most as many as requests.
+
+use super::ring::Ring;
+use crate::ids::CoreId;
+use crate::message::{Batch, ReturnAddress};
+use crate::request::{Outcome, Request};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
+
+/// Batches that fit a ring.
+const RING_BATCHES: usize = 256;
+/// Requests on the way to one peer.
+const OUTSTANDING_MAX: usize = 16 * 1024;
+/// Bytes of keys and values waiting in one batch.
+const OUT_BYTES_MAX: usize = 8 << 20;
+/// Batches kept for reuse, and the memory each may keep.
+const SPARE_BATCHES: usize = 16;
+const SPARE_BATCH_BYTES: usize = 256 << 10;
+
+/// Where a core can be woken.
+#[derive(Debug)]
+pub struct Doorway {
+    asleep: AtomicBool,
+    ring: AtomicI32,
+}
+
+impl Doorway {
+    fn new() -> Doorway {
+        Doorway { asleep: AtomicBool::new(false), ring: AtomicI32::new(-1) }
+    }
+}
+
+/// A core's ends of all its rings.
+pub struct Mesh {
+    me: CoreId,
+    peers: Vec<Option<Peer>>,
+    doorways: Arc<[Doorway]>,
+    spare: Vec<Box<Batch>>,
+}
+
+struct Peer {
+    to: rtrb::Producer<Box<Batch>>,
+    from: rtrb::Consumer<Box<Batch>>,
+    out: Box<Batch>,
+    outstanding: usize,
+}
+
+/// The meshes of `cores` cores, in their order.
+pub fn weave(cores: u16) -> Vec<Mesh> {
+    let doorways: Arc<[Doorway]> = (0..cores).map(|_| Doorway::new()).collect();
+    let mut meshes: Vec<Mesh> = (0..cores)
+        .map(|me| Mesh {
+            me: CoreId(me),
+            peers: (0..cores).map(|_| None).collect(),
+            doorways: doorways.clone(),
+            spare: Vec::new(),
+        })
+        .collect();
+    for a in 0..usize::from(cores) {
+        for b in 0..a {
+            let (a_to_b, b_from_a) = rtrb::RingBuffer::new(RING_BATCHES);
+            let (b_to_a, a_from_b) = rtrb::RingBuffer::new(RING_BATCHES);
+            meshes[a].peers[b] = Some(Peer::new(a_to_b, a_from_b));
+            meshes[b].peers[a] = Some(Peer::new(b_to_a, b_from_a));
+        }
+    }
+    meshes
+}
+
+impl Peer {
+    fn new(to: rtrb::Producer<Box<Batch>>, from: rtrb::Consumer<Box<Batch>>) -> Peer {
+        Peer { to, from, out: Box::default(), outstanding: 0 }
+    }
+}
+
+impl Mesh {
+    /// Makes the core's ring known to those who may have to wake it. Before the first turn.
+    pub fn open(&self, ring: &Ring) {
+        self.doorways[self.me.index()].ring.store(ring.descriptor(), Ordering::Release);
+    }
+
+    /// Sends a request to another core with this turn's batch.
+    #[inline]
+    pub fn send(&mut self, to: CoreId, address: ReturnAddress, request: &Request<'_>) {
+        let peer = self.peer(to);
+        peer.out.push_request(address, request);
+        peer.outstanding += 1;
+    }
+
+    /// Sends an outcome back with this turn's batch.
+    #[inline]
+    pub fn answer(&mut self, to: CoreId, address: ReturnAddress, outcome: &Outcome<'_>) {
+        self.peer(to).out.push_return(address, outcome);
+    }
+
+    fn peer(&mut self, core: CoreId) -> &mut Peer {
+        self.peers[core.index()]
+            .as_mut()
+            .expect("a core sends nothing to itself and only to cores that exist")
+    }
+
+    /// Whether there is room for more requests to every peer.
+    #[inline]
+    pub fn ready(&self) -> bool {
+        self.peers
+            .iter()
+            .flatten()
+            .all(|peer| peer.outstanding < OUTSTANDING_MAX && peer.out.byte_count() < OUT_BYTES_MAX)
+    }
+
+    /// Whether a peer has sent something.
+    #[inline]
+    pub fn has_mail(&self) -> bool {
+        self.peers.iter().flatten().any(|peer| !peer.from.is_empty())
+    }
+
+    /// The next batch, and from whom; to be handed to [`Mesh::recycle`] afterwards.
+    pub fn receive(&mut self) -> Option<(CoreId, Box<Batch>)> {
+        for (core, peer) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
+            if let Ok(batch) = peer.from.pop() {
+                peer.outstanding -= batch.return_count();
+                return Some((CoreId(core as u16), batch));
+            }
+        }
+        None
+    }
+
+    /// Keeps a batch for reuse.
+    pub fn recycle(&mut self, mut batch: Box<Batch>) {
+        if self.spare.len() < SPARE_BATCHES {
+            batch.clear(SPARE_BATCH_BYTES);
+            self.spare.push(batch);
+        }
+    }
+
+    /// Hands this turn's batches over and queues wake-ups for those who sleep; answers how many were handed over.
+    pub fn flush(&mut self, ring: &mut Ring) -> u64 {
+        let mut handed = 0;
+        for (core, peer) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
+            if peer.out.is_empty() || peer.to.is_full() {
+                continue;
+            }
+            let next = self.spare.pop().unwrap_or_default();
+            let batch = std::mem::replace(&mut peer.out, next);
+            peer.to.push(batch).expect("not full a moment ago, and nobody else pushes");
+            handed += 1;
+            fence(Ordering::SeqCst);
+            let doorway = &self.doorways[core];
+            if doorway.asleep.load(Ordering::Relaxed) && doorway.asleep.swap(false, Ordering::Relaxed) {
+                ring.wake(doorway.ring.load(Ordering::Acquire));
+            }
+        }
+        handed
+    }
+
+    /// Whether a batch waits because a peer's ring is full.
+    pub fn has_backlog(&self) -> bool {
+        self.peers.iter().flatten().any(|peer| !peer.out.is_empty())
+    }
+
+    /// Says that this core is about to sleep; answers false if it must not because there is mail.
+    pub fn fall_asleep(&self) -> bool {
+        self.doorways[self.me.index()].asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.has_mail() {
+            self.wake_up();
+            return false;
+        }
+        true
+    }
+
+    /// Says that this core is awake.
+    pub fn wake_up(&self) {
+        self.doorways[self.me.index()].asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ConnectionId;
+    use crate::request::{Answer, Value, Verb};
+
+    fn address(ticket: u32) -> ReturnAddress {
+        ReturnAddress { connection: ConnectionId { place: 1, generation: 2 }, ticket }
+    }
+
+    #[test]
+    fn a_batch_goes_over_and_comes_back_and_room_is_counted() {
+        let mut ring = Ring::new().expect("io_uring");
+        let mut meshes = weave(2);
+        let mut one = meshes.pop().expect("two");
+        let mut zero = meshes.pop().expect("two");
+        for ticket in 0..OUTSTANDING_MAX as u32 {
+            assert!(zero.ready());
+            zero.send(CoreId(1), address(ticket), &Request { key: b"k", value: b"v", verb: Verb::Get });
+        }
+        assert!(!zero.ready(), "a slow core pushes back");
+        assert_eq!(zero.flush(&mut ring), 1, "all in one batch");
+        let (from, batch) = one.receive().expect("mail");
+        assert_eq!((from, batch.request_count()), (CoreId(0), OUTSTANDING_MAX));
+        for (back, request) in batch.requests() {
+            assert_eq!(request.key, b"k");
+            one.answer(
+                from,
+                back,
+                &Outcome { answer: Answer::Number(i64::from(back.ticket)), value: Value::EMPTY },
+            );
+        }
+        one.recycle(batch);
+        assert_eq!(one.flush(&mut ring), 1);
+        let (_, batch) = zero.receive().expect("mail");
+        for (ticket, (back, outcome)) in batch.returns().enumerate() {
+            assert_eq!(back, address(ticket as u32));
+            assert_eq!(outcome.answer, Answer::Number(ticket as i64));
+        }
+        assert!(zero.ready());
+    }
+
+    #[test]
+    fn one_who_has_mail_does_not_fall_asleep() {
+        let mut ring = Ring::new().expect("io_uring");
+        let mut meshes = weave(2);
+        assert!(meshes[1].fall_asleep());
+        meshes[1].wake_up();
+        meshes[0].send(CoreId(1), address(0), &Request { key: b"k", value: b"", verb: Verb::Get });
+        meshes[0].flush(&mut ring);
+        assert!(!ring.has_queued(), "nobody slept, nobody is woken");
+        assert!(!meshes[1].fall_asleep());
+    }
+}

@@ -1,0 +1,30 @@
+//! The shell of the data plane: what waits for sockets, other cores and time, so that everything below need not.
+//!
+//! ```text
+//!  core (a pinned glommio executor, one task of ours in its `serve` queue)
+//!  +------------------------------------------------------------------------------+
+//!  | Ring: accept, recv, send, timeouts, wake-ups      Mesh: SPSC rings to others |
+//!  |    |  one io_uring_enter per turn                    |  one batch per turn    |
+//!  |    v                                                 v                        |
+//!  | Connection: socket side of a wire::Session <----> Backend ----> Engine       |
+//!  +------------------------------------------------------------------------------+
+//! ```
+//! - `ring`: our io_uring and its operations; `buffers`: the receive buffers that the kernel picks from.
+//! - `connection`: what a socket needs beside its session; `table`: where connections live.
+//! - `mesh`: batches to and from other cores; `core`: the turn; `idle`: how long to look before sleeping.
+//! - `listen`: listeners; `time`: the clocks.
+
+mod buffers;
+mod connection;
+mod core;
+mod idle;
+mod listen;
+mod mesh;
+mod ring;
+mod table;
+mod time;
+
+pub use self::core::{CoreReport, Options, Running, Shared, start};
+pub use idle::BusyPoll;
+pub use listen::bind;
+pub use time::now;

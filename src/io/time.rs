@@ -1,0 +1,36 @@
+//! The clocks of the shell: the only place that reads them for the data plane.
+
+use crate::clock::{Mono, Now, Wall};
+
+/// Both clocks, now: CLOCK_BOOTTIME, which goes on while the machine sleeps, and the wall clock to a tick.
+pub fn now() -> Now {
+    let mono = read(libc::CLOCK_BOOTTIME);
+    let wall = read(libc::CLOCK_REALTIME_COARSE);
+    Now { mono: Mono(mono), wall: Wall(wall / Mono::NANOS_PER_MILLI) }
+}
+
+/// CLOCK_BOOTTIME alone.
+pub fn mono() -> Mono {
+    Mono(read(libc::CLOCK_BOOTTIME))
+}
+
+fn read(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec for the kernel to fill in.
+    let result = unsafe { libc::clock_gettime(clock, &mut time) };
+    assert_eq!(result, 0, "both clocks exist since Linux 2.6.39");
+    time.tv_sec as u64 * Mono::NANOS_PER_SECOND + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_go_forward_and_agree_with_the_system() {
+        let (a, b) = (now(), now());
+        assert!(b.mono >= a.mono && b.wall >= a.wall);
+        let system = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        assert!((system.as_millis() as u64).abs_diff(b.wall.0) < 1000);
+    }
+}
