@@ -52,8 +52,6 @@ pub struct Options {
     pub receive_buffers: u16,
     /// Bytes of each.
     pub receive_buffer_bytes: usize,
-    /// Connections of all cores together.
-    pub clients_max: u64,
     /// Bytes of one connection's output beyond which it is closed.
     pub output_hard_bytes: usize,
     /// Bytes that all buffers of this core's connections may hold; beyond, the largest is closed.
@@ -78,9 +76,11 @@ pub struct CoreReport {
 }
 
 /// What all cores of a process share; touched when connections come and go, and at the end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     clients: AtomicU64,
+    clients_max: AtomicU64,
+    store_bytes_max: AtomicU64,
     next_client: AtomicU64,
     draining: AtomicBool,
     at_once: AtomicBool,
@@ -88,6 +88,29 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// For cores that take at most so many connections together, and at most so many bytes of store each.
+    pub fn new(clients_max: u64, store_bytes_max: u64) -> Shared {
+        Shared {
+            clients: AtomicU64::new(0),
+            clients_max: AtomicU64::new(clients_max),
+            store_bytes_max: AtomicU64::new(store_bytes_max),
+            next_client: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            at_once: AtomicBool::new(false),
+            bells: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Changes how many connections all cores take together; those there are stay.
+    pub fn set_clients_max(&self, clients: u64) {
+        self.clients_max.store(clients, Ordering::Relaxed);
+    }
+
+    /// Changes how many bytes the store of each core may hold; cores shrink to it in steps, beginning within a second.
+    pub fn set_store_bytes_max(&self, bytes: u64) {
+        self.store_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
     /// Asks all cores to finish: stop accepting, answer what was asked, close.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -613,7 +636,7 @@ impl Core {
         // SAFETY: the completion of an accept hands a new descriptor to us and nobody else.
         let socket = unsafe { Socket::from_raw_fd(completion.result) };
         let counters = &mut self.works.engine.counters;
-        if self.shared.clients.fetch_add(1, Ordering::Relaxed) >= self.options.clients_max {
+        if self.shared.clients.fetch_add(1, Ordering::Relaxed) >= self.shared.clients_max.load(Ordering::Relaxed) {
             self.shared.clients.fetch_sub(1, Ordering::Relaxed);
             counters.connections_rejected_total += 1;
             let words: &[u8] = match self.listeners[place].wire.protocol {
