@@ -1,10 +1,8 @@
 //! `foreshadow serve`: takes the configuration apart, gives each room its part, and waits for the end.
 
-use crate::clock::Now;
 use crate::config::{self, Config};
 use crate::control;
 use crate::engine;
-use crate::ids::CoreId;
 use crate::io::{self, BusyPoll, Listeners, Shared};
 use crate::store;
 use crate::topology::{Node, ShardMap};
@@ -196,10 +194,11 @@ fn start(config: Config) -> anyhow::Result<Serving> {
     let (reports, inbox) = std::sync::mpsc::sync_channel(REPORTS_WAITING_MAX);
     let admin = control::start(control::Options { admin, node: node.clone(), reports: inbox })
         .with_context(|| format!("the admin server cannot listen on {admin:?}"))?;
-    let cores = io::start(cores, node.clone(), shared.clone(), move |report| {
+    let report = move |report| {
         // A control thread that does not keep up misses a second; the counters are totals, so nothing is lost.
         let _ = reports.try_send(report);
-    })
+    };
+    let cores = io::start(cores, node.clone(), shared.clone(), report, |_, _| {})
     .context("the cores could not be started")?;
     admin.set_ready(true);
     Ok(Serving { cores, admin, shared, node, listen })

@@ -26,7 +26,7 @@ use crate::metrics::Counters;
 use crate::request::{Answer, Outcome, Request, Value, Verb};
 use crate::topology::Node;
 use crate::wire::{self, Backend, Client, Next, Protocol, Reason, Session, Target};
-use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 use hdrhistogram::Histogram;
 use socket2::Socket;
 use std::cell::Cell;
@@ -159,7 +159,8 @@ impl Running {
 /// A core's listeners, each with the protocol it speaks.
 pub type Listeners = Vec<(Socket, Protocol)>;
 
-/// Starts a core for each of `cores`, and returns when all of them serve.
+/// Starts a core for each of `cores`, and returns when all of them serve. `visit` is called on each core's thread before
+/// its first turn and may leave guests there.
 ///
 /// # Errors
 /// What kept a core from starting: the executor, the ring, memory for buffers.
@@ -168,6 +169,7 @@ pub fn start(
     node: Arc<Node>,
     shared: Arc<Shared>,
     reports: impl Fn(CoreReport) + Send + Clone + 'static,
+    visit: impl Fn(CoreId, &Guests) + Send + Clone + 'static,
 ) -> io::Result<Running> {
     let mut bells = Vec::new();
     let mut bell_descriptors = Vec::new();
@@ -193,6 +195,7 @@ pub fn start(
         let me = CoreId(index as u16);
         let (node, shared, reports, started) =
             (node.clone(), shared.clone(), reports.clone(), started.clone());
+        let visit = visit.clone();
         let thread = LocalExecutorBuilder::new(Placement::Fixed(options.cpu))
             .name(&format!("core-{index}"))
             .io_memory(EXECUTOR_IO_BYTES)
@@ -207,6 +210,7 @@ pub fn start(
                         return Err(copy);
                     }
                 };
+                visit(me, &core.guests);
                 let _ = started.send(Ok(()));
                 drop(started);
                 core.serve().await
@@ -238,14 +242,57 @@ const TURNS_PER_MEASUREMENT: u64 = 8;
 /// A command that comes slowly gets another second for each so many bytes.
 const UNFINISHED_BYTES_PER_SECOND: u64 = 64 << 10;
 
-/// Work of other task queues of this core's executor. While there is any, the core does not sleep in its own ring but
-/// by way of the executor.
-#[derive(Clone, Default)]
-pub struct Guests(Rc<Cell<usize>>);
+/// Work of other task queues of a core's executor. While there is any, the core yields to it between turns and does not
+/// sleep in its own ring but by way of the executor.
+#[derive(Clone)]
+pub struct Guests {
+    count: Rc<Cell<usize>>,
+    movement: TaskQueueHandle,
+    speculation: TaskQueueHandle,
+}
+
+/// The queues of guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Copying shards: a tenth of the core when it is wanted elsewhere.
+    Movement,
+    /// Prefetching and learning: a twentieth.
+    Speculation,
+}
 
 impl Guests {
+    fn new() -> Guests {
+        let executor = glommio::executor();
+        Guests {
+            count: Rc::new(Cell::new(0)),
+            movement: executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "movement"),
+            speculation: executor.create_task_queue(Shares::Static(50), Latency::NotImportant, "speculation"),
+        }
+    }
+
     fn any(&self) -> bool {
-        self.0.get() > 0
+        self.count.get() > 0
+    }
+
+    /// Runs a task in a queue until it ends by itself.
+    ///
+    /// # Errors
+    /// That of the executor, which knows both queues.
+    pub fn spawn(&self, queue: Queue, task: impl Future<Output = ()> + 'static) -> io::Result<()> {
+        let queue = match queue {
+            Queue::Movement => self.movement,
+            Queue::Speculation => self.speculation,
+        };
+        let count = self.count.clone();
+        count.set(count.get() + 1);
+        let guest = async move {
+            task.await;
+            count.set(count.get() - 1);
+        };
+        glommio::spawn_local_into(guest, queue)
+            .map_err(|error| io::Error::other(error.to_string()))?
+            .detach();
+        Ok(())
     }
 }
 
@@ -457,7 +504,7 @@ impl Core {
             table: Table::default(),
             listeners,
             shared,
-            guests: Guests::default(),
+            guests: Guests::new(),
             completions: Vec::new(),
             dirty: Vec::new(),
             runnable: Vec::new(),
@@ -483,10 +530,7 @@ impl Core {
             Latency::Matters(Duration::from_micros(500)),
             "serve",
         );
-        // Moves and predictions of later run here, with a tenth and a twentieth of the core when it is wanted elsewhere.
-        let _movement = executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "movement");
-        let _speculation =
-            executor.create_task_queue(Shares::Static(50), Latency::NotImportant, "speculation");
+
         glommio::spawn_local_into(self.run(), serve)
             .map_err(|error| io::Error::other(error.to_string()))?
             .await
@@ -636,7 +680,9 @@ impl Core {
         // SAFETY: the completion of an accept hands a new descriptor to us and nobody else.
         let socket = unsafe { Socket::from_raw_fd(completion.result) };
         let counters = &mut self.works.engine.counters;
-        if self.shared.clients.fetch_add(1, Ordering::Relaxed) >= self.shared.clients_max.load(Ordering::Relaxed) {
+        if self.shared.clients.fetch_add(1, Ordering::Relaxed)
+            >= self.shared.clients_max.load(Ordering::Relaxed)
+        {
             self.shared.clients.fetch_sub(1, Ordering::Relaxed);
             counters.connections_rejected_total += 1;
             let words: &[u8] = match self.listeners[place].wire.protocol {
