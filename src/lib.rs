@@ -16,3 +16,12 @@ pub mod topology;
 pub mod wire;
 // Floor 3: behaviour.
 pub mod engine;
+// Floor 4: shell.
+pub mod control;
+// Floor 5: process.
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod log;
+pub mod preflight;
+pub mod serve;
