@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Receive buffers of a core with memory enough, and the bytes of each.
 const RECEIVE_BUFFERS: u16 = 512;
@@ -31,7 +32,7 @@ const PORT_RUN_TRIES: usize = 50;
 /// # Errors
 /// What kept it from serving: addresses taken, the ring refused, threads that could not be started.
 pub fn serve(config: Config) -> anyhow::Result<()> {
-    let sources = config.sources.clone();
+    let before = config.clone();
     let exit_on_stdin_close = config.exit_on_stdin_close;
     let running = start(config)?;
     announce(&running)?;
@@ -49,7 +50,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         let mut asked = false;
         for signal in signals.forever() {
             match signal {
-                SIGHUP => reload(&sources, &shared),
+                SIGHUP => reload(&before, &shared),
                 _ if asked => std::process::exit(128 + signal),
                 _ => {
                     asked = true;
@@ -60,14 +61,18 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         }
     })?;
     running.cores.join().context("a core failed")?;
-    running.admin.stop();
+    running.ready.store(false, Ordering::Relaxed);
+    if let Some(admin) = running.admin {
+        admin.stop();
+    }
     tracing::info!("drained");
     Ok(())
 }
 
 struct Serving {
     cores: io::Running,
-    admin: control::AdminHandle,
+    admin: Option<control::AdminHandle>,
+    ready: Arc<AtomicBool>,
     shared: Arc<Shared>,
     node: Arc<Node>,
     listen: SocketAddr,
@@ -76,7 +81,8 @@ struct Serving {
 /// The one line on standard output.
 fn announce(serving: &Serving) -> anyhow::Result<()> {
     let cpus: Vec<String> = serving.node.cpus.iter().map(|cpu| cpu.to_string()).collect();
-    let admin = serving.admin.address().map_or_else(|| "none".to_string(), |address| address.to_string());
+    let admin =
+        serving.admin.as_ref().map_or_else(|| "none".to_string(), |admin| admin.address().to_string());
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -150,6 +156,7 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         settings,
         map: ShardMap::on_cores(core_count),
     });
+    let admin_password = password.as_ref().map(|password| password.0.clone());
     let wire = wire::Options {
         password: password.map(|password| password.0),
         value_bytes_max: item_bytes_max,
@@ -191,21 +198,31 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         })
         .collect();
     let shared = Arc::new(Shared::new(u64::from(clients_max), store_bytes));
-    let (reports, inbox) = std::sync::mpsc::sync_channel(REPORTS_WAITING_MAX);
-    let admin = control::start(control::Options { admin, node: node.clone(), reports: inbox })
-        .with_context(|| format!("the admin server cannot listen on {admin:?}"))?;
+    let (reports, inbox) = std::sync::mpsc::sync_channel(control::REPORTS_MAX);
+    let ready = Arc::new(AtomicBool::new(false));
+    let admin = match admin {
+        Some(address) => {
+            let options = control::Options {
+                address,
+                password: admin_password,
+                node: node.clone(),
+                reports: inbox,
+                ready: ready.clone(),
+            };
+            let cannot = || format!("the admin server cannot listen on {address}");
+            Some(control::start(options).with_context(cannot)?)
+        }
+        None => None,
+    };
     let report = move |report| {
         // A control thread that does not keep up misses a second; the counters are totals, so nothing is lost.
         let _ = reports.try_send(report);
     };
     let cores = io::start(cores, node.clone(), shared.clone(), report, |_, _| {})
-    .context("the cores could not be started")?;
-    admin.set_ready(true);
-    Ok(Serving { cores, admin, shared, node, listen })
+        .context("the cores could not be started")?;
+    ready.store(true, Ordering::Relaxed);
+    Ok(Serving { cores, admin, ready, shared, node, listen })
 }
-
-/// Reports of all cores that the control thread may be behind.
-const REPORTS_WAITING_MAX: usize = 1024;
 
 /// Binds an address for every core, and with `core_ports` a port of its own for each: base + 1 + core.
 fn bind_all(
@@ -223,7 +240,8 @@ fn bind_all(
         if with_core_ports {
             let run: anyhow::Result<Vec<_>> = (0..listeners.len() as u16)
                 .map(|core| {
-                    let port = address.port().checked_add(1 + core).context("the ports of the cores pass 65535")?;
+                    let port =
+                        address.port().checked_add(1 + core).context("the ports of the cores pass 65535")?;
                     let address = SocketAddr::new(address.ip(), port);
                     Ok((io::bind(address, false).with_context(cannot(address))?, port))
                 })
@@ -270,18 +288,24 @@ fn receive_buffers(core_memory: u64) -> u16 {
 
 fn random_bytes<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
-    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("/dev/urandom")?;
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("/dev/urandom")?;
     Ok(bytes)
 }
 
 /// Reads the configuration again and applies what can change while serving; a broken one changes nothing.
-fn reload(sources: &config::Sources, shared: &Shared) {
-    match sources.read() {
+fn reload(config: &Config, shared: &Shared) {
+    match config.reload() {
         Ok(config) => {
             shared.set_clients_max(u64::from(config.clients_max));
             tracing::info!(clients_max = config.clients_max, "reloaded; all other settings take a restart");
         }
-        Err(error) => tracing::error!("the configuration was not reloaded, the old one stays: {error}"),
+        Err(problems) => {
+            for problem in problems {
+                tracing::error!("the configuration was not reloaded, the old one stays: {problem}");
+            }
+        }
     }
 }
 

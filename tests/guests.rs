@@ -1,6 +1,7 @@
 //! Tasks of the other queues of a core's executor run beside serving, and the core still sleeps while they do.
 
-use foreshadow::io::{CoreReport, Options, Queue, Shared};
+use foreshadow::control::CoreReport;
+use foreshadow::io::{Options, Queue, Shared};
 use foreshadow::topology::{Node, ShardMap};
 use foreshadow::{engine, io, store, wire};
 use std::sync::Arc;

@@ -18,6 +18,7 @@ use super::ring::{Completion, Kind, Ring};
 use super::table::Table;
 use super::time;
 use crate::clock::{Mono, Now};
+use crate::control::{CoreReport, turn_histogram};
 use crate::engine::{self, Engine};
 use crate::hash::slot_of;
 use crate::ids::{ConnectionId, CoreId};
@@ -62,17 +63,6 @@ pub struct Options {
     pub unauthenticated_millis_max: u64,
     /// Milliseconds for draining at the end.
     pub drain_millis_max: u64,
-}
-
-/// What a core tells the control thread once a second.
-#[derive(Clone, Debug)]
-pub struct CoreReport {
-    /// Which core.
-    pub core: CoreId,
-    /// Its counters.
-    pub counters: Counters,
-    /// Nanoseconds of turns that did something, since the last report; one turn in eight is measured.
-    pub turns: Histogram<u64>,
 }
 
 /// What all cores of a process share; touched when connections come and go, and at the end.
@@ -408,6 +398,7 @@ struct Core {
     buffer_bytes: u64,
     due: Due,
     draining_until: Option<Mono>,
+    /// Nanoseconds of turns that did something, since the last report; one turn in eight is measured.
     turns: Histogram<u64>,
     report: Box<dyn Fn(CoreReport)>,
     bell: i32,
@@ -513,7 +504,7 @@ impl Core {
             buffer_bytes: 0,
             due,
             draining_until: None,
-            turns: Histogram::new(2).map_err(|error| io::Error::other(error.to_string()))?,
+            turns: turn_histogram(),
             report,
             bell,
             event,
@@ -1068,7 +1059,12 @@ impl Core {
             let request = Request { key: b"", value: b"", verb: Verb::Counters };
             let page = self.works.engine.execute(now, &request);
             counters.add(&Counters::from_bytes(&page.value.to_cow()));
-            (self.report)(CoreReport { core: self.works.me, counters, turns: self.turns.clone() });
+            (self.report)(CoreReport {
+                core: self.works.me,
+                counters,
+                turn: self.turns.clone(),
+                cpu: time::thread_cpu(),
+            });
             self.turns.reset();
         }
     }
