@@ -245,7 +245,7 @@ impl Natural {
             return;
         }
         let mut carry = 0;
-        if bits % 32 > 0 {
+        if !bits.is_multiple_of(32) {
             for limb in &mut self.limbs {
                 let shifted = u64::from(*limb) << (bits % 32) | carry;
                 *limb = shifted as u32;
