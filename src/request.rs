@@ -131,7 +131,7 @@ impl Fetch {
 pub enum Condition {
     /// Nothing.
     Always,
-    /// There is no item (`NX`, `add`).
+    /// There is no item, or a hollow one (`NX`, `add`).
     Absent,
     /// There is one (`XX`, `replace`).
     Present,
@@ -174,7 +174,7 @@ impl Put {
 pub struct Splice {
     /// Put the part before the value instead of behind it.
     pub front: bool,
-    /// Make an item of the part alone if there is none, with this expiry (`APPEND`, meta `N`).
+    /// Make an item of the part alone if there is none, with this expiry and whatever the condition (`APPEND`, meta `N`).
     pub create: Option<Expiry>,
     /// Flags of an item made so.
     pub flags: u32,
@@ -189,7 +189,8 @@ pub struct Splice {
 pub struct Count {
     /// What to add, and by whose rules.
     pub by: Step,
-    /// Value and expiry of an item made if there is none.
+    /// Value and expiry of an item made if there is none, whatever the condition. `Step::Signed` starts at 0 instead of
+    /// this value, and makes an item without expiry if this is `None`.
     pub create: Option<(u64, Expiry)>,
     /// Only on this version.
     pub condition: Condition,
