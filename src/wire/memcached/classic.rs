@@ -1,6 +1,6 @@
 //! The text protocol's commands: a line, perhaps a block, to requests.
 
-use super::words::{Words, expiry, is_key, is_noreply, moment, signed, unsigned};
+use super::words::{Words, expiry, is_noreply, moment, signed, unsigned};
 use super::writer::{Page, Shape};
 use super::{Advance, BAD_CHUNK, BAD_FORMAT, Retrieval, State, Turn};
 use crate::ids::{CoreId, Version};
@@ -34,7 +34,7 @@ impl<B: Backend> Turn<'_, B> {
     pub(super) fn execute(&mut self, line: &[u8], block: &[u8], line_len: usize) -> Advance {
         // The two that matter come first.
         if let [b'g', b'e', b't', b' ', key @ ..] = line {
-            if is_key(key) {
+            if self.is_key(key) {
                 self.retrieve(key, Retrieval { version: false, expiry: ExpiryChange::Keep, any: true });
                 self.exchange.say(Shape::End, b"");
                 return Advance::On(line_len);
@@ -98,7 +98,7 @@ impl<B: Backend> Turn<'_, B> {
             _ => ExpiryChange::Keep,
         };
         let keys_len = words.rest().len();
-        if keys_len == 0 || !words.all(is_key) {
+        if keys_len == 0 || !words.all(|word| self.is_key(word)) {
             self.spend();
             self.fail(BAD_FORMAT, false);
             return Advance::On(line_len);
@@ -121,7 +121,7 @@ impl<B: Backend> Turn<'_, B> {
         let flags = unsigned(flags).and_then(|flags| u32::try_from(flags).ok());
         let version = if command == Storage::Cas { words.next().and_then(unsigned) } else { Some(0) };
         let (true, Some(flags), Some(seconds), Some(version)) =
-            (is_key(key), flags, signed(seconds), version)
+            (self.is_key(key), flags, signed(seconds), version)
         else {
             self.spend();
             self.fail(BAD_FORMAT, noreply);
@@ -178,7 +178,7 @@ impl<B: Backend> Turn<'_, B> {
     fn delete(&mut self, rest: &[u8]) {
         let noreply = is_noreply(rest);
         match Words(rest).next() {
-            Some(key) if is_key(key) => {
+            Some(key) if self.is_key(key) => {
                 let request = Request { key, value: b"", verb: Verb::Remove(Remove::PLAIN) };
                 self.exchange.ask(Target::Owner, &request, Shape::Deleted { noreply }, b"");
             }
@@ -189,7 +189,7 @@ impl<B: Backend> Turn<'_, B> {
     fn count(&mut self, rest: &[u8], up: bool) {
         let noreply = is_noreply(rest);
         let mut words = Words(rest);
-        let (Some(key), Some(delta)) = (words.next().filter(|key| is_key(key)), words.next()) else {
+        let (Some(key), Some(delta)) = (words.next().filter(|key| self.is_key(key)), words.next()) else {
             return self.fail(BAD_FORMAT, noreply);
         };
         let Some(delta) = unsigned(delta) else {
@@ -209,7 +209,7 @@ impl<B: Backend> Turn<'_, B> {
     fn touch(&mut self, rest: &[u8]) {
         let noreply = is_noreply(rest);
         let mut words = Words(rest);
-        let (Some(key), Some(seconds)) = (words.next().filter(|key| is_key(key)), words.next()) else {
+        let (Some(key), Some(seconds)) = (words.next().filter(|key| self.is_key(key)), words.next()) else {
             return self.fail(BAD_FORMAT, noreply);
         };
         let Some(seconds) = signed(seconds) else {

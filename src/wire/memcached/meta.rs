@@ -3,7 +3,7 @@
 //! Flags are parsed twice: here for what to do, and by the writer for what to show and in which order; what stands between
 //! is the request's own text, so that a reply that has to wait costs one copy of it.
 
-use super::words::{Words, base64, expiry, is_key, moment, signed, unsigned};
+use super::words::{Words, base64, expiry, moment, signed, unsigned};
 use super::writer::{Marks, Mode, Shape};
 use super::{Advance, BAD_CHUNK, BAD_FORMAT, Turn};
 use crate::clock::Now;
@@ -17,7 +17,7 @@ use crate::wire::{Backend, Next, Target};
 const WORDS_MAX: usize = 20;
 /// Longest opaque with its letter.
 const OPAQUE_BYTES_MAX: usize = 32;
-/// Longest key that base64 of `KEY_BYTES_MAX` bytes can hold.
+/// Room for what `KEY_BYTES_MAX` bytes of base64 decode to.
 const DECODED_BYTES_MAX: usize = 192;
 
 const BAD_TOKEN: &[u8] = b"CLIENT_ERROR bad token in command line format";
@@ -130,15 +130,12 @@ impl Flags {
     }
 }
 
-/// The key that a word stands for: itself, or what it encodes in base64.
+/// The key that a word (one that may be a key) stands for: itself, or what it encodes in base64.
 fn key_of<'k>(
     word: &'k [u8],
     binary: bool,
     decoded: &'k mut [u8; DECODED_BYTES_MAX],
 ) -> Result<&'k [u8], &'static [u8]> {
-    if !is_key(word) {
-        return Err(BAD_FORMAT);
-    }
     if !binary {
         return Ok(word);
     }
@@ -151,7 +148,7 @@ impl<B: Backend> Turn<'_, B> {
     pub(super) fn meta_get(&mut self, rest: &[u8]) {
         let mut words = Words(rest);
         let note = words.rest();
-        let Some(word) = words.next().filter(|word| is_key(word)) else {
+        let Some(word) = words.next().filter(|word| self.is_key(word)) else {
             return self.fail(BAD_FORMAT, false);
         };
         let mut decoded = [0; DECODED_BYTES_MAX];
@@ -189,6 +186,9 @@ impl<B: Backend> Turn<'_, B> {
         };
         let mut decoded = [0; DECODED_BYTES_MAX];
         let parsed = Flags::parse(words, WORDS_MAX - 3).and_then(|flags| {
+            if !self.is_key(word) {
+                return Err(BAD_FORMAT);
+            }
             let key = key_of(word, flags.marks.binary, &mut decoded)?;
             let mode = match flags.mode {
                 None | Some(b'S') => Mode::Set,
@@ -261,7 +261,7 @@ impl<B: Backend> Turn<'_, B> {
     pub(super) fn meta_delete(&mut self, rest: &[u8]) {
         let mut words = Words(rest);
         let note = words.rest();
-        let Some(word) = words.next().filter(|word| is_key(word)) else {
+        let Some(word) = words.next().filter(|word| self.is_key(word)) else {
             return self.fail(BAD_FORMAT, false);
         };
         let mut decoded = [0; DECODED_BYTES_MAX];
@@ -292,6 +292,9 @@ impl<B: Backend> Turn<'_, B> {
         };
         let mut decoded = [0; DECODED_BYTES_MAX];
         let parsed = Flags::parse(words, WORDS_MAX - 2).and_then(|flags| {
+            if !self.is_key(word) {
+                return Err(BAD_FORMAT);
+            }
             let key = key_of(word, flags.marks.binary, &mut decoded)?;
             let up = match flags.mode {
                 None | Some(b'I' | b'+') => true,
@@ -304,7 +307,7 @@ impl<B: Backend> Turn<'_, B> {
             Ok(parsed) => parsed,
             // memcached has fewer words for this command.
             Err(text) => {
-                let odd_letter = is_key(word) && words.any(|flag| !flag[0].is_ascii_alphanumeric());
+                let odd_letter = self.is_key(word) && words.any(|flag| !flag[0].is_ascii_alphanumeric());
                 let kept = match text {
                     LONG_OPAQUE | TOO_MANY | BAD_COUNT_MODE => true,
                     _ => odd_letter && text == BAD_FORMAT,
@@ -329,7 +332,7 @@ impl<B: Backend> Turn<'_, B> {
     /// `me <key> [b]`; other flags mean nothing to it.
     pub(super) fn meta_debug(&mut self, rest: &[u8]) {
         let mut words = Words(rest);
-        let Some(word) = words.next().filter(|word| is_key(word)) else {
+        let Some(word) = words.next().filter(|word| self.is_key(word)) else {
             return self.fail(BAD_FORMAT, false);
         };
         if !words.clone().all(|flag| flag[0].is_ascii_alphanumeric()) {

@@ -190,6 +190,12 @@ impl<B: Backend> Turn<'_, B> {
         }
     }
 
+    /// Whether a word may be a key here.
+    #[inline]
+    fn is_key(&self, word: &[u8]) -> bool {
+        is_key(word, self.options.key_bytes_max.min(KEY_BYTES_MAX))
+    }
+
     /// Counts a command that is being executed.
     #[inline]
     fn spend(&mut self) {
@@ -286,7 +292,7 @@ impl<B: Backend> Turn<'_, B> {
                 key => key,
             };
             if !key.is_empty() {
-                if !is_key(key) {
+                if !self.is_key(key) {
                     return self.refuse_keys(at);
                 }
                 self.retrieve(key, retrieval);

@@ -866,3 +866,24 @@ proptest! {
         prop_assert_eq!(told(&stream, &cuts, true), told(&stream, &[], false));
     }
 }
+
+#[test]
+fn a_lower_limit_on_keys_holds_for_every_command() {
+    let mut talk = Talk::with(Options { key_bytes_max: 4, ..Options::default() }, World::new(1, false));
+    for (sent, refused) in [
+        ("get %\r\n", 1),
+        ("get a %\r\n", 1),
+        ("set % 0 0 1\r\nx\r\n", 1),
+        ("delete %\r\nincr % 1\r\ntouch % 1\r\n", 3),
+        ("mg %\r\nms % 1\r\nx\r\nmd %\r\nme %\r\n", 4),
+    ] {
+        let expected = "CLIENT_ERROR bad command line format\\r\\n".repeat(refused);
+        assert_eq!(talk.ask(sent.replace('%', "12345")), expected, "{sent}");
+    }
+    assert_eq!(talk.ask(b"ma 12345\r\n"), "CLIENT_ERROR invalid or duplicate flag\\r\\n");
+    assert_eq!(talk.world.calls, 0);
+    assert_eq!(
+        talk.ask(b"set 1234 0 0 1\r\nx\r\nget 1234\r\n"),
+        "STORED\\r\\nVALUE 1234 0 1\\r\\nx\\r\\nEND\\r\\n"
+    );
+}

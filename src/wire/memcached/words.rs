@@ -40,8 +40,8 @@ impl<'a> Iterator for Words<'a> {
 
 /// Whether a word may be a key: not too long, no control characters.
 #[inline]
-pub(super) fn is_key(word: &[u8]) -> bool {
-    !word.is_empty() && word.len() <= KEY_BYTES_MAX && word.iter().all(|&b| b > b' ' && b != 0x7F)
+pub(super) fn is_key(word: &[u8], bytes_max: usize) -> bool {
+    !word.is_empty() && word.len() <= bytes_max && word.iter().all(|&b| b > b' ' && b != 0x7F)
 }
 
 /// Whether the line asks for silence.
