@@ -201,7 +201,7 @@ pub fn expect(stream: &mut TcpStream, expected: impl AsRef<[u8]>) {
         }
     }
     if got[..len] != *expected {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]).into_owned();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned();
         panic!("got {:?} for {:?}", text(&got[..len]), text(expected));
     }
 }
