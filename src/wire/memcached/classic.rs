@@ -120,7 +120,8 @@ impl<B: Backend> Turn<'_, B> {
         };
         let flags = unsigned(flags).and_then(|flags| u32::try_from(flags).ok());
         let version = if command == Storage::Cas { words.next().and_then(unsigned) } else { Some(0) };
-        let (true, Some(flags), Some(seconds), Some(version)) = (is_key(key), flags, signed(seconds), version)
+        let (true, Some(flags), Some(seconds), Some(version)) =
+            (is_key(key), flags, signed(seconds), version)
         else {
             self.spend();
             self.fail(BAD_FORMAT, noreply);
@@ -304,15 +305,7 @@ impl<B: Backend> Turn<'_, B> {
             b"lru_crawler"
                 if matches!(
                     first,
-                    Some(
-                        b"enable"
-                            | b"disable"
-                            | b"crawl"
-                            | b"sleep"
-                            | b"tocrawl"
-                            | b"metadump"
-                            | b"mgdump"
-                    )
+                    Some(b"enable" | b"disable" | b"crawl" | b"sleep" | b"tocrawl" | b"metadump" | b"mgdump")
                 ) =>
             {
                 NO_CRAWLER

@@ -166,6 +166,7 @@ impl<B: Backend> Turn<'_, B> {
             expiry: flags.expiry_change(now),
             remove: false,
             warm: !flags.cold,
+            lease: true,
             vivify: flags.created_expiry(now),
             refill_before: flags.refill.map(|seconds| moment(now, seconds)),
             version: flags.version,
@@ -302,7 +303,8 @@ impl<B: Backend> Turn<'_, B> {
             Ok(parsed) => parsed,
             // memcached has fewer words for this command.
             Err(text) => {
-                let kept = text == LONG_OPAQUE || text == TOO_MANY || text.starts_with(b"CLIENT_ERROR invalid mode");
+                let kept =
+                    text == LONG_OPAQUE || text == TOO_MANY || text.starts_with(b"CLIENT_ERROR invalid mode");
                 let kept = kept || (text == BAD_FORMAT && is_key(word));
                 return self.fail(if kept { text } else { BAD_COUNT_FLAG }, false);
             }

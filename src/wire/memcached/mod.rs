@@ -117,14 +117,7 @@ impl Memcached {
     }
 
     /// See [`super::Session::complete`].
-    pub fn complete(
-        &mut self,
-        now: Now,
-        node: &Node,
-        ticket: u32,
-        outcome: &Outcome<'_>,
-        out: &mut Vec<u8>,
-    ) {
+    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
         self.order.complete(now, node, ticket, outcome, &mut self.writer, out);
     }
 
@@ -324,9 +317,12 @@ impl<B: Backend> Turn<'_, B> {
         self.spend();
         let verb = match retrieval.expiry {
             ExpiryChange::Keep => Verb::Get,
-            expiry => Verb::Fetch(crate::request::Fetch { expiry, ..crate::request::Fetch::PLAIN }),
+            expiry => {
+                Verb::Fetch(crate::request::Fetch { expiry, lease: false, ..crate::request::Fetch::PLAIN })
+            }
         };
-        let shape = Shape::Value { version: retrieval.version, touch: retrieval.expiry != ExpiryChange::Keep };
+        let shape =
+            Shape::Value { version: retrieval.version, touch: retrieval.expiry != ExpiryChange::Keep };
         self.exchange.ask(Target::Owner, &Request { key, value: b"", verb }, shape, key);
     }
 

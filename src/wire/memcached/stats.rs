@@ -21,14 +21,7 @@ fn stat(out: &mut Vec<u8>, name: &str, value: impl Display) {
 }
 
 /// A page under memcached's names, with its `END`. What has no meaning here is left out, but for names that tools insist on.
-pub(super) fn page(
-    page: Page,
-    now: Now,
-    node: &Node,
-    options: &Options,
-    sum: &Counters,
-    out: &mut Vec<u8>,
-) {
+pub(super) fn page(page: Page, now: Now, node: &Node, options: &Options, sum: &Counters, out: &mut Vec<u8>) {
     match page {
         Page::General => general(now, node, sum, out),
         Page::Settings => settings(node, options, out),
