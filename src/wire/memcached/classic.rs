@@ -177,7 +177,13 @@ impl<B: Backend> Turn<'_, B> {
 
     fn delete(&mut self, rest: &[u8]) {
         let noreply = is_noreply(rest);
-        match Words(rest).next() {
+        let mut words = Words(rest);
+        match words.next() {
+            // More than an old client's hold time of 0 and noreply: memcached 1.6.45 deletes all the same, the releases
+            // before its new parser and `memcapable` want the error, which is also the safer reading.
+            Some(key) if self.is_key(key) && words.count() > 2 => {
+                self.fail(b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]", noreply);
+            }
             Some(key) if self.is_key(key) => {
                 let request = Request { key, value: b"", verb: Verb::Remove(Remove::PLAIN) };
                 self.exchange.ask(Target::Owner, &request, Shape::Deleted { noreply }, b"");

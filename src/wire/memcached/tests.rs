@@ -475,6 +475,11 @@ fn where_we_differ_from_memcached() {
         ("ms a 3 !\r\nabc\r\nmn\r\n", "CLIENT_ERROR bad command line format\r\n"),
         // One error for a get with a key that is too long, without an empty line behind it.
         ("get a %K b\r\nmn\r\n", "CLIENT_ERROR bad command line format\r\n"),
+        // What no client sends is no reason to delete: `memcapable` wants the error of older releases.
+        (
+            "delete a b c d e\r\nmn\r\n",
+            "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n",
+        ),
         // Silence is silence, even if the length is no length.
         ("set a 0 0 -1 noreply\r\nmn\r\n", ""),
         // Bad base64 is an error for every meta command.
