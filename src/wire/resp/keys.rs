@@ -361,7 +361,7 @@ impl Talk {
             let expiry = ExpiryChange::Set(expiry);
             Verb::Put(Put { expiry, condition, ..Put::plain(Expiry::Never) })
         };
-        let fetch = |expiry, remove| Verb::Fetch(Fetch { expiry, remove, ..Fetch::PLAIN });
+        let fetch = |expiry, remove| Verb::Fetch(Fetch { expiry, remove, lease: false, ..Fetch::PLAIN });
         let count = |by: i64| {
             Verb::Count(Count {
                 by: Step::Signed(by),
