@@ -62,7 +62,7 @@ pub enum Verb {
         slot: u16,
     },
     /// The core's counters. Answers `Page`; the value is [`crate::metrics::Counters::to_bytes`], then 256 little-endian
-    /// u64: how often each RESP command was called, by its number in [`crate::wire::Backend::called`].
+    /// u64: how often each RESP command was called, by its number in the table.
     Counters,
     /// The core's connections, a line each as `CLIENT LIST` prints them. Answers `Page`. For the shell, not the engine.
     Connections,
