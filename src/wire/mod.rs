@@ -25,6 +25,7 @@ use crate::topology::Node;
 use std::sync::Arc;
 
 pub(crate) use order::{Encode, Exchange, Order};
+pub use resp::commands;
 
 /// Whom a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
