@@ -106,16 +106,20 @@ pub struct Fetch {
     pub vivify: Option<Expiry>,
     /// Give the right to refill to one caller when the item ends before this moment (meta `R`).
     pub refill_before: Option<Mono>,
+    /// The reader knows leases (meta): it sees hollow items and may be given the right to refill. For one that does
+    /// not (`GETEX`, `GETDEL`, `gat`) a hollow item is a miss and a stale one is served without giving the right away.
+    pub lease: bool,
     /// Version that a vivified item takes instead of ours (meta `E`).
     pub version: Option<Version>,
 }
 
 impl Fetch {
-    /// A plain read that counts as a use.
+    /// A plain read that counts as a use, by a reader who knows leases.
     pub const PLAIN: Fetch = Fetch {
         expiry: ExpiryChange::Keep,
         remove: false,
         warm: true,
+        lease: true,
         vivify: None,
         refill_before: None,
         version: None,
