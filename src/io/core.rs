@@ -682,6 +682,7 @@ impl Core {
             counters.connections_rejected_total += 1;
             let words: &[u8] = match self.listeners[place].wire.protocol {
                 Protocol::Memcached => b"ERROR Too many open connections\r\n",
+                Protocol::Native => &wire::native::frame::FULL,
                 Protocol::Sniff | Protocol::Resp => b"-ERR max number of clients reached\r\n",
             };
             // A socket just accepted has room; if the client is gone already there is nobody to tell.
