@@ -18,3 +18,5 @@ pub mod wire;
 pub mod engine;
 // Floor 4: shell.
 pub mod io;
+// Floor 5: process.
+pub mod bench;
