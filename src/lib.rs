@@ -17,6 +17,13 @@ pub mod wire;
 // Floor 3: behaviour.
 pub mod engine;
 // Floor 4: shell.
+pub mod control;
 pub mod io;
 // Floor 5: process.
 pub mod bench;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod log;
+pub mod preflight;
+pub mod serve;

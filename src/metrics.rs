@@ -97,6 +97,36 @@ counters! {
     accept_backoffs_total Total;
     /// Reads put off because a client does not take its replies.
     backpressure_total Total;
+    /// Authentications tried by memcached clients.
+    auth_attempts_total Total;
+    /// Authentications of memcached clients that failed.
+    auth_failures_total Total;
+    /// memcached compare-and-set stores of the version expected.
+    cas_hits_total Total;
+    /// memcached compare-and-set stores refused for another version.
+    cas_mismatches_total Total;
+    /// memcached compare-and-set stores of absent items.
+    cas_misses_total Total;
+    /// memcached decrements done.
+    decr_hits_total Total;
+    /// memcached decrements of absent items.
+    decr_misses_total Total;
+    /// memcached removals of absent items.
+    delete_misses_total Total;
+    /// memcached requests to forget everything.
+    flushes_total Total;
+    /// memcached increments done.
+    incr_hits_total Total;
+    /// memcached increments of absent items.
+    incr_misses_total Total;
+    /// memcached meta commands.
+    meta_commands_total Total;
+    /// memcached values refused for their size.
+    store_too_large_total Total;
+    /// memcached changes of expiry done, by touch and gat.
+    touch_hits_total Total;
+    /// memcached changes of expiry of absent items.
+    touch_misses_total Total;
 }
 
 impl Counters {

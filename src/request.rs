@@ -106,16 +106,20 @@ pub struct Fetch {
     pub vivify: Option<Expiry>,
     /// Give the right to refill to one caller when the item ends before this moment (meta `R`).
     pub refill_before: Option<Mono>,
+    /// The reader knows leases (meta): it sees hollow items and may be given the right to refill. For one that does
+    /// not (`GETEX`, `GETDEL`, `gat`) a hollow item is a miss and a stale one is served without giving the right away.
+    pub lease: bool,
     /// Version that a vivified item takes instead of ours (meta `E`).
     pub version: Option<Version>,
 }
 
 impl Fetch {
-    /// A plain read that counts as a use.
+    /// A plain read that counts as a use, by a reader who knows leases.
     pub const PLAIN: Fetch = Fetch {
         expiry: ExpiryChange::Keep,
         remove: false,
         warm: true,
+        lease: true,
         vivify: None,
         refill_before: None,
         version: None,
@@ -127,7 +131,7 @@ impl Fetch {
 pub enum Condition {
     /// Nothing.
     Always,
-    /// There is no item (`NX`, `add`).
+    /// There is no item, or a hollow one (`NX`, `add`).
     Absent,
     /// There is one (`XX`, `replace`).
     Present,
@@ -170,7 +174,7 @@ impl Put {
 pub struct Splice {
     /// Put the part before the value instead of behind it.
     pub front: bool,
-    /// Make an item of the part alone if there is none, with this expiry (`APPEND`, meta `N`).
+    /// Make an item of the part alone if there is none, with this expiry and whatever the condition (`APPEND`, meta `N`).
     pub create: Option<Expiry>,
     /// Flags of an item made so.
     pub flags: u32,
@@ -185,7 +189,8 @@ pub struct Splice {
 pub struct Count {
     /// What to add, and by whose rules.
     pub by: Step,
-    /// Value and expiry of an item made if there is none.
+    /// Value and expiry of an item made if there is none, whatever the condition. `Step::Signed` starts at 0 instead of
+    /// this value, and makes an item without expiry if this is `None`.
     pub create: Option<(u64, Expiry)>,
     /// Only on this version.
     pub condition: Condition,

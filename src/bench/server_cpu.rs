@@ -49,9 +49,7 @@ fn ticks(stat: &str) -> Option<(u64, u64)> {
 }
 
 fn from_ticks(ticks: u64) -> Duration {
-    // SAFETY: no memory is involved.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
-    Duration::from_nanos(ticks * (1_000_000_000 / per_second))
+    Duration::from_millis(ticks * MILLIS_PER_TICK)
 }
 
 fn exact(pid: u32) -> io::Result<Duration> {
@@ -63,6 +61,9 @@ fn exact(pid: u32) -> io::Result<Duration> {
     }
     Ok(Duration::from_nanos(nanos))
 }
+
+/// `/proc` counts in hundredths of a second whatever the kernel's own clock is.
+const MILLIS_PER_TICK: u64 = 10;
 
 #[cfg(test)]
 mod tests {

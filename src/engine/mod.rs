@@ -1,8 +1,50 @@
-//! Placeholder; the engine's door.
+//! The engine: the single-threaded owner of a core's items. It says what a request means; the store says where it lies.
+//!
+//! ```text
+//!   execute(now, Request) --> read.rs | write.rs | count.rs | scan.rs --> store (probe, find, put, amend, remove)
+//!          |
+//!          +--> Outcome: an answer and bytes borrowed from the store or from `scratch`
+//! ```
+//! Rules that hold over all verbs:
+//! - A request is done whole, conditions and change in one step; a fault or a refusal changes nothing.
+//! - Each change of an item gives it a greater version; changes of its expiry or its lease alone do not (as memcached's
+//!   `cas unique`).
+//! - Leases are memcached's meta rules. A *hollow* item (left by a miss with the right to fill) is seen by readers who
+//!   know leases, by removals, by conditions on versions and by `Condition::Present`, so that its filler can find it;
+//!   for everybody else it is not there.
+//! - What is made from a stale value (appended, overwritten, counted) stays stale; only a put makes an item fresh again.
+//!
+//! A hit of [`Verb::Get`]: one compare for a due flush, one probe, one find; no copy, no allocation.
+
+mod count;
+mod extended;
+mod glob;
+#[cfg(test)]
+mod model;
+mod read;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod write;
+
 use crate::clock::{Mono, Now};
+use crate::ids::{Slot, Version};
 use crate::metrics::Counters;
-use crate::request::{Outcome, Request};
-use crate::store;
+use crate::request::{
+    Answer, Condition, Expiry, ExpiryChange, Fault, Item, Lease, Outcome, Refusal, Request, Value, Verb,
+};
+use crate::store::{self, Found, Marks, NewItem, Probe, Store};
+
+/// Bytes of scratch kept between requests; what a large value needed beyond is given back by [`Engine::tick`].
+const SCRATCH_KEEP_BYTES: usize = 64 * 1024;
+/// How soon to tick again when the store has work waiting, when something may expire, and when all is quiet.
+const TICK_BUSY_MILLIS: u64 = 1;
+const TICK_EXPIRING_MILLIS: u64 = 100;
+const TICK_QUIET_MILLIS: u64 = 1000;
+/// Versions from here on are a client's invention; ours do not grow beyond them, so that none can use the range up.
+const FOREIGN_VERSION: Version = Version::new(0xF_FFFF, 0);
+/// The moment that never comes.
+const NEVER: Mono = Mono(u64::MAX);
 
 /// Bounds of an engine.
 #[derive(Clone, Copy, Debug)]
@@ -15,22 +57,313 @@ pub struct Options {
 
 /// The single-threaded owner of a core's shard group.
 pub struct Engine {
-    _options: Options,
-    /// counters
+    item_bytes_max: usize,
+    store: Store,
+    /// The greatest version given so far; the next change gets one more.
+    version: Version,
+    /// When everything stored before is to vanish.
+    flush_at: Mono,
+    dice: u64,
+    /// Bytes that an outcome or a write needs apart from the store: the value before, a page of keys, a new text.
+    scratch: Vec<u8>,
+    /// What this core counts. The engine adds what comes of requests; the shell and the sessions add the rest.
     pub counters: Counters,
+}
+
+/// An outcome before its bytes are borrowed.
+struct Reply {
+    answer: Answer,
+    bytes: Bytes,
+}
+
+/// Where the bytes of a reply are.
+enum Bytes {
+    None,
+    Scratch,
+    /// The value of the item of the request's key.
+    Item(Probe),
+}
+
+/// What is known of an item in the store, its value aside.
+#[derive(Clone, Copy)]
+struct Held {
+    len: usize,
+    flags: u32,
+    version: Version,
+    expiry: Expiry,
+    marks: Marks,
+    used: bool,
+    idle_seconds: u32,
 }
 
 impl Engine {
     /// An engine that holds nothing.
-    pub fn new(options: Options) -> Engine {
-        Engine { _options: options, counters: Counters::default() }
+    pub fn new(mut options: Options) -> Engine {
+        // Lengths in answers are 32 bits.
+        options.store.item_bytes_max = options.store.item_bytes_max.min(u32::MAX as usize);
+        Engine {
+            item_bytes_max: options.store.item_bytes_max,
+            store: Store::new(options.store),
+            version: Version::new(0, 0),
+            flush_at: NEVER,
+            dice: options.seed,
+            scratch: Vec::new(),
+            counters: Counters::default(),
+        }
     }
-    /// Does a request.
-    pub fn execute(&mut self, _now: Now, _request: &Request<'_>) -> Outcome<'_> {
-        todo!()
+
+    /// Does a request. The outcome's bytes stay good until the next call.
+    #[inline]
+    pub fn execute(&mut self, now: Now, request: &Request<'_>) -> Outcome<'_> {
+        let now = now.mono;
+        if now >= self.flush_at {
+            self.flush();
+        }
+        match request.verb {
+            Verb::Get => self.get(now, request.key),
+            _ => self.execute_other(now, request),
+        }
     }
-    /// Housekeeping; answers when to call again at the latest.
+
+    fn execute_other(&mut self, now: Mono, request: &Request<'_>) -> Outcome<'_> {
+        let Request { key, value, verb } = *request;
+        let reply = match verb {
+            Verb::Get => return self.get(now, key),
+            Verb::Peek => return self.peek(now, key),
+            Verb::Fetch(fetch) => self.fetch(now, key, &fetch),
+            Verb::Put(put) => self.put(now, key, value, &put),
+            Verb::Splice(splice) => self.splice(now, key, value, &splice),
+            Verb::Overwrite { offset } => self.overwrite(now, key, value, offset),
+            Verb::Count(count) => self.count(now, key, &count),
+            Verb::CountFloat => self.count_float(now, key, value),
+            Verb::Remove(remove) => self.remove(now, key, &remove),
+            Verb::Expire(expire) => self.expire(now, key, &expire),
+            Verb::Scan(scan) => self.scan(now, value, scan),
+            Verb::Random => self.random(now),
+            Verb::Size => Reply::number(self.store.len()),
+            Verb::SlotSize { slot } => Reply::number(self.store.slot_len(Slot::new(slot))),
+            Verb::Flush { at } if at <= now => Reply::number(self.flush()),
+            // A later flush takes the place of one that is pending, as with memcached.
+            Verb::Flush { at } => {
+                self.flush_at = at;
+                Reply::number(0)
+            }
+            Verb::Counters => {
+                self.refresh_gauges();
+                self.scratch = self.counters.to_bytes();
+                Reply { answer: Answer::Page { cursor: 0 }, bytes: Bytes::Scratch }
+            }
+            Verb::ResetCounters => {
+                self.take_departures();
+                self.counters.reset_totals();
+                Reply::number(0)
+            }
+            Verb::Connections | Verb::Disconnect { .. } => Reply::fault(Fault::Unsupported),
+        };
+        match reply.answer {
+            Answer::Refused(_) | Answer::Previous { stored: false, .. } => self.counters.refusals_total += 1,
+            Answer::Fault(_) => self.counters.errors_total += 1,
+            _ => {}
+        }
+        let value = match reply.bytes {
+            Bytes::None => Value::EMPTY,
+            Bytes::Scratch => Value::One(&self.scratch),
+            Bytes::Item(probe) => match self.store.find(now, probe, key, false) {
+                Some(found) => found.value,
+                // Forgotten while its expiry or lease was changed: better a miss than a hit without a value.
+                None => return Outcome { answer: Answer::Miss, value: Value::EMPTY },
+            },
+        };
+        Outcome { answer: reply.answer, value }
+    }
+
+    /// Housekeeping in a bounded step: due flushes, expiry, giving memory back. Answers when to call again at the
+    /// latest; a request may change that to an earlier moment only by a delayed flush, which `execute` minds itself.
     pub fn tick(&mut self, now: Now) -> Mono {
-        now.mono.plus_millis(1000)
+        let now = now.mono;
+        if now >= self.flush_at {
+            self.flush();
+        }
+        let more = self.store.tick(now);
+        self.take_departures();
+        if self.scratch.capacity() > SCRATCH_KEEP_BYTES {
+            self.scratch.clear();
+            self.scratch.shrink_to(SCRATCH_KEEP_BYTES);
+        }
+        let pause = match more {
+            true => TICK_BUSY_MILLIS,
+            false if self.store.len_expiring() > 0 => TICK_EXPIRING_MILLIS,
+            false => TICK_QUIET_MILLIS,
+        };
+        now.plus_millis(pause).min(self.flush_at)
     }
+
+    /// Writes the gauges that the engine knows into [`Engine::counters`], and the departures noticed so far.
+    pub fn refresh_gauges(&mut self) {
+        self.take_departures();
+        self.counters.items = self.store.len();
+        self.counters.items_expiring = self.store.len_expiring();
+        self.counters.store_bytes = self.store.held_bytes();
+        self.counters.payload_bytes = self.store.payload_bytes();
+        self.counters.store_limit_bytes = self.store.memory_bytes_max();
+    }
+
+    fn take_departures(&mut self) {
+        let departures = self.store.take_departures();
+        self.counters.expired_total += departures.expired;
+        self.counters.evicted_total += departures.evicted;
+    }
+
+    #[cold]
+    fn flush(&mut self) -> u64 {
+        self.flush_at = NEVER;
+        self.store.clear()
+    }
+
+    /// The version of a change: the one given, or one more than all before.
+    #[inline]
+    fn next_version(&mut self, given: Option<Version>) -> Version {
+        match given {
+            Some(given) => {
+                if given > self.version && given < FOREIGN_VERSION {
+                    self.version = given;
+                }
+                given
+            }
+            None => {
+                self.version = Version(self.version.0 + 1);
+                self.version
+            }
+        }
+    }
+
+    /// What is known of an item.
+    #[inline]
+    fn look(&mut self, now: Mono, probe: Probe, key: &[u8], warm: bool) -> Option<Held> {
+        self.store.find(now, probe, key, warm).map(|found| Held::of(&found))
+    }
+
+    /// As `look`, and copies the value to `scratch`.
+    fn load(&mut self, now: Mono, probe: Probe, key: &[u8]) -> Option<Held> {
+        self.scratch.clear();
+        let found = self.store.find(now, probe, key, false)?;
+        found.value.append_to(&mut self.scratch);
+        Some(Held::of(&found))
+    }
+
+    /// Writes an item, or removes what is there if the item would be over at once.
+    #[inline]
+    fn write(&mut self, now: Mono, probe: Probe, key: &[u8], item: &NewItem<'_>) -> Result<(), Fault> {
+        if passed(item.expiry, now) {
+            self.store.remove(probe, key);
+        } else {
+            self.store.put(now, probe, key, item)?;
+        }
+        self.counters.writes_total += 1;
+        Ok(())
+    }
+
+    /// As `write`, with `scratch` as the value.
+    fn write_scratch(&mut self, now: Mono, probe: Probe, key: &[u8], like: &Held) -> Result<(), Fault> {
+        let scratch = std::mem::take(&mut self.scratch);
+        let item = NewItem {
+            value: &[&scratch],
+            flags: like.flags,
+            version: like.version,
+            expiry: like.expiry,
+            marks: like.marks,
+        };
+        let written = self.write(now, probe, key, &item);
+        self.scratch = scratch;
+        written
+    }
+}
+
+impl Reply {
+    fn plain(answer: Answer) -> Reply {
+        Reply { answer, bytes: Bytes::None }
+    }
+
+    fn number(number: u64) -> Reply {
+        Reply::plain(Answer::Number(i64::try_from(number).unwrap_or(i64::MAX)))
+    }
+
+    fn refused(why: Refusal) -> Reply {
+        Reply::plain(Answer::Refused(why))
+    }
+
+    fn fault(why: Fault) -> Reply {
+        Reply::plain(Answer::Fault(why))
+    }
+}
+
+impl Held {
+    #[inline]
+    fn of(found: &Found<'_>) -> Held {
+        Held {
+            len: found.value.len(),
+            flags: found.flags,
+            version: found.version,
+            expiry: found.expiry,
+            marks: found.marks,
+            used: found.used,
+            idle_seconds: found.idle_seconds,
+        }
+    }
+
+    /// An item just made, without a value so far.
+    fn fresh(flags: u32, version: Version, expiry: Expiry) -> Held {
+        Held { len: 0, flags, version, expiry, marks: Marks::default(), used: false, idle_seconds: 0 }
+    }
+
+    /// As a reader sees it who is given nothing.
+    #[inline]
+    fn item(&self) -> Item {
+        Item {
+            flags: self.flags,
+            len: length(self.len),
+            version: self.version,
+            expiry: self.expiry,
+            lease: Lease { won: false, stale: self.marks.stale, taken: self.marks.leased },
+            used: self.used,
+            idle_seconds: self.idle_seconds,
+        }
+    }
+}
+
+/// Whether a condition lets a write happen: `Ok(true)` if as a stale one.
+#[inline]
+fn check(condition: Condition, held: Option<&Held>) -> Result<bool, Refusal> {
+    match (condition, held) {
+        (Condition::Always, _) | (Condition::Absent, None) | (Condition::Present, Some(_)) => Ok(false),
+        (Condition::Absent, Some(held)) if held.marks.hollow => Ok(false),
+        (Condition::Absent, Some(_)) => Err(Refusal::Present),
+        (_, None) => Err(Refusal::Absent),
+        (Condition::VersionIs(wanted), Some(held)) if wanted == held.version => Ok(false),
+        (Condition::VersionIsOrStale(wanted), Some(held)) if wanted <= held.version => {
+            Ok(wanted < held.version)
+        }
+        (Condition::VersionIs(_) | Condition::VersionIsOrStale(_), Some(_)) => Err(Refusal::Version),
+    }
+}
+
+/// Whether an item with this expiry is over.
+#[inline]
+fn passed(expiry: Expiry, now: Mono) -> bool {
+    matches!(expiry, Expiry::At(at) if at <= now)
+}
+
+/// The expiry after a change.
+#[inline]
+fn changed(old: Expiry, change: ExpiryChange) -> Expiry {
+    match change {
+        ExpiryChange::Keep => old,
+        ExpiryChange::Set(expiry) => expiry,
+    }
+}
+
+/// A length of a value; [`Engine::new`] bounds items so that it fits.
+#[inline]
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }

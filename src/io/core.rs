@@ -18,6 +18,7 @@ use super::ring::{Completion, Kind, Ring};
 use super::table::Table;
 use super::time;
 use crate::clock::{Mono, Now};
+use crate::control::{CoreReport, turn_histogram};
 use crate::engine::{self, Engine};
 use crate::hash::slot_of;
 use crate::ids::{ConnectionId, CoreId};
@@ -26,7 +27,7 @@ use crate::metrics::Counters;
 use crate::request::{Answer, Outcome, Request, Value, Verb};
 use crate::topology::Node;
 use crate::wire::{self, Backend, Client, Next, Protocol, Reason, Session, Target};
-use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 use hdrhistogram::Histogram;
 use socket2::Socket;
 use std::cell::Cell;
@@ -52,8 +53,6 @@ pub struct Options {
     pub receive_buffers: u16,
     /// Bytes of each.
     pub receive_buffer_bytes: usize,
-    /// Connections of all cores together.
-    pub clients_max: u64,
     /// Bytes of one connection's output beyond which it is closed.
     pub output_hard_bytes: usize,
     /// Bytes that all buffers of this core's connections may hold; beyond, the largest is closed.
@@ -66,21 +65,12 @@ pub struct Options {
     pub drain_millis_max: u64,
 }
 
-/// What a core tells the control thread once a second.
-#[derive(Clone, Debug)]
-pub struct CoreReport {
-    /// Which core.
-    pub core: CoreId,
-    /// Its counters.
-    pub counters: Counters,
-    /// Nanoseconds of turns that did something, since the last report; one turn in eight is measured.
-    pub turns: Histogram<u64>,
-}
-
 /// What all cores of a process share; touched when connections come and go, and at the end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     clients: AtomicU64,
+    clients_max: AtomicU64,
+    store_bytes_max: AtomicU64,
     next_client: AtomicU64,
     draining: AtomicBool,
     at_once: AtomicBool,
@@ -88,6 +78,29 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// For cores that take at most so many connections together, and at most so many bytes of store each.
+    pub fn new(clients_max: u64, store_bytes_max: u64) -> Shared {
+        Shared {
+            clients: AtomicU64::new(0),
+            clients_max: AtomicU64::new(clients_max),
+            store_bytes_max: AtomicU64::new(store_bytes_max),
+            next_client: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            at_once: AtomicBool::new(false),
+            bells: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Changes how many connections all cores take together; those there are stay.
+    pub fn set_clients_max(&self, clients: u64) {
+        self.clients_max.store(clients, Ordering::Relaxed);
+    }
+
+    /// Changes how many bytes the store of each core may hold; cores shrink to it in steps, beginning within a second.
+    pub fn set_store_bytes_max(&self, bytes: u64) {
+        self.store_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
     /// Asks all cores to finish: stop accepting, answer what was asked, close.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -136,7 +149,8 @@ impl Running {
 /// A core's listeners, each with the protocol it speaks.
 pub type Listeners = Vec<(Socket, Protocol)>;
 
-/// Starts a core for each of `cores`, and returns when all of them serve.
+/// Starts a core for each of `cores`, and returns when all of them serve. `visit` is called on each core's thread before
+/// its first turn and may leave guests there.
 ///
 /// # Errors
 /// What kept a core from starting: the executor, the ring, memory for buffers.
@@ -145,6 +159,7 @@ pub fn start(
     node: Arc<Node>,
     shared: Arc<Shared>,
     reports: impl Fn(CoreReport) + Send + Clone + 'static,
+    visit: impl Fn(CoreId, &Guests) + Send + Clone + 'static,
 ) -> io::Result<Running> {
     let mut bells = Vec::new();
     let mut bell_descriptors = Vec::new();
@@ -170,6 +185,7 @@ pub fn start(
         let me = CoreId(index as u16);
         let (node, shared, reports, started) =
             (node.clone(), shared.clone(), reports.clone(), started.clone());
+        let visit = visit.clone();
         let thread = LocalExecutorBuilder::new(Placement::Fixed(options.cpu))
             .name(&format!("core-{index}"))
             .io_memory(EXECUTOR_IO_BYTES)
@@ -184,6 +200,7 @@ pub fn start(
                         return Err(copy);
                     }
                 };
+                visit(me, &core.guests);
                 let _ = started.send(Ok(()));
                 drop(started);
                 core.serve().await
@@ -215,14 +232,57 @@ const TURNS_PER_MEASUREMENT: u64 = 8;
 /// A command that comes slowly gets another second for each so many bytes.
 const UNFINISHED_BYTES_PER_SECOND: u64 = 64 << 10;
 
-/// Work of other task queues of this core's executor. While there is any, the core does not sleep in its own ring but
-/// by way of the executor.
-#[derive(Clone, Default)]
-pub struct Guests(Rc<Cell<usize>>);
+/// Work of other task queues of a core's executor. While there is any, the core yields to it between turns and does not
+/// sleep in its own ring but by way of the executor.
+#[derive(Clone)]
+pub struct Guests {
+    count: Rc<Cell<usize>>,
+    movement: TaskQueueHandle,
+    speculation: TaskQueueHandle,
+}
+
+/// The queues of guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Copying shards: a tenth of the core when it is wanted elsewhere.
+    Movement,
+    /// Prefetching and learning: a twentieth.
+    Speculation,
+}
 
 impl Guests {
+    fn new() -> Guests {
+        let executor = glommio::executor();
+        Guests {
+            count: Rc::new(Cell::new(0)),
+            movement: executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "movement"),
+            speculation: executor.create_task_queue(Shares::Static(50), Latency::NotImportant, "speculation"),
+        }
+    }
+
     fn any(&self) -> bool {
-        self.0.get() > 0
+        self.count.get() > 0
+    }
+
+    /// Runs a task in a queue until it ends by itself.
+    ///
+    /// # Errors
+    /// That of the executor, which knows both queues.
+    pub fn spawn(&self, queue: Queue, task: impl Future<Output = ()> + 'static) -> io::Result<()> {
+        let queue = match queue {
+            Queue::Movement => self.movement,
+            Queue::Speculation => self.speculation,
+        };
+        let count = self.count.clone();
+        count.set(count.get() + 1);
+        let guest = async move {
+            task.await;
+            count.set(count.get() - 1);
+        };
+        glommio::spawn_local_into(guest, queue)
+            .map_err(|error| io::Error::other(error.to_string()))?
+            .detach();
+        Ok(())
     }
 }
 
@@ -338,6 +398,7 @@ struct Core {
     buffer_bytes: u64,
     due: Due,
     draining_until: Option<Mono>,
+    /// Nanoseconds of turns that did something, since the last report; one turn in eight is measured.
     turns: Histogram<u64>,
     report: Box<dyn Fn(CoreReport)>,
     bell: i32,
@@ -434,7 +495,7 @@ impl Core {
             table: Table::default(),
             listeners,
             shared,
-            guests: Guests::default(),
+            guests: Guests::new(),
             completions: Vec::new(),
             dirty: Vec::new(),
             runnable: Vec::new(),
@@ -443,7 +504,7 @@ impl Core {
             buffer_bytes: 0,
             due,
             draining_until: None,
-            turns: Histogram::new(2).map_err(|error| io::Error::other(error.to_string()))?,
+            turns: turn_histogram(),
             report,
             bell,
             event,
@@ -460,10 +521,7 @@ impl Core {
             Latency::Matters(Duration::from_micros(500)),
             "serve",
         );
-        // Moves and predictions of later run here, with a tenth and a twentieth of the core when it is wanted elsewhere.
-        let _movement = executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "movement");
-        let _speculation =
-            executor.create_task_queue(Shares::Static(50), Latency::NotImportant, "speculation");
+
         glommio::spawn_local_into(self.run(), serve)
             .map_err(|error| io::Error::other(error.to_string()))?
             .await
@@ -613,7 +671,9 @@ impl Core {
         // SAFETY: the completion of an accept hands a new descriptor to us and nobody else.
         let socket = unsafe { Socket::from_raw_fd(completion.result) };
         let counters = &mut self.works.engine.counters;
-        if self.shared.clients.fetch_add(1, Ordering::Relaxed) >= self.options.clients_max {
+        if self.shared.clients.fetch_add(1, Ordering::Relaxed)
+            >= self.shared.clients_max.load(Ordering::Relaxed)
+        {
             self.shared.clients.fetch_sub(1, Ordering::Relaxed);
             counters.connections_rejected_total += 1;
             let words: &[u8] = match self.listeners[place].wire.protocol {
@@ -999,7 +1059,12 @@ impl Core {
             let request = Request { key: b"", value: b"", verb: Verb::Counters };
             let page = self.works.engine.execute(now, &request);
             counters.add(&Counters::from_bytes(&page.value.to_cow()));
-            (self.report)(CoreReport { core: self.works.me, counters, turns: self.turns.clone() });
+            (self.report)(CoreReport {
+                core: self.works.me,
+                counters,
+                turn: self.turns.clone(),
+                cpu: time::thread_cpu(),
+            });
             self.turns.reset();
         }
     }

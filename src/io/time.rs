@@ -14,6 +14,11 @@ pub fn mono() -> Mono {
     Mono(read(libc::CLOCK_BOOTTIME))
 }
 
+/// CPU time of the calling thread.
+pub fn thread_cpu() -> std::time::Duration {
+    std::time::Duration::from_nanos(read(libc::CLOCK_THREAD_CPUTIME_ID))
+}
+
 fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the kernel to fill in.

@@ -76,6 +76,8 @@ pub struct Options {
     pub value_bytes_max: usize,
     /// Longest value in bytes by memcached.
     pub memcached_value_bytes_max: usize,
+    /// Bytes of one command that is not complete yet, a long value of it not counted.
+    pub query_buffer_bytes_max: usize,
     /// Bytes of replies at which a session stops executing until the client takes some.
     pub output_soft_bytes: usize,
     /// Arguments and bytes an argument may have before authentication.
@@ -96,6 +98,7 @@ impl Default for Options {
             key_bytes_max: 64 * 1024,
             value_bytes_max: 512 * 1024 * 1024,
             memcached_value_bytes_max: 1024 * 1024,
+            query_buffer_bytes_max: 16 * 1024 * 1024,
             output_soft_bytes: 16 * 1024 * 1024,
             unauthenticated_arguments_max: 10,
             unauthenticated_argument_bytes_max: 16 * 1024,

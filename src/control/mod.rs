@@ -1,0 +1,190 @@
+//! The control plane's thread: an ordinary thread with a small tokio runtime. Serving never waits for it.
+//!
+//! ```text
+//!   core 0 --CoreReport, once a second--\
+//!   core 1 --CoreReport------------------> Board --> /metrics  /v1/node  / (dashboard)
+//!                                          ready -->  /readyz   /livez
+//! ```
+//! - `board`: what the cores reported last and in sum, as metrics and as JSON.
+//! - `pages`: the admin HTTP server's routes and who may see them.
+//! - `listener`: its bounds: few connections, none of them for ever.
+//!
+//! The thread runs beside the data cores where the affinity mask leaves it a CPU of its own.
+
+mod board;
+mod listener;
+mod pages;
+
+pub use board::{CoreReport, turn_histogram};
+
+use crate::topology::Node;
+use board::Board;
+use listener::Bounded;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How often reports are taken in when nobody asks for a page.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reports that may wait for the control thread: what the channel handed to [`start`] should be bounded by.
+pub const REPORTS_MAX: usize = 1024;
+
+/// What the admin server needs.
+pub struct Options {
+    /// Where it listens; port 0 picks a free one.
+    pub address: SocketAddr,
+    /// Asked for on every page but `/livez` and `/readyz`, by HTTP Basic authentication (user `default`) or as a bearer token.
+    pub password: Option<String>,
+    /// Who we are.
+    pub node: Arc<Node>,
+    /// What the cores report. They must not wait: a full channel drops the report, the next one holds the same sums.
+    pub reports: Receiver<CoreReport>,
+    /// Whether clients are served; false while starting and draining.
+    pub ready: Arc<AtomicBool>,
+}
+
+/// The running admin server.
+pub struct AdminHandle {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl AdminHandle {
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it; requests under way are cut off.
+    pub fn stop(self) {
+        // It is gone already if the receiver is.
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
+/// Binds the address and starts the thread.
+///
+/// # Errors
+/// Those of binding, and of starting a thread with a runtime.
+pub fn start(options: Options) -> io::Result<AdminHandle> {
+    let listener = std::net::TcpListener::bind(options.address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let (stop, stopped) = oneshot::channel();
+    let own_cpu = cpu_beside(&options.node.cpus);
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+        if let Some(cpu) = own_cpu {
+            core_affinity::set_for_current(cpu);
+        }
+        runtime.block_on(run(listener, options, stopped));
+    })?;
+    Ok(AdminHandle { address, stop, thread })
+}
+
+/// A CPU that we may use and that serves nobody.
+fn cpu_beside(data_cpus: &[usize]) -> Option<core_affinity::CoreId> {
+    let allowed = core_affinity::get_core_ids().unwrap_or_default();
+    allowed.into_iter().rev().find(|cpu| !data_cpus.contains(&cpu.id))
+}
+
+async fn run(listener: std::net::TcpListener, options: Options, stopped: oneshot::Receiver<()>) {
+    let Options { address: _, password, node, reports, ready } = options;
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => Bounded::new(listener),
+        Err(error) => {
+            tracing::error!(%error, "the admin server cannot listen");
+            return;
+        }
+    };
+    let board = Arc::new(Mutex::new(Board::new(node, reports, ready)));
+    let router = pages::router(board.clone(), password.as_deref());
+    let collect = async {
+        let mut tick = tokio::time::interval(COLLECT_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            pages::lock(&board).collect();
+        }
+    };
+    tokio::select! {
+        served = async { axum::serve(listener, router).await } => {
+            if let Err(error) = served {
+                tracing::error!(%error, "the admin server ended");
+            }
+        }
+        () = collect => {}
+        _ = stopped => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::atomic::Ordering;
+    use std::sync::mpsc::sync_channel;
+
+    fn started(password: Option<&str>) -> (AdminHandle, Arc<AtomicBool>) {
+        let ready = Arc::new(AtomicBool::new(false));
+        // The sender is gone: nobody reports, which must not trouble the server.
+        let (_, reports) = sync_channel(1);
+        let options = Options {
+            address: "127.0.0.1:0".parse().unwrap(),
+            password: password.map(str::to_owned),
+            node: board::tests::node(),
+            reports,
+            ready: ready.clone(),
+        };
+        (start(options).unwrap(), ready)
+    }
+
+    fn ask(admin: &AdminHandle, path: &str, headers: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(admin.address()).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        (answer[9..12].parse().unwrap(), answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    #[test]
+    fn pages_are_served_and_readiness_follows_the_flag() {
+        let (admin, ready) = started(None);
+        assert_eq!(ask(&admin, "/livez", ""), (200, "alive\n".to_owned()));
+        assert_eq!(ask(&admin, "/readyz", "").0, 503);
+        ready.store(true, Ordering::Relaxed);
+        assert_eq!(ask(&admin, "/readyz", "").0, 200);
+        assert!(ask(&admin, "/metrics", "").1.contains("foreshadow_ready 1"));
+        assert!(ask(&admin, "/", "").1.contains("<title>Foreshadow</title>"));
+        let node: serde_json::Value = serde_json::from_str(&ask(&admin, "/v1/node", "").1).unwrap();
+        assert_eq!(node["cores"].as_array().unwrap().len(), 2);
+        assert_eq!(ask(&admin, "/nothing", "").0, 404);
+        let address = admin.address();
+        admin.stop();
+        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    }
+
+    #[test]
+    fn a_password_closes_every_page_but_the_health_checks() {
+        let (admin, _ready) = started(Some("sesame"));
+        for page in ["/", "/metrics", "/v1/node"] {
+            assert_eq!(ask(&admin, page, "").0, 401, "{page}");
+            // default:sesame and default:Sesame.
+            assert_eq!(ask(&admin, page, "Authorization: Basic ZGVmYXVsdDpzZXNhbWU=\r\n").0, 200, "{page}");
+            assert_eq!(ask(&admin, page, "Authorization: Basic ZGVmYXVsdDpTZXNhbWU=\r\n").0, 401, "{page}");
+            assert_eq!(ask(&admin, page, "Authorization: Bearer sesame\r\n").0, 200, "{page}");
+            assert_eq!(ask(&admin, page, "Authorization: Bearer sesam\r\n").0, 401, "{page}");
+        }
+        assert_eq!((ask(&admin, "/livez", "").0, ask(&admin, "/readyz", "").0), (200, 503));
+        admin.stop();
+    }
+}

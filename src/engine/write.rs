@@ -1,0 +1,188 @@
+//! Writing: whole values, parts of values, removals, expiries; with conditions, and the writer's half of leases.
+
+use super::*;
+use crate::request::{Expire, ExpireOnly, Put, Remove, Splice};
+
+impl Engine {
+    /// [`Verb::Put`]. A put clears the lease's marks, but one of an older version leaves them and the expiry: it fills
+    /// a stale item with a less stale value.
+    #[inline]
+    pub(super) fn put(&mut self, now: Mono, key: &[u8], value: &[u8], put: &Put) -> Reply {
+        let probe = self.store.probe(key);
+        let held = match put.previous {
+            true => self.load(now, probe, key),
+            false => self.look(now, probe, key, false),
+        };
+        let visible = held.filter(|held| !held.marks.hollow);
+        let previous = |stored| Reply {
+            answer: Answer::Previous {
+                existed: visible.is_some(),
+                stored,
+                flags: visible.map_or(0, |held| held.flags),
+            },
+            // Of a hollow item nothing was copied that could be shown.
+            bytes: Bytes::Scratch,
+        };
+        let stale = match check(put.condition, held.as_ref()) {
+            Ok(stale) => stale,
+            Err(_) if put.previous => return previous(false),
+            Err(why) => return Reply::refused(why),
+        };
+        let (expiry, marks) = match held {
+            Some(held) if stale => (held.expiry, Marks { stale: true, hollow: false, ..held.marks }),
+            _ => {
+                let old = visible.map_or(Expiry::Never, |held| held.expiry);
+                (changed(old, put.expiry), Marks::default())
+            }
+        };
+        let version = self.next_version(put.version);
+        let item = NewItem { value: &[value], flags: put.flags, version, expiry, marks };
+        if let Err(why) = self.write(now, probe, key, &item) {
+            return Reply::fault(why);
+        }
+        match put.previous {
+            true => previous(true),
+            false => stored(version, visible.is_some(), value.len()),
+        }
+    }
+
+    /// [`Verb::Splice`]. Flags and expiry of an item that was there stay. One that may be made is made whatever
+    /// version was asked for, as with memcached.
+    pub(super) fn splice(&mut self, now: Mono, key: &[u8], value: &[u8], splice: &Splice) -> Reply {
+        let probe = self.store.probe(key);
+        let Some(held) = self.load(now, probe, key).filter(|held| !held.marks.hollow) else {
+            let Some(expiry) = splice.create else { return Reply::refused(Refusal::Absent) };
+            let version = self.next_version(splice.version);
+            let marks = Marks::default();
+            let item = NewItem { value: &[value], flags: splice.flags, version, expiry, marks };
+            return match self.write(now, probe, key, &item) {
+                Ok(()) => stored(version, false, value.len()),
+                Err(why) => Reply::fault(why),
+            };
+        };
+        match check(splice.condition, Some(&held)) {
+            Ok(false) => {}
+            // An older version cannot be appended to: the value it was is gone.
+            Ok(true) => return Reply::refused(Refusal::Version),
+            Err(why) => return Reply::refused(why),
+        }
+        let version = self.next_version(splice.version);
+        let old = std::mem::take(&mut self.scratch);
+        let parts: [&[u8]; 2] = if splice.front { [value, &old] } else { [&old, value] };
+        let Held { flags, expiry, marks, .. } = held;
+        let item = NewItem { value: &parts, flags, version, expiry, marks };
+        let written = self.write(now, probe, key, &item);
+        self.scratch = old;
+        match written {
+            Ok(()) => stored(version, true, held.len + value.len()),
+            Err(why) => Reply::fault(why),
+        }
+    }
+
+    /// [`Verb::Overwrite`]. Nothing to write changes nothing, and makes no item.
+    pub(super) fn overwrite(&mut self, now: Mono, key: &[u8], value: &[u8], offset: u32) -> Reply {
+        let probe = self.store.probe(key);
+        if value.is_empty() {
+            return match self.look(now, probe, key, false).filter(|held| !held.marks.hollow) {
+                Some(held) => stored(held.version, true, held.len),
+                None => stored(Version::NONE, false, 0),
+            };
+        }
+        // Checked before room for it is made.
+        let start = offset as usize;
+        let end = start.saturating_add(value.len());
+        if key.len().saturating_add(end) > self.item_bytes_max {
+            return Reply::fault(Fault::TooLarge);
+        }
+        let held = self.load(now, probe, key).filter(|held| !held.marks.hollow);
+        let version = self.next_version(None);
+        if held.is_none() {
+            self.scratch.clear();
+        }
+        if self.scratch.len() < end {
+            self.scratch.resize(end, 0);
+        }
+        self.scratch[start..end].copy_from_slice(value);
+        let len = self.scratch.len();
+        let like = match held {
+            Some(held) => Held { version, ..held },
+            None => Held::fresh(0, version, Expiry::Never),
+        };
+        match self.write_scratch(now, probe, key, &like) {
+            Ok(()) => stored(version, held.is_some(), len),
+            Err(why) => Reply::fault(why),
+        }
+    }
+
+    /// [`Verb::Remove`]. Removing a hollow item is what keeps its filler from bringing back what was removed.
+    pub(super) fn remove(&mut self, now: Mono, key: &[u8], remove: &Remove) -> Reply {
+        let probe = self.store.probe(key);
+        let Some(held) = self.look(now, probe, key, false) else { return Reply::plain(Answer::Miss) };
+        match check(remove.condition, Some(&held)) {
+            Ok(false) => {}
+            Ok(true) => return Reply::refused(Refusal::Version),
+            Err(why) => return Reply::refused(why),
+        }
+        let expiry = if remove.stale { changed(held.expiry, remove.expiry) } else { held.expiry };
+        if passed(expiry, now) || !(remove.stale || remove.clear) {
+            self.store.remove(probe, key);
+            self.counters.removals_total += 1;
+            return Reply::plain(Answer::Removed { version: held.version });
+        }
+        let version = self.next_version(remove.version);
+        // A stale item is free to be leased again: the next reader refills it.
+        let marks = Marks { stale: remove.stale, leased: false, hollow: held.marks.hollow };
+        if remove.clear {
+            let item = NewItem { value: &[], flags: 0, version, expiry, marks };
+            if let Err(why) = self.store.put(now, probe, key, &item) {
+                return Reply::fault(why);
+            }
+        } else {
+            self.store.amend(now, probe, key, version, expiry, marks);
+        }
+        self.counters.removals_total += 1;
+        Reply::plain(Answer::Removed { version })
+    }
+
+    /// [`Verb::Expire`].
+    pub(super) fn expire(&mut self, now: Mono, key: &[u8], expire: &Expire) -> Reply {
+        let probe = self.store.probe(key);
+        let Some(held) = self.look(now, probe, key, false).filter(|held| !held.marks.hollow) else {
+            return Reply::plain(Answer::Miss);
+        };
+        let has_one = held.expiry != Expiry::Never;
+        let later = ends(expire.expiry) > ends(held.expiry);
+        let earlier = ends(expire.expiry) < ends(held.expiry);
+        let holds = match expire.only {
+            ExpireOnly::Any => true,
+            ExpireOnly::IfNone => !has_one,
+            ExpireOnly::IfSome => has_one,
+            ExpireOnly::IfLater => later,
+            ExpireOnly::IfEarlier => earlier,
+            ExpireOnly::IfSomeAndLater => has_one && later,
+            ExpireOnly::IfSomeAndEarlier => has_one && earlier,
+        };
+        if !holds {
+            return Reply::refused(Refusal::Expiry);
+        }
+        if passed(expire.expiry, now) {
+            self.store.remove(probe, key);
+            self.counters.removals_total += 1;
+        } else {
+            self.store.amend(now, probe, key, held.version, expire.expiry, held.marks);
+        }
+        Reply::plain(Answer::Touched(Item { expiry: expire.expiry, ..held.item() }))
+    }
+}
+
+fn stored(version: Version, replaced: bool, len: usize) -> Reply {
+    Reply::plain(Answer::Stored { version, replaced, len: length(len) })
+}
+
+/// The end as a number to compare; never is later than all.
+fn ends(expiry: Expiry) -> u64 {
+    match expiry {
+        Expiry::Never => u64::MAX,
+        Expiry::At(at) => at.0,
+    }
+}

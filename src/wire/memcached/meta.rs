@@ -1,0 +1,352 @@
+//! The meta protocol's commands: key and flags to requests.
+//!
+//! Flags are parsed twice: here for what to do, and by the writer for what to show and in which order; what stands between
+//! is the request's own text, so that a reply that has to wait costs one copy of it.
+
+use super::words::{Words, base64, expiry, moment, signed, unsigned};
+use super::writer::{Marks, Mode, Shape};
+use super::{Advance, BAD_CHUNK, BAD_FORMAT, Turn};
+use crate::clock::Now;
+use crate::ids::Version;
+use crate::request::{
+    Condition, Count, Expiry, ExpiryChange, Fetch, Put, Remove, Request, Splice, Step, Verb,
+};
+use crate::wire::{Backend, Next, Target};
+
+/// Words of a command beyond which memcached does not look.
+const WORDS_MAX: usize = 20;
+/// Longest opaque with its letter.
+const OPAQUE_BYTES_MAX: usize = 32;
+/// Room for what `KEY_BYTES_MAX` bytes of base64 decode to.
+const DECODED_BYTES_MAX: usize = 192;
+
+const BAD_TOKEN: &[u8] = b"CLIENT_ERROR bad token in command line format";
+const BAD_KEY_CODE: &[u8] = b"CLIENT_ERROR error decoding key";
+const BAD_FLAG: &[u8] = b"CLIENT_ERROR invalid flag";
+const BAD_COUNT_FLAG: &[u8] = b"CLIENT_ERROR invalid or duplicate flag";
+const BAD_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ms M token";
+const BAD_COUNT_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ma M token";
+const TWICE: &[u8] = b"CLIENT_ERROR duplicate flag";
+const TOO_MANY: &[u8] = b"CLIENT_ERROR options flags are too long";
+const LONG_OPAQUE: &[u8] = b"CLIENT_ERROR opaque token too long";
+
+/// What the flags of a command ask for; letters are those of the protocol.
+#[derive(Clone, Copy, Default)]
+struct Flags {
+    /// `q`, `v` and `b`.
+    marks: Marks,
+    /// `u`.
+    cold: bool,
+    /// `x`.
+    clear: bool,
+    /// `I`.
+    invalidate: bool,
+    /// `N`.
+    vivify: Option<i64>,
+    /// `T`.
+    ttl: Option<i64>,
+    /// `R`.
+    refill: Option<i64>,
+    /// `C`.
+    compare: Option<Version>,
+    /// `E`.
+    version: Option<Version>,
+    /// `F`.
+    client_flags: u32,
+    /// `M`: its word without the letter, 0 for an empty one.
+    mode: Option<u8>,
+    /// `D`.
+    delta: Option<u64>,
+    /// `J`.
+    initial: u64,
+}
+
+impl Flags {
+    /// Reads the words behind key and length; `spare` is how many there may be.
+    fn parse(words: Words<'_>, spare: usize) -> Result<Flags, &'static [u8]> {
+        Flags::read(words).map_err(|text| if words.count() > spare { TOO_MANY } else { text })
+    }
+
+    fn read(words: Words<'_>) -> Result<Flags, &'static [u8]> {
+        let mut flags = Flags::default();
+        let mut seen = 0u64;
+        for word in words {
+            let (letter, token) = (word[0], &word[1..]);
+            let bit = match letter {
+                b'A'..=b'z' => 1 << (letter - b'A'),
+                b'0'..=b'9' => return Err(BAD_FLAG),
+                _ => return Err(BAD_FORMAT),
+            };
+            if seen & bit != 0 {
+                return Err(TWICE);
+            }
+            seen |= bit;
+            let ttl = || signed(token).filter(|&ttl| i32::try_from(ttl).is_ok()).ok_or(BAD_TOKEN);
+            let version = || unsigned(token).map(Version).ok_or(BAD_TOKEN);
+            match letter {
+                b'q' => flags.marks.quiet = true,
+                b'v' => flags.marks.value = true,
+                b'b' => flags.marks.binary = true,
+                b'u' => flags.cold = true,
+                b'x' => flags.clear = true,
+                b'I' => flags.invalidate = true,
+                b'N' => flags.vivify = Some(ttl()?),
+                b'T' => flags.ttl = Some(ttl()?),
+                b'R' => flags.refill = Some(ttl()?),
+                b'C' => flags.compare = Some(version()?),
+                b'E' => flags.version = Some(version()?),
+                b'F' => {
+                    flags.client_flags =
+                        unsigned(token).and_then(|bits| u32::try_from(bits).ok()).ok_or(BAD_FORMAT)?;
+                }
+                b'M' => flags.mode = Some(token.first().copied().filter(|_| token.len() == 1).unwrap_or(0)),
+                b'D' => {
+                    flags.delta =
+                        Some(unsigned(token).ok_or(&b"CLIENT_ERROR invalid numeric delta value"[..])?);
+                }
+                b'J' => {
+                    flags.initial =
+                        unsigned(token).ok_or(&b"CLIENT_ERROR invalid numeric initial value"[..])?;
+                }
+                b'O' if word.len() > OPAQUE_BYTES_MAX => return Err(LONG_OPAQUE),
+                // Shown by the writer, or (`L`, `P`) meant for proxies.
+                b'O' | b'k' | b'c' | b'f' | b'h' | b'l' | b's' | b't' | b'L' | b'P' => {}
+                _ => return Err(BAD_FLAG),
+            }
+        }
+        Ok(flags)
+    }
+
+    fn expiry_change(&self, now: Now) -> ExpiryChange {
+        self.ttl.map_or(ExpiryChange::Keep, |seconds| ExpiryChange::Set(expiry(now, seconds)))
+    }
+
+    fn condition(&self) -> Condition {
+        self.compare.map_or(Condition::Always, Condition::VersionIs)
+    }
+
+    fn created_expiry(&self, now: Now) -> Option<Expiry> {
+        self.vivify.map(|seconds| expiry(now, seconds))
+    }
+}
+
+/// The key that a word (one that may be a key) stands for: itself, or what it encodes in base64.
+fn key_of<'k>(
+    word: &'k [u8],
+    binary: bool,
+    decoded: &'k mut [u8; DECODED_BYTES_MAX],
+) -> Result<&'k [u8], &'static [u8]> {
+    if !binary {
+        return Ok(word);
+    }
+    let len = base64(word, decoded).ok_or(BAD_KEY_CODE)?;
+    Ok(&decoded[..len])
+}
+
+impl<B: Backend> Turn<'_, B> {
+    /// `mg <key> <flags>*`
+    pub(super) fn meta_get(&mut self, rest: &[u8]) {
+        let mut words = Words(rest);
+        let note = words.rest();
+        let Some(word) = words.next().filter(|word| self.is_key(word)) else {
+            return self.fail(BAD_FORMAT, false);
+        };
+        let mut decoded = [0; DECODED_BYTES_MAX];
+        let parsed = Flags::parse(words, WORDS_MAX - 2)
+            .and_then(|flags| Ok((flags, key_of(word, flags.marks.binary, &mut decoded)?)));
+        let (flags, key) = match parsed {
+            Ok(parsed) => parsed,
+            Err(text) => return self.fail(text, false),
+        };
+        self.exchange.backend.counters().meta_commands_total += 1;
+        let now = self.exchange.now;
+        // Always a Fetch, never a Get: only this one takes part in leases.
+        let verb = Verb::Fetch(Fetch {
+            expiry: flags.expiry_change(now),
+            remove: false,
+            warm: !flags.cold,
+            lease: true,
+            vivify: flags.created_expiry(now),
+            refill_before: flags.refill.map(|seconds| moment(now, seconds)),
+            version: flags.version,
+        });
+        let request = Request { key, value: b"", verb };
+        self.exchange.ask(Target::Owner, &request, Shape::MetaGet(flags.marks), note);
+    }
+
+    /// `ms <key> <length> <flags>*` and its block.
+    pub(super) fn meta_set(&mut self, rest: &[u8], block: &[u8], line_len: usize) -> Advance {
+        let mut words = Words(rest);
+        let note = words.rest();
+        let word = words.next();
+        let len = words.next().and_then(unsigned).filter(|&len| len <= i32::MAX as u64 - 2);
+        let (Some(word), Some(len)) = (word, len) else {
+            self.spend();
+            self.fail(BAD_FORMAT, false);
+            return Advance::On(line_len);
+        };
+        let mut decoded = [0; DECODED_BYTES_MAX];
+        let parsed = Flags::parse(words, WORDS_MAX - 3).and_then(|flags| {
+            if !self.is_key(word) {
+                return Err(BAD_FORMAT);
+            }
+            let key = key_of(word, flags.marks.binary, &mut decoded)?;
+            let mode = match flags.mode {
+                None | Some(b'S') => Mode::Set,
+                Some(b'E') => Mode::Add,
+                Some(b'A') => Mode::Append,
+                Some(b'P') => Mode::Prepend,
+                Some(b'R') => Mode::Replace,
+                Some(_) => return Err(BAD_MODE),
+            };
+            Ok((flags, key, mode))
+        });
+        let (flags, key, mode) = match parsed {
+            Ok(parsed) => parsed,
+            Err(text) => {
+                self.spend();
+                self.fail(text, false);
+                return self.go_on_behind_block(line_len, len + 2);
+            }
+        };
+        if len > self.options.memcached_value_bytes_max as u64 {
+            self.spend();
+            self.refuse_large(key, true, false);
+            return self.go_on_behind_block(line_len, len + 2);
+        }
+        let len = len as usize;
+        if block.len() < len + 2 {
+            return Advance::Stop(0, Next::More { at_least: line_len + len + 2 });
+        }
+        self.spend();
+        self.exchange.backend.counters().meta_commands_total += 1;
+        let (value, end) = block[..len + 2].split_at(len);
+        if end != b"\r\n" {
+            self.fail(BAD_CHUNK, false);
+            return Advance::On(line_len + len + 2);
+        }
+        let now = self.exchange.now;
+        let put = |condition| {
+            Verb::Put(Put {
+                flags: flags.client_flags,
+                condition,
+                version: flags.version,
+                ..Put::plain(flags.ttl.map_or(Expiry::Never, |seconds| expiry(now, seconds)))
+            })
+        };
+        let splice = |front| {
+            Verb::Splice(Splice {
+                front,
+                create: flags.created_expiry(now),
+                flags: flags.client_flags,
+                condition: flags.condition(),
+                version: flags.version,
+            })
+        };
+        let verb = match (mode, flags.compare) {
+            (Mode::Add, _) => put(Condition::Absent),
+            (Mode::Append, _) => splice(false),
+            (Mode::Prepend, _) => splice(true),
+            (_, Some(version)) if flags.invalidate => put(Condition::VersionIsOrStale(version)),
+            (_, Some(version)) => put(Condition::VersionIs(version)),
+            (Mode::Replace, None) => put(Condition::Present),
+            (Mode::Set, None) => put(Condition::Always),
+        };
+        let request = Request { key, value, verb };
+        let shape = Shape::MetaSet { marks: flags.marks, mode, compared: flags.compare.is_some() };
+        self.exchange.ask(Target::Owner, &request, shape, note);
+        Advance::On(line_len + len + 2)
+    }
+
+    /// `md <key> <flags>*`
+    pub(super) fn meta_delete(&mut self, rest: &[u8]) {
+        let mut words = Words(rest);
+        let note = words.rest();
+        let Some(word) = words.next().filter(|word| self.is_key(word)) else {
+            return self.fail(BAD_FORMAT, false);
+        };
+        let mut decoded = [0; DECODED_BYTES_MAX];
+        let parsed = Flags::parse(words, WORDS_MAX - 2)
+            .and_then(|flags| Ok((flags, key_of(word, flags.marks.binary, &mut decoded)?)));
+        let (flags, key) = match parsed {
+            Ok(parsed) => parsed,
+            Err(text) => return self.fail(text, false),
+        };
+        self.exchange.backend.counters().meta_commands_total += 1;
+        let verb = Verb::Remove(Remove {
+            condition: flags.condition(),
+            stale: flags.invalidate,
+            expiry: flags.expiry_change(self.exchange.now),
+            clear: flags.clear,
+            version: flags.version,
+        });
+        let request = Request { key, value: b"", verb };
+        self.exchange.ask(Target::Owner, &request, Shape::MetaDelete(flags.marks), note);
+    }
+
+    /// `ma <key> <flags>*`
+    pub(super) fn meta_count(&mut self, rest: &[u8]) {
+        let mut words = Words(rest);
+        let note = words.rest();
+        let Some(word) = words.next() else {
+            return self.fail(BAD_FORMAT, false);
+        };
+        let mut decoded = [0; DECODED_BYTES_MAX];
+        let parsed = Flags::parse(words, WORDS_MAX - 2).and_then(|flags| {
+            if !self.is_key(word) {
+                return Err(BAD_FORMAT);
+            }
+            let key = key_of(word, flags.marks.binary, &mut decoded)?;
+            let up = match flags.mode {
+                None | Some(b'I' | b'+') => true,
+                Some(b'D' | b'-') => false,
+                Some(_) => return Err(BAD_COUNT_MODE),
+            };
+            Ok((flags, key, up))
+        });
+        let (flags, key, up) = match parsed {
+            Ok(parsed) => parsed,
+            // memcached has fewer words for this command.
+            Err(text) => {
+                let odd_letter = self.is_key(word) && words.any(|flag| !flag[0].is_ascii_alphanumeric());
+                let kept = match text {
+                    LONG_OPAQUE | TOO_MANY | BAD_COUNT_MODE => true,
+                    _ => odd_letter && text == BAD_FORMAT,
+                };
+                return self.fail(if kept { text } else { BAD_COUNT_FLAG }, false);
+            }
+        };
+        self.exchange.backend.counters().meta_commands_total += 1;
+        let now = self.exchange.now;
+        let delta = flags.delta.unwrap_or(1);
+        let verb = Verb::Count(Count {
+            by: if up { Step::Up(delta) } else { Step::Down(delta) },
+            create: flags.created_expiry(now).map(|expiry| (flags.initial, expiry)),
+            condition: flags.condition(),
+            expiry: flags.expiry_change(now),
+            version: flags.version,
+        });
+        let request = Request { key, value: b"", verb };
+        self.exchange.ask(Target::Owner, &request, Shape::MetaCount { marks: flags.marks, up }, note);
+    }
+
+    /// `me <key> [b]`; other flags mean nothing to it.
+    pub(super) fn meta_debug(&mut self, rest: &[u8]) {
+        let mut words = Words(rest);
+        let Some(word) = words.next().filter(|word| self.is_key(word)) else {
+            return self.fail(BAD_FORMAT, false);
+        };
+        if !words.clone().all(|flag| flag[0].is_ascii_alphanumeric()) {
+            return self.fail(BAD_FORMAT, false);
+        }
+        let binary = words.any(|flag| flag[0] == b'b');
+        let mut decoded = [0; DECODED_BYTES_MAX];
+        match key_of(word, binary, &mut decoded) {
+            Ok(key) => {
+                let request = Request { key, value: b"", verb: Verb::Peek };
+                self.exchange.ask(Target::Owner, &request, Shape::MetaDebug, word);
+            }
+            Err(text) => self.fail(text, false),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What `stats` and `version` show. Off the hot path: formatting is allowed here.
+
+use super::writer::{Page, VERSION};
+use crate::metrics::Counters;
+use crate::topology::Node;
+use crate::{clock::Now, wire::Options};
+use std::fmt::Display;
+use std::io::Write;
+
+/// `VERSION 1.6.45 foreshadow <our own>`
+pub(super) fn version(node: &Node, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"VERSION ");
+    out.extend_from_slice(VERSION.as_bytes());
+    out.extend_from_slice(b" foreshadow ");
+    out.extend_from_slice(node.version.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn stat(out: &mut Vec<u8>, name: &str, value: impl Display) {
+    write!(out, "STAT {name} {value}\r\n").expect("a Vec takes everything");
+}
+
+/// A page under memcached's names, with its `END`. What has no meaning here is left out, but for names that tools insist on.
+pub(super) fn page(page: Page, now: Now, node: &Node, options: &Options, sum: &Counters, out: &mut Vec<u8>) {
+    match page {
+        Page::General => general(now, node, sum, out),
+        Page::Settings => settings(node, options, out),
+        Page::Items => items(sum, out),
+        Page::Slabs => {
+            stat(out, "active_slabs", 0);
+            stat(out, "total_malloced", sum.store_bytes);
+        }
+    }
+    out.extend_from_slice(b"END\r\n");
+}
+
+fn general(now: Now, node: &Node, sum: &Counters, out: &mut Vec<u8>) {
+    stat(out, "pid", node.process_id);
+    stat(out, "uptime", now.mono.millis_since(node.started.mono) / 1000);
+    stat(out, "time", now.wall.0 / 1000);
+    stat(out, "version", VERSION);
+    stat(out, "foreshadow_version", node.version);
+    stat(out, "pointer_size", usize::BITS);
+    stat(out, "max_connections", node.clients_max);
+    let rows: [(&str, u64); 47] = [
+        ("curr_connections", sum.connections),
+        ("total_connections", sum.connections_accepted_total),
+        ("rejected_connections", sum.connections_rejected_total),
+        ("connection_structures", sum.connections),
+        ("cmd_get", sum.hits_total + sum.misses_total),
+        ("cmd_set", sum.writes_total),
+        ("cmd_flush", sum.flushes_total),
+        ("cmd_touch", sum.touch_hits_total + sum.touch_misses_total),
+        ("cmd_meta", sum.meta_commands_total),
+        ("get_hits", sum.hits_total),
+        ("get_misses", sum.misses_total),
+        ("get_expired", 0),
+        ("get_flushed", 0),
+        ("delete_misses", sum.delete_misses_total),
+        ("delete_hits", sum.removals_total),
+        ("incr_misses", sum.incr_misses_total),
+        ("incr_hits", sum.incr_hits_total),
+        ("decr_misses", sum.decr_misses_total),
+        ("decr_hits", sum.decr_hits_total),
+        ("cas_misses", sum.cas_misses_total),
+        ("cas_hits", sum.cas_hits_total),
+        ("cas_badval", sum.cas_mismatches_total),
+        ("touch_hits", sum.touch_hits_total),
+        ("touch_misses", sum.touch_misses_total),
+        ("store_too_large", sum.store_too_large_total),
+        ("auth_cmds", sum.auth_attempts_total),
+        ("auth_errors", sum.auth_failures_total),
+        ("bytes_read", sum.received_bytes_total),
+        ("bytes_written", sum.sent_bytes_total),
+        ("limit_maxbytes", node.memory_bytes_max),
+        ("accepting_conns", 1),
+        ("listen_disabled_num", sum.accept_backoffs_total),
+        ("threads", u64::from(node.core_count())),
+        ("conn_yields", sum.backpressure_total),
+        ("bytes", sum.payload_bytes),
+        ("curr_items", sum.items),
+        ("total_items", sum.writes_total),
+        ("expired", sum.expired_total),
+        ("expired_unfetched", 0),
+        ("evicted_unfetched", 0),
+        ("evicted_active", 0),
+        ("evictions", sum.evicted_total),
+        ("reclaimed", sum.expired_total),
+        ("crawler_reclaimed", 0),
+        ("malloc_fails", 0),
+        ("noreply_errors", sum.silent_errors_total),
+        ("hash_is_expanding", 0),
+    ];
+    for (name, value) in rows {
+        stat(out, name, value);
+    }
+}
+
+fn settings(node: &Node, options: &Options, out: &mut Vec<u8>) {
+    let yes = |is: bool| if is { "yes" } else { "no" };
+    stat(out, "maxbytes", node.memory_bytes_max);
+    stat(out, "maxconns", node.clients_max);
+    stat(out, "tcpport", node.port);
+    stat(out, "udpport", 0);
+    stat(out, "inter", node.address);
+    stat(out, "verbosity", 0);
+    stat(out, "oldest", 0);
+    stat(out, "evictions", "on");
+    stat(out, "domain_socket", "NULL");
+    stat(out, "umask", 700);
+    stat(out, "shutdown_command", "no");
+    stat(out, "num_threads", node.core_count());
+    stat(out, "stat_key_prefix", ":");
+    stat(out, "detail_enabled", "no");
+    stat(out, "reqs_per_event", options.commands_per_turn);
+    stat(out, "cas_enabled", "yes");
+    stat(out, "binding_protocol", "ascii");
+    stat(out, "auth_enabled_sasl", "no");
+    stat(out, "auth_enabled_ascii", yes(options.password.is_some()));
+    stat(out, "item_size_max", options.memcached_value_bytes_max);
+    stat(out, "maxconns_fast", "yes");
+    stat(out, "slab_reassign", "no");
+    stat(out, "slab_automove", 0);
+    stat(out, "lru_crawler", "no");
+    stat(out, "flush_enabled", "yes");
+    stat(out, "dump_enabled", "no");
+    stat(out, "hash_algorithm", "ahash");
+    stat(out, "lru_maintainer_thread", "no");
+    stat(out, "track_sizes", "no");
+    stat(out, "client_flags_size", 4);
+}
+
+/// There are no slab classes; everything is shown as one, so that tools that add classes up come to the right sums.
+fn items(sum: &Counters, out: &mut Vec<u8>) {
+    if sum.items == 0 {
+        return;
+    }
+    stat(out, "items:1:number", sum.items);
+    stat(out, "items:1:age", 0);
+    stat(out, "items:1:mem_requested", sum.payload_bytes);
+    stat(out, "items:1:evicted", sum.evicted_total);
+    stat(out, "items:1:evicted_nonzero", 0);
+    stat(out, "items:1:evicted_time", 0);
+    stat(out, "items:1:outofmemory", 0);
+    stat(out, "items:1:tailrepairs", 0);
+    stat(out, "items:1:reclaimed", sum.expired_total);
+}
+
+/// Lines of `CLIENT LIST` as `stats conns` shows them.
+pub(super) fn connections(lines: &[u8], out: &mut Vec<u8>) {
+    for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        let field = |name: &[u8]| {
+            let mut fields = line.split(|&b| b == b' ');
+            fields.find_map(|field| field.strip_prefix(name)?.strip_prefix(b"=")).unwrap_or_default()
+        };
+        let mut row = |name: &[u8], prefix: &[u8], value: &[u8]| {
+            for part in [b"STAT ", field(b"id"), b":", name, b" ", prefix, value, b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        };
+        row(b"addr", b"tcp:", field(b"addr"));
+        row(b"listen_addr", b"tcp:", field(b"laddr"));
+        row(b"state", b"", b"conn_read");
+        row(b"secs_since_last_cmd", b"", field(b"idle"));
+    }
+}

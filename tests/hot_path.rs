@@ -1,0 +1,116 @@
+//! What a hit costs: nothing from the allocator.
+//!
+//! The allocator of this binary counts the calls of the thread that asks, so tests may run side by side.
+
+use foreshadow::clock::{Mono, Now, Wall};
+use foreshadow::engine::{Engine, Options};
+use foreshadow::request::{Answer, Expiry, Put, Request, Verb};
+use foreshadow::store;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is being torn down has nothing left to count in, and nobody who asks.
+    CALLS.try_with(|calls| calls.set(calls.get() + 1)).unwrap_or(());
+}
+
+// SAFETY: every call is handed on to the system's allocator unchanged; counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.realloc(place, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Calls of the allocator that `work` makes for more memory.
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = CALLS.with(Cell::get);
+    work();
+    CALLS.with(Cell::get) - before
+}
+
+fn now() -> Now {
+    Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) }
+}
+
+fn engine_with(keys: &[Vec<u8>]) -> Engine {
+    let store = store::Options { memory_bytes_max: 64 << 20, item_bytes_max: 1 << 20, hash_secret: [1, 2] };
+    let mut engine = Engine::new(Options { store, seed: 1 });
+    for key in keys {
+        let verb = Verb::Put(Put::plain(Expiry::At(now().mono.plus_millis(60_000))));
+        let outcome = engine.execute(now(), &Request { key, value: &[b'v'; 100], verb });
+        assert!(matches!(outcome.answer, Answer::Stored { .. }));
+    }
+    engine
+}
+
+#[test]
+fn the_allocator_is_counted() {
+    let calls = allocations(|| {
+        std::hint::black_box(vec![1u8; 100]);
+    });
+    assert_eq!(calls, 1);
+}
+
+#[test]
+fn a_hit_and_a_miss_allocate_nothing() {
+    let keys: Vec<Vec<u8>> = (0..1000).map(|i| format!("key:{i:06}").into_bytes()).collect();
+    let mut engine = engine_with(&keys);
+    let mut read = |key: &[u8]| {
+        let outcome = engine.execute(now(), &Request { key, value: &[], verb: Verb::Get });
+        (matches!(outcome.answer, Answer::Item(_)), outcome.value.len())
+    };
+    for key in &keys {
+        assert_eq!(read(key), (true, 100));
+    }
+    let calls = allocations(|| {
+        for key in &keys {
+            assert_eq!(read(key), (true, 100));
+            assert_eq!(read(&key[1..]), (false, 0));
+        }
+    });
+    assert_eq!(calls, 0);
+}
+
+#[test]
+fn the_value_before_is_copied_to_room_that_is_reused() {
+    let keys: Vec<Vec<u8>> = (0..100).map(|i| format!("key:{i:06}").into_bytes()).collect();
+    let mut engine = engine_with(&keys);
+    let verb = Verb::Put(Put {
+        previous: true,
+        condition: foreshadow::request::Condition::Absent,
+        ..Put::plain(Expiry::Never)
+    });
+    let mut refused = |key: &[u8]| {
+        let outcome = engine.execute(now(), &Request { key, value: b"new", verb });
+        (matches!(outcome.answer, Answer::Previous { stored: false, .. }), outcome.value.len())
+    };
+    assert_eq!(refused(&keys[0]), (true, 100));
+    let calls = allocations(|| {
+        for key in &keys {
+            assert_eq!(refused(key), (true, 100));
+        }
+    });
+    assert_eq!(calls, 0);
+}
