@@ -88,6 +88,8 @@ fn options() -> Result<Options, String> {
 
 fn soak(options: &Options) -> Result<String, String> {
     let mut server = Server::start()?;
+    // Receive buffers are in the gauge and stay.
+    let idle_buffer_bytes = server.metric_above_0("foreshadow_buffer_bytes")?;
     let began = Instant::now();
     let end = began + Duration::from_secs(options.seconds);
     let failed = Arc::new(AtomicBool::new(false));
@@ -130,7 +132,7 @@ fn soak(options: &Options) -> Result<String, String> {
     }
     let (commands, departures) = (commands.load(Ordering::Relaxed), departures.load(Ordering::Relaxed));
     server.settles("foreshadow_connections", 0.0)?;
-    server.settles("foreshadow_buffer_bytes", f64::from(8 << 20))?;
+    server.settles("foreshadow_buffer_bytes", idle_buffer_bytes)?;
     for (name, why) in [
         ("foreshadow_evicted_total", "with far more memory than keys need"),
         ("foreshadow_connections_rejected_total", "with fewer clients than the most"),
@@ -533,6 +535,18 @@ impl Server {
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
         let values: Vec<f64> = own.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
         if values.is_empty() { Err(format!("/metrics has no {name}")) } else { Ok(values.iter().sum()) }
+    }
+
+    /// Waits for the first report of a gauge that is never 0.
+    fn metric_above_0(&self, name: &str) -> Result<f64, String> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            match self.metric(name)? {
+                0.0 => std::thread::sleep(Duration::from_millis(100)),
+                value => return Ok(value),
+            }
+        }
+        Err(format!("{name} stays 0"))
     }
 
     /// Waits until a gauge is no more than this.
