@@ -3,7 +3,7 @@
 use crate::config::{self, Config};
 use crate::control;
 use crate::engine;
-use crate::io::{self, BusyPoll, Listeners, Shared};
+use crate::io::{self, BusyPoll, Listeners, Listening, Shared};
 use crate::store;
 use crate::topology::{Node, ShardMap};
 use crate::wire::{self, Protocol};
@@ -262,11 +262,11 @@ fn bind_all(
             main.push(io::bind(address, shared).with_context(cannot(address))?);
         }
         for (core, socket) in listeners.iter_mut().zip(main) {
-            core.push((socket, protocol));
+            core.push(Listening { socket, protocol, own: false });
         }
         let mut ports = Vec::new();
         for (core, (socket, port)) in listeners.iter_mut().zip(own) {
-            core.push((socket, Protocol::Resp));
+            core.push(Listening { socket, protocol: Protocol::Resp, own: true });
             ports.push(port);
         }
         return Ok((address, ports));

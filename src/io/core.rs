@@ -147,8 +147,19 @@ impl Running {
     }
 }
 
-/// A core's listeners, each with the protocol it speaks.
-pub type Listeners = Vec<(Socket, Protocol)>;
+/// A socket that a core accepts connections on.
+#[derive(Debug)]
+pub struct Listening {
+    /// Bound and listening.
+    pub socket: Socket,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Whether it is the core's own port, by which cluster clients see the core as a node.
+    pub own: bool,
+}
+
+/// A core's listeners.
+pub type Listeners = Vec<Listening>;
 
 /// Starts a core for each of `cores`, and returns when all of them serve. `visit` is called on each core's thread before
 /// its first turn and may leave guests there.
@@ -466,9 +477,13 @@ impl Core {
         ring.listen_to_bell(bell);
         let listeners = listeners
             .into_iter()
-            .map(|(socket, protocol)| Listener {
+            .map(|Listening { socket, protocol, own }| Listener {
                 socket: Some(socket),
-                wire: Arc::new(wire::Options { protocol, ..options.wire.clone() }),
+                wire: Arc::new(wire::Options {
+                    protocol,
+                    only_core: own.then_some(me),
+                    ..options.wire.clone()
+                }),
                 accepting: false,
             })
             .collect();

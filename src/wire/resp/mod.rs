@@ -478,9 +478,18 @@ impl Talk {
         self.scratch = scratch;
     }
 
-    /// Asks every core for its part of an answer.
+    /// The cores whose items this session speaks of: first, and the one behind the last.
+    fn cores(&self, node: &Node) -> (u16, u16) {
+        self.options.only_core.map_or((0, node.core_count()), |core| (core.0, core.0 + 1))
+    }
+
+    /// Asks every core that the session speaks of for its part of an answer; about connections, all.
     fn ask_all<B: Backend>(&mut self, ex: &mut Ex<'_, B>, verb: Verb, part: Shape) {
-        for core in 0..ex.node.core_count() {
+        let (first, end) = match verb {
+            Verb::Connections | Verb::Disconnect { .. } => (0, ex.node.core_count()),
+            _ => self.cores(ex.node),
+        };
+        for core in first..end {
             let request = Request { key: &[], value: &[], verb };
             ex.ask(Target::Core(crate::ids::CoreId(core)), &request, part, &[]);
         }
