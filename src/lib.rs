@@ -20,6 +20,7 @@ pub mod engine;
 pub mod control;
 pub mod io;
 // Floor 5: process.
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -19,6 +19,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("engine", 3),
     ("control", 4),
     ("io", 4),
+    ("bench", 5),
     ("check", 5),
     ("cli", 5),
     ("config", 5),

@@ -14,13 +14,13 @@
 //! - `mesh`: batches to and from other cores; `core`: the turn; `idle`: how long to look before sleeping.
 //! - `listen`: listeners; `time`: the clocks.
 
-mod buffers;
+pub(crate) mod buffers;
 mod connection;
 mod core;
 mod idle;
 mod listen;
 mod mesh;
-mod ring;
+pub(crate) mod ring;
 mod table;
 mod time;
 

@@ -115,7 +115,7 @@ impl Talk {
         };
         let step = if command.id == Id::Mset { 2 } else { 1 };
         if self.task == Task::None {
-            if (arguments.len() - 1) % step != 0 {
+            if !(arguments.len() - 1).is_multiple_of(step) {
                 self.fail(ex, "ERR wrong number of arguments for 'mset' command");
                 return Flow::Done;
             }
@@ -184,7 +184,7 @@ impl Talk {
         budget: &mut usize,
     ) -> Flow {
         if self.task == Task::None {
-            if arguments.len() % 2 == 0 {
+            if arguments.len().is_multiple_of(2) {
                 self.fail(ex, "ERR wrong number of arguments for 'msetnx' command");
                 return Flow::Done;
             }
