@@ -262,7 +262,7 @@ fn bind_all(
         }
         let mut ports = Vec::new();
         for (core, (socket, port)) in listeners.iter_mut().zip(own) {
-            core.push((socket, Protocol::Resp));
+            core.push((socket, protocol));
             ports.push(port);
         }
         return Ok((address, ports));
