@@ -266,7 +266,7 @@ fn bind_all(
         }
         let mut ports = Vec::new();
         for (core, (socket, port)) in listeners.iter_mut().zip(own) {
-            core.push(Listening { socket, protocol: Protocol::Resp, own: true });
+            core.push(Listening { socket, protocol, own: true });
             ports.push(port);
         }
         return Ok((address, ports));

@@ -17,8 +17,6 @@
 
 pub mod frame;
 mod slab;
-#[cfg(test)]
-mod tests;
 mod writer;
 
 use super::{Backend, Next, Options, Progress, Reason, Target};
