@@ -4,14 +4,14 @@
 //! ```text
 //! entry (8 bytes)  | tag 13 | spread 5 | slot in shard 4 | stamp 5 | frequency 2 | location 35 |
 //! bucket           8 entries, one cache line; zero is an empty entry
-//! leaf             32 buckets (2 KiB), or fewer (1, 2, 3, ..) while the table is that small
+//! leaf             32 buckets (2 KiB), 16 in a small table, fewer (1, 2, 3, ..) in one with a single leaf
 //! table            n leaves, ordered by the hash: leaf = position * n >> 32
 //! ```
 //! `position` is the upper half of the key's hash, `spread` five bits of the lower half. A leaf is found by position, a
 //! bucket in it by spread; full buckets spill into the next bucket of the same leaf. Because leaves are ordered by position,
 //! for every n, a place in a walk is a position, and it means the same in every size the table ever has.
 //!
-//! Growth goes from n leaves to about 7/6 n: the leaves of the old layout are emptied into the new one from the last to
+//! Growth goes from n leaves to about 9/8 n: the leaves of the old layout are emptied into the new one from the last to
 //! the first, one with each change of the table, and lookups know from the position which layout has the key. No item
 //! is read for it: an entry's tag is 13 bits of its position, which the leaf's place completes. Only when a table passes 512
 //! (or 65,536) leaves does the tag have to move to lower bits, and then keys are read and hashed again, once.
@@ -28,7 +28,9 @@ pub(super) const FREQUENCY_MAX: u8 = 3;
 /// Number of different stamps.
 pub(super) const STAMP_COUNT: u64 = 32;
 /// Pages that must be spare before an insertion.
-pub(super) const SPARE_PAGES: usize = 4;
+pub(super) const SPARE_PAGES: usize = 8;
+/// Pages that must be spare before a leaf is moved: what it moves to, and a page for a leaf in between.
+const SPARE_PAGES_TO_MOVE: usize = 4;
 /// Bytes of a page of the pool.
 pub(super) const PAGE_BYTES: usize = LEAF_BUCKETS as usize * 64;
 
@@ -45,12 +47,16 @@ const WINDOW_STEP: u32 = 7;
 const BUCKET_ENTRIES: u32 = 8;
 const LEAF_BUCKETS: u32 = 32;
 const LEAF_ENTRIES: u32 = LEAF_BUCKETS * BUCKET_ENTRIES;
-/// A leaf this full asks for growth: beyond it, spilling gets long.
-const LEAF_CROWDED: u32 = LEAF_ENTRIES * 24 / 25;
-/// Buckets of the leaf of a table that has only one.
+/// Buckets of the leaves of each class.
 const CLASS_BUCKETS: [u32; 9] = [1, 2, 3, 4, 6, 8, 10, 16, LEAF_BUCKETS];
-/// The class of full leaves, which are whole pages.
-const LEAF_CLASS: u8 = CLASS_BUCKETS.len() as u8 - 1;
+/// The class of the largest leaves, which are whole pages.
+const PAGE_CLASS: u8 = CLASS_BUCKETS.len() as u8 - 1;
+/// The class of the leaves of tables that have a few.
+const HALF_CLASS: u8 = PAGE_CLASS - 1;
+/// Tables with more buckets have leaves of the largest class: fewer and evener. Smaller ones grow in finer steps.
+const HALF_BUCKETS_MAX: u32 = 128;
+/// Tables of up to so many leaves are counted through before they change their size.
+const COUNTED_LEAVES_MAX: u32 = 64;
 /// Most leaves of one table: as many as an owner note can count.
 const LEAVES_MAX: u32 = 1 << 20;
 const NO_LINE: u32 = u32::MAX;
@@ -187,6 +193,25 @@ impl Layout {
         CLASS_BUCKETS[self.class as usize]
     }
 
+    /// Whether the entries would find room in so many leaves of a class.
+    fn fits(&self, region: &Region, count: u32, class: u8) -> bool {
+        let mut lens = [0u32; 2 * COUNTED_LEAVES_MAX as usize];
+        for (i, leaf) in self.leaves.iter().enumerate().filter(|(_, leaf)| leaf.line != NO_LINE) {
+            for line in leaf.line..leaf.line + self.buckets() {
+                for &word in region.line(line).iter().filter(|&&word| word != 0) {
+                    let position = self.position_of(i, Entry(word));
+                    lens[(u64::from(position) * u64::from(count) >> 32) as usize] += 1;
+                }
+            }
+        }
+        lens.iter().all(|&len| len < crowd(class))
+    }
+
+    /// Entries there is room for.
+    fn room(&self) -> u64 {
+        u64::from(self.count) * u64::from(self.buckets() * BUCKET_ENTRIES)
+    }
+
     /// The known part of the position of an entry that is in this leaf.
     fn position_of(&self, leaf: usize, entry: Entry) -> u32 {
         let bits = grid_bits(self.window);
@@ -201,6 +226,16 @@ impl Layout {
         let bits = grid_bits(self.window);
         let start = ((leaf as u64 + 1) << 32).div_ceil(u64::from(self.count));
         u32::try_from(start.div_ceil(1 << bits) << bits).ok()
+    }
+}
+
+/// From how many entries on a leaf is crowded: beyond it, spilling gets long, and a large table takes a while to grow.
+fn crowd(class: u8) -> u32 {
+    let room = CLASS_BUCKETS[class as usize] * BUCKET_ENTRIES;
+    match class {
+        0 => room,
+        PAGE_CLASS => room - 8,
+        _ => room - room.div_ceil(64),
     }
 }
 
@@ -372,7 +407,7 @@ impl Index {
         let word = entry.0 | bearing.upper(layout.window);
         if layout.leaves[leaf].line == NO_LINE {
             let owner = Owner::Leaf { shard, parity: layout.parity, leaf: leaf as u32 };
-            layout.leaves[leaf].line = self.pool.take_page(region, owner);
+            layout.leaves[leaf].line = self.pool.take_leaf(region, layout.class, owner);
         }
         let buckets = layout.buckets();
         let leaf = &mut layout.leaves[leaf];
@@ -414,7 +449,7 @@ impl Index {
         self.len -= 1;
         if table.len == 0 {
             self.empty_table(region, place.shard);
-        } else if self.pool.spare() >= SPARE_PAGES {
+        } else if self.pool.spare() >= SPARE_PAGES_TO_MOVE {
             self.move_leaf(region, place.shard, rehash);
             self.shrink(region, place.shard);
         }
@@ -455,50 +490,60 @@ impl Index {
     fn make_place(&mut self, region: &mut Region, bearing: Bearing, rehash: Rehash<'_>) {
         loop {
             let table = &mut self.tables[bearing.shard as usize];
-            if table.len == 0 && table.current.count == 0 {
+            if table.current.count == 0 {
                 table.current = Layout::new(1, 0, false);
                 self.leaf_room += 1;
-                table.current.leaves[0].line = self.pool.take_block(region, 0, bearing.shard);
+                let owner = Owner::Leaf { shard: bearing.shard, parity: false, leaf: 0 };
+                table.current.leaves[0].line = self.pool.take_leaf(region, 0, owner);
                 return;
             }
             let (old, leaf) = table.leaf_of(bearing.position);
             let layout = table.layout(old);
             let leaf_len = layout.leaves[leaf].len;
-            if layout.class < LEAF_CLASS {
-                let room = layout.buckets() * BUCKET_ENTRIES;
-                if leaf_len < if room == BUCKET_ENTRIES { room } else { room * 15 / 16 } {
-                    return;
-                }
-                let class = layout.class + 1;
-                self.rebuild(region, bearing.shard, class);
-                continue;
-            }
-            let (len, count) = (table.len, table.current.count);
+            let leaf_room = layout.buckets() * BUCKET_ENTRIES;
             if table.old.is_some() {
-                if leaf_len < LEAF_ENTRIES || self.pool.spare() < SPARE_PAGES {
+                if leaf_len < leaf_room || self.pool.spare() < SPARE_PAGES_TO_MOVE {
                     return;
                 }
                 self.move_leaf(region, bearing.shard, rehash);
                 continue;
             }
-            // Crowded though the table is not: the hash does not spread, and growing would not help.
-            let worth = u64::from(len) * 2 > u64::from(count * LEAF_ENTRIES);
-            let crowded = leaf_len >= LEAF_CROWDED && worth;
-            let loaded = count > 1 && u64::from(len) * 8 > u64::from(count * LEAF_ENTRIES) * 7;
-            if (crowded || loaded) && count < LEAVES_MAX {
-                self.resize(bearing.shard, count + (count / 6).max(1));
-                continue;
+            // If a leaf is crowded and the table is not, the hash does not spread, and growing would not help.
+            let limit = crowd(layout.class);
+            let (count, class, room) = (layout.count, layout.class, layout.room());
+            let crowded = leaf_len >= limit && u64::from(table.len) * 2 > room;
+            let loaded = count > 1 && u64::from(table.len) * 16 > room * 15;
+            if !(crowded || loaded) || count >= LEAVES_MAX {
+                return;
             }
-            return;
+            if count == 1 && class < HALF_CLASS {
+                self.rebuild(region, bearing.shard, class + 1);
+            } else {
+                let buckets = (room / u64::from(BUCKET_ENTRIES)) as u32;
+                self.resize(region, bearing.shard, buckets + (buckets / 8).max(1));
+            }
         }
     }
 
-    /// Begins to change the number of leaves.
-    fn resize(&mut self, shard: u16, count: u32) {
+    /// Begins to change the number of leaves, to one for at least so many buckets.
+    fn resize(&mut self, region: &Region, shard: u16, buckets: u32) {
         let table = &mut self.tables[shard as usize];
+        let buckets_max = buckets * 2;
+        let mut buckets = buckets;
+        let (class, count) = loop {
+            let class = if buckets <= HALF_BUCKETS_MAX { HALF_CLASS } else { PAGE_CLASS };
+            let count = buckets.div_ceil(CLASS_BUCKETS[class as usize]);
+            // A leaf of a small table can get more than its share. The leaves of a large table that is to grow are so much
+            // fuller in the mean that the largest new one has room.
+            let counted = table.current.count <= COUNTED_LEAVES_MAX && count <= 2 * COUNTED_LEAVES_MAX;
+            if !counted || buckets >= buckets_max || table.current.fits(region, count, class) {
+                break (class, count);
+            }
+            buckets += (buckets / 8).max(1);
+        };
         let parity = !table.current.parity;
         self.leaf_room += count as usize;
-        let old = std::mem::replace(&mut table.current, Layout::new(count, LEAF_CLASS, parity));
+        let old = std::mem::replace(&mut table.current, Layout::new(count, class, parity));
         table.old = Some(Box::new(old));
     }
 
@@ -511,7 +556,7 @@ impl Index {
         let mut words = [0u64; LEAF_ENTRIES as usize];
         let mut word_count = 0;
         if leaf.line != NO_LINE {
-            for line in leaf.line..leaf.line + LEAF_BUCKETS {
+            for line in leaf.line..leaf.line + old.buckets() {
                 for &word in region.line(line).iter().filter(|&&word| word != 0) {
                     words[word_count] = word;
                     word_count += 1;
@@ -533,10 +578,11 @@ impl Index {
             let layout = &mut table.current;
             if layout.leaves[target].line == NO_LINE {
                 let owner = Owner::Leaf { shard, parity: layout.parity, leaf: target as u32 };
-                layout.leaves[target].line = self.pool.take_page(region, owner);
+                layout.leaves[target].line = self.pool.take_leaf(region, layout.class, owner);
             }
+            let buckets = layout.buckets();
             let target = &mut layout.leaves[target];
-            if place(region, target.line, LEAF_BUCKETS, moved) {
+            if place(region, target.line, buckets, moved) {
                 target.len += 1;
             } else {
                 table.slot_lens[entry.slot_in_shard() as usize] -= 1;
@@ -545,12 +591,13 @@ impl Index {
                 self.lost.push(Entry(moved));
             }
         }
+        let class = old.class;
         if old.leaves.is_empty() {
             self.leaf_room -= old.count as usize;
             table.old = None;
         }
         if leaf.line != NO_LINE {
-            self.give_page(region, leaf.line);
+            self.give_leaf(region, class, leaf.line);
         }
     }
 
@@ -567,16 +614,8 @@ impl Index {
                 word_count += 1;
             }
         }
-        if before == LEAF_CLASS {
-            self.give_page(region, line);
-        } else {
-            self.give_block(region, before, line);
-        }
-        let line = if class == LEAF_CLASS {
-            self.pool.take_page(region, Owner::Leaf { shard, parity, leaf: 0 })
-        } else {
-            self.pool.take_block(region, class, shard)
-        };
+        self.give_leaf(region, before, line);
+        let line = self.pool.take_leaf(region, class, Owner::Leaf { shard, parity, leaf: 0 });
         for &word in &words[..word_count] {
             let placed = place(region, line, CLASS_BUCKETS[class as usize], word);
             assert!(placed, "the class was chosen to have room");
@@ -590,19 +629,15 @@ impl Index {
     fn shrink(&mut self, region: &mut Region, shard: u16) {
         let table = &self.tables[shard as usize];
         let (count, class, len) = (table.current.count, table.current.class, table.len);
-        if table.old.is_some() {
+        if table.old.is_some() || u64::from(len) * 8 >= table.current.room() * 3 {
             return;
         }
+        let buckets = (len * 5).div_ceil(BUCKET_ENTRIES * 3);
         if count > 1 {
-            if u64::from(len) * 8 < u64::from(count) * u64::from(LEAF_ENTRIES) * 3 {
-                self.resize(shard, (len * 5).div_ceil(LEAF_ENTRIES * 3).clamp(1, count - 1));
-            }
-        } else if len * 8 < CLASS_BUCKETS[class as usize] * BUCKET_ENTRIES * 3 && class > 0 {
-            let smaller = CLASS_BUCKETS.iter().position(|&buckets| len * 4 < buckets * BUCKET_ENTRIES * 3);
-            let smaller = smaller.unwrap_or(class as usize) as u8;
-            if smaller < class {
-                self.rebuild(region, shard, smaller);
-            }
+            self.resize(region, shard, buckets);
+        } else if let Some(smaller) = CLASS_BUCKETS[..class as usize].iter().position(|&room| room >= buckets)
+        {
+            self.rebuild(region, shard, smaller as u8);
         }
     }
 
@@ -611,42 +646,45 @@ impl Index {
         for layout in [Some(table.current), table.old.map(|old| *old)].into_iter().flatten() {
             self.leaf_room -= layout.count as usize;
             for leaf in layout.leaves.iter().filter(|leaf| leaf.line != NO_LINE) {
-                if layout.class == LEAF_CLASS {
-                    self.give_page(region, leaf.line);
-                } else {
-                    self.give_block(region, layout.class, leaf.line);
-                }
+                self.give_leaf(region, layout.class, leaf.line);
             }
         }
     }
 
-    /// Gives a page back; the pool's last page moves into its place.
-    fn give_page(&mut self, region: &mut Region, line: u32) {
-        let Some((owner, line)) = self.pool.give_page(region, line) else { return };
-        match owner {
-            Owner::Leaf { shard, parity, leaf } => {
-                let table = &mut self.tables[shard as usize];
-                let old = table.current.parity != parity;
-                table.layout_mut(old).leaves[leaf as usize].line = line;
+    /// Gives the memory of a leaf back. The last leaf of its class moves into its place, and the last page of the pool into
+    /// that of a page that is not needed any more.
+    fn give_leaf(&mut self, region: &mut Region, class: u8, line: u32) {
+        let mut free_page = Some(line);
+        if class < PAGE_CLASS {
+            let (moved, free) = self.pool.give_block(region, class, line);
+            if let Some((owner, line)) = moved {
+                self.tell(owner, line);
             }
+            free_page = free;
+        }
+        let Some(page) = free_page else { return };
+        let Some((owner, line)) = self.pool.give_page(region, page) else { return };
+        match owner {
+            Owner::Leaf { .. } => self.tell(owner, line),
             Owner::Class { class, page } => {
                 self.pool.classes[class as usize].pages[page as usize] = line;
-                for (shard, line) in self.pool.blocks_of_page(class, page) {
-                    self.tables[shard as usize].current.leaves[0].line = line;
+                let buckets = CLASS_BUCKETS[class as usize];
+                let per_page = (LEAF_BUCKETS / buckets) as usize;
+                for i in 0..per_page {
+                    let owners = &self.pool.classes[class as usize].owners;
+                    let Some(&owner) = owners.get(page as usize * per_page + i) else { break };
+                    self.tell(Owner::unpack(owner), line + i as u32 * buckets);
                 }
             }
         }
     }
 
-    /// Gives a block of a small class back; the class's last block moves into its place.
-    fn give_block(&mut self, region: &mut Region, class: u8, line: u32) {
-        let (moved, page) = self.pool.give_block(region, class, line);
-        if let Some((shard, line)) = moved {
-            self.tables[shard as usize].current.leaves[0].line = line;
-        }
-        if let Some(page) = page {
-            self.give_page(region, page);
-        }
+    /// Tells a leaf's owner where it lies now.
+    fn tell(&mut self, owner: Owner, line: u32) {
+        let Owner::Leaf { shard, parity, leaf } = owner else { unreachable!("leaves belong to tables") };
+        let table = &mut self.tables[shard as usize];
+        let old = table.current.parity != parity;
+        table.layout_mut(old).leaves[leaf as usize].line = line;
     }
 }
 
@@ -745,14 +783,14 @@ struct Pool {
     /// Place in `chunks` of each chunk of the region.
     ordinals: Vec<u32>,
     owners: Vec<u32>,
-    classes: [Class; LEAF_CLASS as usize],
+    classes: [Class; PAGE_CLASS as usize],
 }
 
 /// Blocks of one size below a page, dense as the pages are.
 #[derive(Debug, Default)]
 struct Class {
     pages: Vec<u32>,
-    owners: Vec<u16>,
+    owners: Vec<u32>,
 }
 
 impl Pool {
@@ -769,7 +807,7 @@ impl Pool {
     fn heap_bytes(&self) -> usize {
         let words = self.chunks.capacity() + self.ordinals.capacity() + self.owners.capacity();
         let classes =
-            self.classes.iter().map(|class| class.pages.capacity() * 4 + class.owners.capacity() * 2);
+            self.classes.iter().map(|class| class.pages.capacity() * 4 + class.owners.capacity() * 4);
         words * 4 + classes.sum::<usize>()
     }
 
@@ -788,10 +826,15 @@ impl Pool {
         }
         self.ordinals[chunk as usize] = self.chunks.len() as u32;
         self.chunks.push(chunk);
+        // By what is needed: doubling would hold much that is not used.
+        self.owners.reserve_exact(self.chunks.len() * self.pages_per_chunk() - self.owners.len());
     }
 
     fn give_chunk(&mut self) -> Option<u32> {
-        if self.spare() < self.pages_per_chunk() + if self.owners.is_empty() { 0 } else { 2 * SPARE_PAGES } {
+        if self.spare()
+            < self.pages_per_chunk()
+                + if self.owners.is_empty() { 0 } else { SPARE_PAGES + SPARE_PAGES_TO_MOVE }
+        {
             return None;
         }
         self.chunks.pop()
@@ -827,8 +870,11 @@ impl Pool {
         Some((Owner::unpack(owner), line))
     }
 
-    /// A block of zeros.
-    fn take_block(&mut self, region: &mut Region, class: u8, shard: u16) -> u32 {
+    /// Memory for a leaf, all zero.
+    fn take_leaf(&mut self, region: &mut Region, class: u8, owner: Owner) -> u32 {
+        if class == PAGE_CLASS {
+            return self.take_page(region, owner);
+        }
         let buckets = CLASS_BUCKETS[class as usize];
         let per_page = (LEAF_BUCKETS / buckets) as usize;
         let block = self.classes[class as usize].owners.len();
@@ -838,14 +884,19 @@ impl Pool {
             self.classes[class as usize].pages.push(line);
         }
         let class = &mut self.classes[class as usize];
-        class.owners.push(shard);
+        class.owners.push(owner.pack());
         let line = class.pages[block / per_page] + (block % per_page) as u32 * buckets;
         region.bytes_mut(u64::from(line) * 64, buckets as usize * 64).fill(0);
         line
     }
 
-    /// Gives a block back; answers which shard's block moved where, and a page that has become free.
-    fn give_block(&mut self, region: &mut Region, class: u8, line: u32) -> (Option<(u16, u32)>, Option<u32>) {
+    /// Takes the memory of a leaf below a page back; answers which leaf moved where, and a page that has become free.
+    fn give_block(
+        &mut self,
+        region: &mut Region,
+        class: u8,
+        line: u32,
+    ) -> (Option<(Owner, u32)>, Option<u32>) {
         let Owner::Class { page, .. } = Owner::unpack(self.owners[self.page_of(line)]) else {
             unreachable!("blocks lie in pages of their class");
         };
@@ -854,27 +905,15 @@ impl Pool {
         let class = &mut self.classes[class as usize];
         let block = page as usize * per_page + ((line - class.pages[page as usize]) / buckets) as usize;
         let last = class.owners.len() - 1;
-        let shard = class.owners.pop().expect("the block given back is in use");
+        let owner = class.owners.pop().expect("the block given back is in use");
         let mut moved = None;
         if block != last {
-            class.owners[block] = shard;
+            class.owners[block] = owner;
             let source = class.pages[last / per_page] + (last % per_page) as u32 * buckets;
             region.copy(u64::from(source) * 64, u64::from(line) * 64, buckets as usize * 64);
-            moved = Some((shard, line));
+            moved = Some((Owner::unpack(owner), line));
         }
         let free = if last % per_page == 0 { class.pages.pop() } else { None };
         (moved, free)
-    }
-
-    /// Shard and line of each block of a class's page.
-    fn blocks_of_page(&self, class: u8, page: u32) -> Vec<(u16, u32)> {
-        let buckets = CLASS_BUCKETS[class as usize];
-        let per_page = (LEAF_BUCKETS / buckets) as usize;
-        let class = &self.classes[class as usize];
-        let owners = class.owners.iter().skip(page as usize * per_page).take(per_page);
-        owners
-            .enumerate()
-            .map(|(i, &shard)| (shard, class.pages[page as usize] + i as u32 * buckets))
-            .collect()
     }
 }

@@ -7,8 +7,8 @@
 //!   has flags 1 | stale 1 | leased 1 | hollow 1 | dead 1 | link's upper bits 3 | free 1
 //! ```
 //! Lengths are as narrow as they can be. The version is a signed (zigzag) distance from the segment's base, except in the
-//! widest form, which is the version itself. The expiry is a distance from the segment's base time in units of 1/16 ms (so
-//! whole milliseconds are exact, and no deadline is late); all ones say "never" for an item that once had an expiry.
+//! widest form, which is the version itself. The expiry is a distance from the segment's base time in units of 1/4 ms (so
+//! whole milliseconds are exact, no deadline is late, and three bytes hold an hour); all ones say "never" for an item that once had an expiry.
 //! The link threads the items of one slot of the segment's expiry wheel. A value length four bytes wide says that the value
 //! has a mapping of its own and that its place in the list of mappings stands here instead of it.
 //!
@@ -20,8 +20,8 @@ use crate::clock::Mono;
 use crate::ids::Version;
 use crate::request::Expiry;
 
-/// Nanoseconds in one unit of time of the store: 1/16 ms.
-pub(super) const UNIT_NANOS: u64 = Mono::NANOS_PER_MILLI / 16;
+/// Nanoseconds in one unit of time of the store: 1/4 ms.
+pub(super) const UNIT_NANOS: u64 = Mono::NANOS_PER_MILLI / 4;
 /// Bytes of the handle that stands in place of a value with a mapping of its own.
 pub(super) const HANDLE_BYTES: usize = 4;
 /// Most bytes before the key.
@@ -454,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_usual_head_is_short() {
-        let base = Base { version: 1 << 30, units: 16_000 };
+        let base = Base { version: 1 << 30, units: 4_000 };
         let mut facts = Facts {
             flags: 0,
             version: Version((1 << 30) + 5000),
@@ -463,7 +463,7 @@ mod tests {
         };
         assert_eq!(Draft::new(base, 20, 100, false, &facts).bytes().len(), 6);
         facts.expiry = Expiry::At(Mono(3_600_000_000_000));
-        assert_eq!(Draft::new(base, 20, 100, false, &facts).bytes().len(), 12);
+        assert_eq!(Draft::new(base, 20, 100, false, &facts).bytes().len(), 11);
     }
 
     #[test]

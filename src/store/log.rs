@@ -24,7 +24,7 @@ const FIRST: u32 = 8;
 /// Smallest and largest chunk: the smallest is a few pages, the largest is what a link can address.
 const CHUNK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=512 << 10;
 /// Chunks that the limit should make.
-const CHUNKS_WANTED: u64 = 512;
+const CHUNKS_WANTED: u64 = 1024;
 /// Values below this are never worth a mapping of their own, which takes whole pages.
 const MAPPED_BYTES_MIN: usize = 16 << 10;
 /// Addresses reserved, at least: room for limits that grow at run time.
@@ -138,6 +138,7 @@ pub(super) struct Log {
     handles: Vec<u32>,
     buried: VecDeque<Buried>,
     chunks_held: u64,
+    /// Bytes of wheels.
     wheels: u64,
     mapped: u64,
     mapped_small: u64,
@@ -193,6 +194,12 @@ impl Log {
         let chunks = (limit.min(self.region.reserved() as u64) >> self.chunk_shift) as usize + 1;
         self.segments.reserve_exact(chunks.saturating_sub(self.segments.len()));
         self.next_due.reserve_exact(chunks.saturating_sub(self.next_due.len()));
+        for list in [&mut self.free, &mut self.unheld] {
+            list.reserve_exact(chunks.saturating_sub(list.len()));
+        }
+        for queue in &mut self.queues {
+            queue.reserve_exact(chunks.saturating_sub(queue.len()));
+        }
     }
 
     pub(super) fn region(&self) -> &Region {
@@ -234,8 +241,7 @@ impl Log {
             + self.queues.iter().map(|queue| queue.capacity() * 4).sum::<usize>()
             + self.mappings.capacity() * size_of::<Option<Mapping>>()
             + self.buried.capacity() * size_of::<Buried>();
-        let wheels = self.wheels * size_of::<Wheel>() as u64;
-        (self.chunks_held << self.chunk_shift) + self.mapped + wheels + lists as u64
+        (self.chunks_held << self.chunk_shift) + self.mapped + self.wheels + lists as u64
     }
 
     // Chunks.
@@ -554,11 +560,10 @@ impl Log {
             self.expiring += 1;
             let offset = (at & ((1 << self.chunk_shift) - 1)) as u32;
             let tick = tick_of(segment.base.units);
-            let wheel = segment.wheel.get_or_insert_with(|| {
-                self.wheels += 1;
-                Box::new(Wheel::new(tick))
-            });
+            let before = segment.wheel.as_ref().map_or(0, |wheel| wheel.heap_bytes());
+            let wheel = segment.wheel.get_or_insert_with(|| Box::new(Wheel::new(tick)));
             let link = wheel.file(deadline, offset);
+            self.wheels += wheel.heap_bytes() - before;
             self.next_due[chunk] = wheel.next_due();
             self.link(location, link);
         }
@@ -579,7 +584,7 @@ impl Log {
         let segment = &mut self.segments[chunk as usize];
         debug_assert!(segment.live == 0 && segment.mapped == 0, "only what is empty is freed");
         self.dead -= u64::from(segment.dead);
-        self.wheels -= u64::from(segment.wheel.is_some());
+        self.wheels -= segment.wheel.as_ref().map_or(0, |wheel| wheel.heap_bytes());
         let generation = segment.generation.wrapping_add(1);
         *segment = Segment { usage: Use::Free, generation, ..NO_SEGMENT };
         self.next_due[chunk as usize] = NEVER;
@@ -750,7 +755,9 @@ impl Log {
         let chunk = self.chunk_of(location);
         let offset = (at & ((1 << self.chunk_shift) - 1)) as u32;
         let wheel = self.segments[chunk].wheel.as_mut().expect("the item was filed in it before");
+        self.wheels -= wheel.heap_bytes();
         let link = wheel.file(deadline, offset);
+        self.wheels += wheel.heap_bytes();
         self.next_due[chunk] = wheel.next_due();
         self.link(location, link);
     }

@@ -8,8 +8,8 @@
 //!       the frequency goes into the bucket's entry; item memory is not written
 //! put:  append to an open segment; the entry points there; the one before is dead (or: overwritten where it lies)
 //! ```
-//! An item costs 8 bytes of index at 80 to 90 % load, 6 to 8 bytes of head (12 to 14 with an expiry), and its share of what
-//! is half full: about four segments of 512 or more, and the ghosts, 1/128 of the limit.
+//! An item costs 8 bytes of index at 80 to 90 % load, 6 to 8 bytes of head (11 to 14 with an expiry), and its share of what
+//! is half full: about five segments of a thousand, and the ghosts, 1/256 of the limit.
 //!
 //! Life of an item (S3-FIFO, with segments for queues):
 //! 1. It is appended to the small queue, or to the main one if it was evicted a short while ago or replaces a used item.
@@ -84,7 +84,7 @@ pub struct Found<'a> {
     pub flags: u32,
     /// Version.
     pub version: Version,
-    /// When it ends: as put, rounded down to 1/16 ms.
+    /// When it ends: as put, rounded down to 1/4 ms.
     pub expiry: Expiry,
     /// The engine's bits.
     pub marks: Marks,
@@ -119,12 +119,13 @@ pub struct Departures {
     pub evicted: u64,
 }
 
-/// Longest key.
+/// Longest key, in stores of 128 MiB or more; in smaller ones a key is at most as long as a segment, about a thousandth of
+/// the limit and at least 16 KiB.
 const KEY_BYTES_MAX: usize = 64 << 10;
 /// Seconds that one stamp of an entry stands for.
 const STAMP_SECONDS: u64 = 4;
 /// What of the limit the ghosts may take.
-const GHOST_SHARE: u64 = 128;
+const GHOST_SHARE: u64 = 256;
 /// Huge pages are worth their rounding from this limit on.
 const HUGE_PAGES_BYTES_MIN: u64 = 256 << 20;
 
@@ -150,7 +151,7 @@ impl Store {
             hasher: KeyHasher::new(options.hash_secret),
             index: Index::new(log.chunk_bytes()),
             log,
-            ghost: Ghost::default(),
+            ghost: Ghost::with_bytes((options.memory_bytes_max / GHOST_SHARE) as usize),
             emptying: None,
             departures: Departures::default(),
             page: Vec::new(),
@@ -230,7 +231,7 @@ impl Store {
         let body_len = if inline { value_len } else { HANDLE_BYTES };
         let bytes = self.log.item_bytes_max(key.len(), body_len);
         if bytes > self.log.segment_bytes_max() {
-            return Err(Fault::OutOfMemory);
+            return Err(Fault::TooLarge);
         }
         if before.is_none() && self.ghost.recall(probe.hash) {
             queue = Queue::Main;
@@ -467,9 +468,7 @@ impl Store {
     pub fn set_memory_bytes_max(&mut self, bytes: u64) {
         self.options.memory_bytes_max = bytes;
         self.log.expect_limit(bytes);
-        if self.ghost.heap_bytes() > bytes / GHOST_SHARE {
-            self.ghost = Ghost::default();
-        }
+        self.ghost = Ghost::with_bytes((bytes / GHOST_SHARE) as usize);
     }
 
     /// What is held beside the log.

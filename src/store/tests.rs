@@ -312,7 +312,6 @@ fn an_item_costs_at_most_24_bytes_over_key_and_value() {
                 i += 1;
             }
             let over = (limit - store.payload_bytes()) as f64 / store.len() as f64;
-            println!("{value_len}-byte values, expiring {expiring}: {over:.2} bytes over key and value");
             assert!(over <= 24.0, "{value_len}-byte values, expiring {expiring}: {over:.2}");
         }
     }
@@ -409,6 +408,12 @@ fn values_that_can_never_fit_are_refused_and_change_nothing() {
     assert_eq!(put(&mut store, at(0), &long, b"", 2, Expiry::Never), Err(Fault::TooLarge));
     assert_eq!(value_of(&mut store, at(0), b"key").as_deref(), Some(&b"old"[..]));
     assert_eq!(store.take_departures(), Departures::default());
+    assert_eq!(
+        put(&mut store, at(0), &long[1..], b"", 3, Expiry::Never),
+        Err(Fault::TooLarge),
+        "longer than a segment"
+    );
+    let mut store = Store::new(options(128 * MIB));
     put(&mut store, at(0), &long[1..], b"", 3, Expiry::Never).expect("a key of 64 KiB");
     assert_eq!(value_of(&mut store, at(0), &long[1..]).as_deref(), Some(&b""[..]));
 }
@@ -431,7 +436,6 @@ fn tiny_stores_work() {
         check_counts(&store);
         if !cfg!(miri) {
             let part = store.payload_bytes() as f64 / limit as f64;
-            println!("limit {} KiB: {:.0} % are keys and values", limit >> 10, part * 100.0);
             assert!(part > if limit < MIB { 0.05 } else { 0.5 }, "{part} of {limit}");
         }
     }

@@ -3,7 +3,7 @@
 use super::index::{PAGE_BYTES, SPARE_PAGES};
 use super::log::{Log, Queue};
 use super::memory::Mapping;
-use super::{GHOST_SHARE, Ghost, Store, bearing, units};
+use super::{Store, bearing, units};
 use crate::clock::Mono;
 use crate::request::Fault;
 
@@ -118,11 +118,13 @@ impl Store {
         let bytes = Mapping::rounded(value_len) as u64;
         // Beside it there must be an open segment, one on the move, and pages for the index.
         let index_chunks = (SPARE_PAGES * PAGE_BYTES).div_ceil(self.log.chunk_bytes()) as u64;
-        let least = (2 + index_chunks) * self.log.chunk_bytes() as u64;
+        let least = (3 + index_chunks) * self.log.chunk_bytes() as u64;
         if bytes + least > self.log_limit() {
             return Err(Fault::OutOfMemory);
         }
-        let fits = |log: &Log, limit: u64| log.held() + bytes <= limit;
+        // A quarter of a chunk more: making the mapping lengthens lists.
+        let slack = self.log.chunk_bytes() as u64 / 4;
+        let fits = |log: &Log, limit: u64| log.held() + bytes + slack <= limit;
         if fits(&self.log, self.log_limit()) {
             return Ok(false);
         }
@@ -195,11 +197,6 @@ impl Store {
                 })
             });
             self.begin(chunk, false);
-        }
-        if self.ghost.heap_bytes() == 0 {
-            // Eviction begins: from now on it is worth knowing who comes back.
-            let bytes = self.options.memory_bytes_max / GHOST_SHARE;
-            self.ghost = Ghost::with_bytes(bytes as usize);
         }
         self.emptying.is_some()
     }
