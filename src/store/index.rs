@@ -179,7 +179,7 @@ impl Layout {
 
     #[inline]
     fn leaf_of(&self, position: u32) -> usize {
-        (u64::from(self.known(position)) * u64::from(self.count) >> 32) as usize
+        ((u64::from(self.known(position)) * u64::from(self.count)) >> 32) as usize
     }
 
     /// What of a position an entry still knows.
@@ -200,7 +200,7 @@ impl Layout {
             for line in leaf.line..leaf.line + self.buckets() {
                 for &word in region.line(line).iter().filter(|&&word| word != 0) {
                     let position = self.position_of(i, Entry(word));
-                    lens[(u64::from(position) * u64::from(count) >> 32) as usize] += 1;
+                    lens[((u64::from(position) * u64::from(count)) >> 32) as usize] += 1;
                 }
             }
         }
@@ -691,7 +691,7 @@ impl Index {
 /// The bucket in which a search for a spread begins.
 #[inline]
 fn home(spread: u32, buckets: u32) -> u32 {
-    spread * buckets >> 5
+    (spread * buckets) >> 5
 }
 
 #[inline]
@@ -913,7 +913,7 @@ impl Pool {
             region.copy(u64::from(source) * 64, u64::from(line) * 64, buckets as usize * 64);
             moved = Some((Owner::unpack(owner), line));
         }
-        let free = if last % per_page == 0 { class.pages.pop() } else { None };
+        let free = if last.is_multiple_of(per_page) { class.pages.pop() } else { None };
         (moved, free)
     }
 }
