@@ -11,6 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[path = "../examples/cache_aside.rs"]
+mod cache_aside;
+#[path = "../examples/read_through.rs"]
+mod read_through;
+
 /// One server at a time: each takes cores and locked memory.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -224,6 +229,29 @@ fn a_restarted_server_is_found_again() {
     };
     assert_eq!(found, Ok(None), "a new server knows nothing");
     assert_eq!(client.map_epoch(), 1);
+}
+
+#[test]
+fn the_examples_do_what_they_say() {
+    let server = Server::start(&["--cores", "0,1"]);
+    assert_eq!(
+        cache_aside::run(&server.address),
+        Ok(3),
+        "once before the write, once after it, once for nobody"
+    );
+    assert_eq!(read_through::run(&server.address), Ok(10), "once for each key");
+    // The programs themselves differ only in where the address comes from.
+    let _programs: [fn() -> Result<(), Error>; 2] = [cache_aside::main, read_through::main];
+}
+
+#[test]
+fn a_client_written_from_the_specification_alone_is_understood() {
+    let server = Server::start(&["--cores", "0,1"]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/custom_client.py");
+    let run = Command::new("python3").args([script, &server.address]).output();
+    let output = run.expect("python3, which this test needs, starts");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.success(), output.stdout.as_slice()), (true, &b"ok\n"[..]), "{words}");
 }
 
 // -- servers that do not behave ----------------------------------------------------------------------------------------
