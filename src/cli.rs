@@ -1,8 +1,9 @@
 //! The command line: subcommands and flags, made from the table of settings.
 
 use crate::config::{Config, PASSWORD_VARIABLE, Password, SETTINGS, Sources};
-use crate::{check, log, preflight, serve};
+use crate::{bench, check, log, preflight, serve};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,6 +18,9 @@ pub fn main() -> ExitCode {
         Some(("check", matches)) => {
             let file: &PathBuf = matches.get_one("file").expect("clap demands it");
             check::run(file, matches.get_flag("json"))
+        }
+        Some(("bench", matches)) => {
+            bench::run(matches.get_many::<OsString>("arguments").unwrap_or_default().cloned())
         }
         _ => unreachable!("clap demands one of the subcommands"),
     }
@@ -86,12 +90,23 @@ fn command() -> Command {
         .about("Check a configuration file and show the settings it makes")
         .arg(Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)))
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer as one JSON object"));
+    // It has flags of its own, among them those of other tools (-h is a host there), so it reads them itself.
+    let bench = Command::new("bench")
+        .about("Put load on a cache server and check every answer (bench --help)")
+        .disable_help_flag(true)
+        .arg(
+            Arg::new("arguments")
+                .num_args(0..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true)
+                .value_parser(clap::value_parser!(OsString)),
+        );
     Command::new("foreshadow")
         .version(env!("CARGO_PKG_VERSION"))
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([serve, check])
+        .subcommands([serve, check, bench])
 }
 
 /// The help of a flag with its default behind it.

@@ -21,6 +21,7 @@ pub mod client;
 pub mod control;
 pub mod io;
 // Floor 5: process.
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod config;

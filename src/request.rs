@@ -61,7 +61,8 @@ pub enum Verb {
         /// The slot's number.
         slot: u16,
     },
-    /// The core's counters. Answers `Page`; the value is [`crate::metrics::Counters::to_bytes`].
+    /// The core's counters. Answers `Page`; the value is [`crate::metrics::Counters::to_bytes`], then 256 little-endian
+    /// u64: how often each RESP command was called, by its number in the table.
     Counters,
     /// The core's connections, a line each as `CLIENT LIST` prints them. Answers `Page`. For the shell, not the engine.
     Connections,
@@ -131,7 +132,7 @@ impl Fetch {
 pub enum Condition {
     /// Nothing.
     Always,
-    /// There is no item (`NX`, `add`).
+    /// There is no item, or a hollow one (`NX`, `add`).
     Absent,
     /// There is one (`XX`, `replace`).
     Present,
@@ -174,7 +175,7 @@ impl Put {
 pub struct Splice {
     /// Put the part before the value instead of behind it.
     pub front: bool,
-    /// Make an item of the part alone if there is none, with this expiry (`APPEND`, meta `N`).
+    /// Make an item of the part alone if there is none, with this expiry and whatever the condition (`APPEND`, meta `N`).
     pub create: Option<Expiry>,
     /// Flags of an item made so.
     pub flags: u32,
@@ -189,7 +190,8 @@ pub struct Splice {
 pub struct Count {
     /// What to add, and by whose rules.
     pub by: Step,
-    /// Value and expiry of an item made if there is none.
+    /// Value and expiry of an item made if there is none, whatever the condition. `Step::Signed` starts at 0 instead of
+    /// this value, and makes an item without expiry if this is `None`.
     pub create: Option<(u64, Expiry)>,
     /// Only on this version.
     pub condition: Condition,
@@ -267,7 +269,7 @@ pub enum ExpireOnly {
 /// A step of a walk over the core's items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// 0 begins; otherwise what the page before said.
+    /// 0 begins; otherwise what the page before said. Below 2^48, as clients are told it together with the core.
     pub cursor: u64,
     /// Items to look at, roughly.
     pub count: u32,

@@ -208,11 +208,6 @@ impl Engine {
         self.counters.store_limit_bytes = self.store.memory_bytes_max();
     }
 
-    /// Changes the memory limit of the store; it shrinks to a lower one in the steps of [`Engine::tick`].
-    pub fn set_memory_bytes_max(&mut self, bytes: u64) {
-        self.store.set_memory_bytes_max(bytes);
-    }
-
     fn take_departures(&mut self) {
         let departures = self.store.take_departures();
         self.counters.expired_total += departures.expired;

@@ -43,7 +43,7 @@ enum When {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum When2 {
+enum Change {
     Keep,
     Set(When),
 }
@@ -61,20 +61,56 @@ enum Only {
 enum Deed {
     Get,
     Peek,
-    Fetch { expiry: When2, remove: bool, lease: bool, vivify: Option<When>, refill: Option<u64>, given: bool },
-    Put { flags: u32, expiry: When2, only: Only, previous: bool, given: Option<Pick> },
-    Splice { front: bool, create: Option<When>, only: Only },
-    Overwrite { offset: u32 },
-    Count { by: Step, create: Option<(u64, When)>, only: Only, expiry: When2 },
+    Fetch {
+        expiry: Change,
+        remove: bool,
+        lease: bool,
+        vivify: Option<When>,
+        refill: Option<u64>,
+        given: bool,
+    },
+    Put {
+        flags: u32,
+        expiry: Change,
+        only: Only,
+        previous: bool,
+        given: Option<Pick>,
+    },
+    Splice {
+        front: bool,
+        create: Option<When>,
+        only: Only,
+    },
+    Overwrite {
+        offset: u32,
+    },
+    Count {
+        by: Step,
+        create: Option<(u64, When)>,
+        only: Only,
+        expiry: Change,
+    },
     CountFloat,
-    Remove { only: Only, stale: bool, clear: bool, expiry: When2 },
-    Expire { expiry: When, only: ExpireOnly },
+    Remove {
+        only: Only,
+        stale: bool,
+        clear: bool,
+        expiry: Change,
+    },
+    Expire {
+        expiry: When,
+        only: ExpireOnly,
+    },
     Scan,
     Size,
     SlotSize,
     Random,
-    Flush { in_seconds: u64 },
-    Pass { millis: u64 },
+    Flush {
+        in_seconds: u64,
+    },
+    Pass {
+        millis: u64,
+    },
     Tick,
 }
 
@@ -89,8 +125,8 @@ fn when() -> impl Strategy<Value = When> {
     prop_oneof![3 => Just(When::Never), 1 => Just(When::Past), 4 => (1u64..20).prop_map(When::InSeconds)]
 }
 
-fn when2() -> impl Strategy<Value = When2> {
-    prop_oneof![2 => Just(When2::Keep), 1 => when().prop_map(When2::Set)]
+fn when2() -> impl Strategy<Value = Change> {
+    prop_oneof![2 => Just(Change::Keep), 1 => when().prop_map(Change::Set)]
 }
 
 fn only() -> impl Strategy<Value = Only> {
@@ -542,7 +578,13 @@ fn model_step(text: &str, by: Step) -> Result<u64, Fault> {
         Step::Up(_) | Step::Down(_) => {
             // White space and a NUL end the number, whatever comes behind.
             let text = text.split([' ', '\0']).next().unwrap_or_default();
-            let old: u64 = text.parse().map_err(|_| Fault::NotInteger)?;
+            let number: i128 = text.parse().map_err(|_| Fault::NotInteger)?;
+            // Negative ones wrap as in C, and only what wraps to less than 2^63 is taken.
+            let old = match number < 0 {
+                true => u64::try_from(number + (1 << 64)).ok().filter(|wrapped| *wrapped < 1 << 63),
+                false => u64::try_from(number).ok(),
+            };
+            let old = old.ok_or(Fault::NotInteger)?;
             Ok(match by {
                 Step::Up(by) => old.wrapping_add(by),
                 Step::Down(by) => old.saturating_sub(by),
@@ -560,9 +602,9 @@ fn verb_of(deed: &Deed, key: &str, model: &Model) -> Verb {
         When::Past => Expiry::At(now),
         When::InSeconds(seconds) => Expiry::At(now.plus_millis(seconds * 1000)),
     };
-    let change = |when: When2| match when {
-        When2::Keep => ExpiryChange::Keep,
-        When2::Set(when) => ExpiryChange::Set(at(when)),
+    let change = |when: Change| match when {
+        Change::Keep => ExpiryChange::Keep,
+        Change::Set(when) => ExpiryChange::Set(at(when)),
     };
     let current = model.things.get(key).map_or(Version(40), |thing| thing.version);
     let version = |pick| match pick {

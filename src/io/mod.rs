@@ -14,17 +14,17 @@
 //! - `mesh`: batches to and from other cores; `core`: the turn; `idle`: how long to look before sleeping.
 //! - `listen`: listeners; `time`: the clocks.
 
-mod buffers;
+pub(crate) mod buffers;
 mod connection;
 mod core;
 mod idle;
 mod listen;
 mod mesh;
-mod ring;
+pub(crate) mod ring;
 mod table;
 mod time;
 
-pub use self::core::{Guests, Listeners, Options, Queue, Running, Shared, start};
+pub use self::core::{Guests, Listeners, Listening, Options, Queue, Running, Shared, start};
 pub use idle::BusyPoll;
 pub use listen::bind;
 pub use time::now;

@@ -26,6 +26,7 @@ use crate::topology::Node;
 use std::sync::Arc;
 
 pub(crate) use order::{Encode, Exchange, Order};
+pub use resp::commands;
 
 /// Whom a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,9 @@ pub enum Protocol {
 pub struct Options {
     /// Protocol of the listener.
     pub protocol: Protocol,
+    /// The core whose own port this is: to cluster clients it is a node of its own, so what they ask about all items
+    /// (`DBSIZE`, `SCAN`, `KEYS`, `RANDOMKEY`, `INFO`, `FLUSHALL`) is about that core's. `None`: about all cores'.
+    pub only_core: Option<CoreId>,
     /// Password of the default user; `None`: no authentication.
     pub password: Option<String>,
     /// Longest key in bytes (memcached's own limit of 250 holds beside it).
@@ -97,6 +101,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             protocol: Protocol::Sniff,
+            only_core: None,
             password: None,
             key_bytes_max: 64 * 1024,
             value_bytes_max: 512 * 1024 * 1024,

@@ -1,11 +1,11 @@
 //! The text protocol's commands: a line, perhaps a block, to requests.
 
-use super::words::{Words, expiry, is_key, is_noreply, moment, signed, unsigned};
+use super::words::{Words, expiry, is_noreply, moment, signed, unsigned};
 use super::writer::{Page, Shape};
-use super::{BAD_CHUNK, BAD_FORMAT, Retrieval, State, Step, Turn};
+use super::{Advance, BAD_CHUNK, BAD_FORMAT, Retrieval, State, Turn};
 use crate::ids::{CoreId, Version};
 use crate::request::{
-    Condition, Count, Expire, ExpireOnly, ExpiryChange, Put, Remove, Request, Splice, Step as By, Verb,
+    Condition, Count, Expire, ExpireOnly, ExpiryChange, Put, Remove, Request, Splice, Step, Verb,
 };
 use crate::wire::{Backend, Next, Reason, Target};
 
@@ -31,13 +31,13 @@ const ERROR: &[u8] = b"ERROR";
 impl<B: Backend> Turn<'_, B> {
     /// Executes a whole line of an authenticated client; `block` is what the input holds behind it.
     #[inline]
-    pub(super) fn execute(&mut self, line: &[u8], block: &[u8], line_len: usize) -> Step {
+    pub(super) fn execute(&mut self, line: &[u8], block: &[u8], line_len: usize) -> Advance {
         // The two that matter come first.
         if let [b'g', b'e', b't', b' ', key @ ..] = line {
-            if is_key(key) {
+            if self.is_key(key) {
                 self.retrieve(key, Retrieval { version: false, expiry: ExpiryChange::Keep, any: true });
                 self.exchange.say(Shape::End, b"");
-                return Step::On(line_len);
+                return Advance::On(line_len);
             }
         } else if let [b's', b'e', b't', b' ', rest @ ..] = line {
             return self.store(Storage::Set, rest, block, line_len);
@@ -73,14 +73,14 @@ impl<B: Backend> Turn<'_, B> {
             b"stats" => self.stats(rest),
             b"version" => self.exchange.say(Shape::Version, b""),
             b"verbosity" => self.verbosity(rest),
-            b"quit" => return Step::Stop(line_len, Next::Close(Reason::Quit)),
+            b"quit" => return Advance::Stop(line_len, Next::Close(Reason::Quit)),
             _ => self.unusual(command, rest),
         }
-        Step::On(line_len)
+        Advance::On(line_len)
     }
 
     /// `get`, `gets`, `gat`, `gats` with the whole line at hand: checked whole, so that a bad key gets the error alone.
-    fn get(&mut self, line: &[u8], version: bool, touches: bool, line_len: usize) -> Step {
+    fn get(&mut self, line: &[u8], version: bool, touches: bool, line_len: usize) -> Advance {
         let mut words = Words(line);
         words.next();
         let seconds = if touches { words.next() } else { None };
@@ -92,22 +92,22 @@ impl<B: Backend> Turn<'_, B> {
                 None => {
                     self.spend();
                     self.fail(BAD_EXPTIME, false);
-                    return Step::On(line_len);
+                    return Advance::On(line_len);
                 }
             },
             _ => ExpiryChange::Keep,
         };
         let keys_len = words.rest().len();
-        if keys_len == 0 || !words.all(is_key) {
+        if keys_len == 0 || !words.all(|word| self.is_key(word)) {
             self.spend();
             self.fail(BAD_FORMAT, false);
-            return Step::On(line_len);
+            return Advance::On(line_len);
         }
         *self.state = State::Keys(Retrieval { version, expiry, any: false });
-        Step::On(line.len() - keys_len)
+        Advance::On(line.len() - keys_len)
     }
 
-    fn store(&mut self, command: Storage, rest: &[u8], block: &[u8], line_len: usize) -> Step {
+    fn store(&mut self, command: Storage, rest: &[u8], block: &[u8], line_len: usize) -> Advance {
         let noreply = is_noreply(rest);
         let mut words = Words(rest);
         let (key, flags, seconds) = (words.next(), words.next(), words.next());
@@ -116,12 +116,12 @@ impl<B: Backend> Turn<'_, B> {
             // Without a length nobody knows where the block ends.
             self.spend();
             self.fail(BAD_FORMAT, noreply);
-            return Step::On(line_len);
+            return Advance::On(line_len);
         };
         let flags = unsigned(flags).and_then(|flags| u32::try_from(flags).ok());
         let version = if command == Storage::Cas { words.next().and_then(unsigned) } else { Some(0) };
         let (true, Some(flags), Some(seconds), Some(version)) =
-            (is_key(key), flags, signed(seconds), version)
+            (self.is_key(key), flags, signed(seconds), version)
         else {
             self.spend();
             self.fail(BAD_FORMAT, noreply);
@@ -134,13 +134,13 @@ impl<B: Backend> Turn<'_, B> {
         }
         let len = len as usize;
         if block.len() < len + 2 {
-            return Step::Stop(0, Next::More { at_least: line_len + len + 2 });
+            return Advance::Stop(0, Next::More { at_least: line_len + len + 2 });
         }
         self.spend();
         let (value, end) = block[..len + 2].split_at(len);
         if end != b"\r\n" {
             self.fail(BAD_CHUNK, noreply);
-            return Step::On(line_len + len + 2);
+            return Advance::On(line_len + len + 2);
         }
         let expiry = expiry(self.exchange.now, seconds);
         let put = |condition| Verb::Put(Put { flags, condition, ..Put::plain(expiry) });
@@ -157,7 +157,7 @@ impl<B: Backend> Turn<'_, B> {
         };
         let shape = Shape::Stored { noreply, cas: command == Storage::Cas };
         self.exchange.ask(Target::Owner, &Request { key, value, verb }, shape, b"");
-        Step::On(line_len + len + 2)
+        Advance::On(line_len + len + 2)
     }
 
     /// Refuses a value that is too large. The old one goes with it, so that nobody is served what was meant to be replaced.
@@ -177,8 +177,14 @@ impl<B: Backend> Turn<'_, B> {
 
     fn delete(&mut self, rest: &[u8]) {
         let noreply = is_noreply(rest);
-        match Words(rest).next() {
-            Some(key) if is_key(key) => {
+        let mut words = Words(rest);
+        match words.next() {
+            // More than an old client's hold time of 0 and noreply: memcached 1.6.45 deletes all the same, the releases
+            // before its new parser and `memcapable` want the error, which is also the safer reading.
+            Some(key) if self.is_key(key) && words.count() > 2 => {
+                self.fail(b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]", noreply);
+            }
+            Some(key) if self.is_key(key) => {
                 let request = Request { key, value: b"", verb: Verb::Remove(Remove::PLAIN) };
                 self.exchange.ask(Target::Owner, &request, Shape::Deleted { noreply }, b"");
             }
@@ -189,14 +195,14 @@ impl<B: Backend> Turn<'_, B> {
     fn count(&mut self, rest: &[u8], up: bool) {
         let noreply = is_noreply(rest);
         let mut words = Words(rest);
-        let (Some(key), Some(delta)) = (words.next().filter(|key| is_key(key)), words.next()) else {
+        let (Some(key), Some(delta)) = (words.next().filter(|key| self.is_key(key)), words.next()) else {
             return self.fail(BAD_FORMAT, noreply);
         };
         let Some(delta) = unsigned(delta) else {
             return self.fail(b"CLIENT_ERROR invalid numeric delta argument", noreply);
         };
         let verb = Verb::Count(Count {
-            by: if up { By::Up(delta) } else { By::Down(delta) },
+            by: if up { Step::Up(delta) } else { Step::Down(delta) },
             create: None,
             condition: Condition::Always,
             expiry: ExpiryChange::Keep,
@@ -209,7 +215,7 @@ impl<B: Backend> Turn<'_, B> {
     fn touch(&mut self, rest: &[u8]) {
         let noreply = is_noreply(rest);
         let mut words = Words(rest);
-        let (Some(key), Some(seconds)) = (words.next().filter(|key| is_key(key)), words.next()) else {
+        let (Some(key), Some(seconds)) = (words.next().filter(|key| self.is_key(key)), words.next()) else {
             return self.fail(BAD_FORMAT, noreply);
         };
         let Some(seconds) = signed(seconds) else {
@@ -280,6 +286,7 @@ impl<B: Backend> Turn<'_, B> {
             Some(_) => return self.fail(ERROR, false),
         };
         if page != Page::Settings {
+            self.exchange.writer.settle(self.exchange.backend.counters());
             self.ask_all(Verb::Counters, Shape::StatsPart);
         }
         self.exchange.say(Shape::Stats(page), b"");

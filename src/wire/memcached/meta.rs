@@ -3,13 +3,13 @@
 //! Flags are parsed twice: here for what to do, and by the writer for what to show and in which order; what stands between
 //! is the request's own text, so that a reply that has to wait costs one copy of it.
 
-use super::words::{Words, base64, expiry, is_key, moment, signed, unsigned};
+use super::words::{Words, base64, expiry, moment, signed, unsigned};
 use super::writer::{Marks, Mode, Shape};
-use super::{BAD_CHUNK, BAD_FORMAT, Step, Turn};
+use super::{Advance, BAD_CHUNK, BAD_FORMAT, Turn};
 use crate::clock::Now;
 use crate::ids::Version;
 use crate::request::{
-    Condition, Count, Expiry, ExpiryChange, Fetch, Put, Remove, Request, Splice, Step as By, Verb,
+    Condition, Count, Expiry, ExpiryChange, Fetch, Put, Remove, Request, Splice, Step, Verb,
 };
 use crate::wire::{Backend, Next, Target};
 
@@ -17,13 +17,15 @@ use crate::wire::{Backend, Next, Target};
 const WORDS_MAX: usize = 20;
 /// Longest opaque with its letter.
 const OPAQUE_BYTES_MAX: usize = 32;
-/// Longest key that base64 of `KEY_BYTES_MAX` bytes can hold.
+/// Room for what `KEY_BYTES_MAX` bytes of base64 decode to.
 const DECODED_BYTES_MAX: usize = 192;
 
 const BAD_TOKEN: &[u8] = b"CLIENT_ERROR bad token in command line format";
 const BAD_KEY_CODE: &[u8] = b"CLIENT_ERROR error decoding key";
 const BAD_FLAG: &[u8] = b"CLIENT_ERROR invalid flag";
 const BAD_COUNT_FLAG: &[u8] = b"CLIENT_ERROR invalid or duplicate flag";
+const BAD_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ms M token";
+const BAD_COUNT_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ma M token";
 const TWICE: &[u8] = b"CLIENT_ERROR duplicate flag";
 const TOO_MANY: &[u8] = b"CLIENT_ERROR options flags are too long";
 const LONG_OPAQUE: &[u8] = b"CLIENT_ERROR opaque token too long";
@@ -128,15 +130,12 @@ impl Flags {
     }
 }
 
-/// The key that a word stands for: itself, or what it encodes in base64.
+/// The key that a word (one that may be a key) stands for: itself, or what it encodes in base64.
 fn key_of<'k>(
     word: &'k [u8],
     binary: bool,
     decoded: &'k mut [u8; DECODED_BYTES_MAX],
 ) -> Result<&'k [u8], &'static [u8]> {
-    if !is_key(word) {
-        return Err(BAD_FORMAT);
-    }
     if !binary {
         return Ok(word);
     }
@@ -149,7 +148,7 @@ impl<B: Backend> Turn<'_, B> {
     pub(super) fn meta_get(&mut self, rest: &[u8]) {
         let mut words = Words(rest);
         let note = words.rest();
-        let Some(word) = words.next().filter(|word| is_key(word)) else {
+        let Some(word) = words.next().filter(|word| self.is_key(word)) else {
             return self.fail(BAD_FORMAT, false);
         };
         let mut decoded = [0; DECODED_BYTES_MAX];
@@ -176,7 +175,7 @@ impl<B: Backend> Turn<'_, B> {
     }
 
     /// `ms <key> <length> <flags>*` and its block.
-    pub(super) fn meta_set(&mut self, rest: &[u8], block: &[u8], line_len: usize) -> Step {
+    pub(super) fn meta_set(&mut self, rest: &[u8], block: &[u8], line_len: usize) -> Advance {
         let mut words = Words(rest);
         let note = words.rest();
         let word = words.next();
@@ -184,18 +183,21 @@ impl<B: Backend> Turn<'_, B> {
         let (Some(word), Some(len)) = (word, len) else {
             self.spend();
             self.fail(BAD_FORMAT, false);
-            return Step::On(line_len);
+            return Advance::On(line_len);
         };
         let mut decoded = [0; DECODED_BYTES_MAX];
         let parsed = Flags::parse(words, WORDS_MAX - 3).and_then(|flags| {
+            if !self.is_key(word) {
+                return Err(BAD_FORMAT);
+            }
             let key = key_of(word, flags.marks.binary, &mut decoded)?;
             let mode = match flags.mode {
-                None | Some(b'S' | b's') => Mode::Set,
-                Some(b'E' | b'e') => Mode::Add,
-                Some(b'A' | b'a') => Mode::Append,
-                Some(b'P' | b'p') => Mode::Prepend,
-                Some(b'R' | b'r') => Mode::Replace,
-                Some(_) => return Err(&b"CLIENT_ERROR invalid mode for ms M token"[..]),
+                None | Some(b'S') => Mode::Set,
+                Some(b'E') => Mode::Add,
+                Some(b'A') => Mode::Append,
+                Some(b'P') => Mode::Prepend,
+                Some(b'R') => Mode::Replace,
+                Some(_) => return Err(BAD_MODE),
             };
             Ok((flags, key, mode))
         });
@@ -214,14 +216,14 @@ impl<B: Backend> Turn<'_, B> {
         }
         let len = len as usize;
         if block.len() < len + 2 {
-            return Step::Stop(0, Next::More { at_least: line_len + len + 2 });
+            return Advance::Stop(0, Next::More { at_least: line_len + len + 2 });
         }
         self.spend();
         self.exchange.backend.counters().meta_commands_total += 1;
         let (value, end) = block[..len + 2].split_at(len);
         if end != b"\r\n" {
             self.fail(BAD_CHUNK, false);
-            return Step::On(line_len + len + 2);
+            return Advance::On(line_len + len + 2);
         }
         let now = self.exchange.now;
         let put = |condition| {
@@ -253,14 +255,14 @@ impl<B: Backend> Turn<'_, B> {
         let request = Request { key, value, verb };
         let shape = Shape::MetaSet { marks: flags.marks, mode, compared: flags.compare.is_some() };
         self.exchange.ask(Target::Owner, &request, shape, note);
-        Step::On(line_len + len + 2)
+        Advance::On(line_len + len + 2)
     }
 
     /// `md <key> <flags>*`
     pub(super) fn meta_delete(&mut self, rest: &[u8]) {
         let mut words = Words(rest);
         let note = words.rest();
-        let Some(word) = words.next().filter(|word| is_key(word)) else {
+        let Some(word) = words.next().filter(|word| self.is_key(word)) else {
             return self.fail(BAD_FORMAT, false);
         };
         let mut decoded = [0; DECODED_BYTES_MAX];
@@ -291,11 +293,14 @@ impl<B: Backend> Turn<'_, B> {
         };
         let mut decoded = [0; DECODED_BYTES_MAX];
         let parsed = Flags::parse(words, WORDS_MAX - 2).and_then(|flags| {
+            if !self.is_key(word) {
+                return Err(BAD_FORMAT);
+            }
             let key = key_of(word, flags.marks.binary, &mut decoded)?;
             let up = match flags.mode {
-                None | Some(b'I' | b'i' | b'+') => true,
-                Some(b'D' | b'd' | b'-') => false,
-                Some(_) => return Err(&b"CLIENT_ERROR invalid mode for ma M token"[..]),
+                None | Some(b'I' | b'+') => true,
+                Some(b'D' | b'-') => false,
+                Some(_) => return Err(BAD_COUNT_MODE),
             };
             Ok((flags, key, up))
         });
@@ -303,9 +308,11 @@ impl<B: Backend> Turn<'_, B> {
             Ok(parsed) => parsed,
             // memcached has fewer words for this command.
             Err(text) => {
-                let kept =
-                    text == LONG_OPAQUE || text == TOO_MANY || text.starts_with(b"CLIENT_ERROR invalid mode");
-                let kept = kept || (text == BAD_FORMAT && is_key(word));
+                let odd_letter = self.is_key(word) && words.any(|flag| !flag[0].is_ascii_alphanumeric());
+                let kept = match text {
+                    LONG_OPAQUE | TOO_MANY | BAD_COUNT_MODE => true,
+                    _ => odd_letter && text == BAD_FORMAT,
+                };
                 return self.fail(if kept { text } else { BAD_COUNT_FLAG }, false);
             }
         };
@@ -313,7 +320,7 @@ impl<B: Backend> Turn<'_, B> {
         let now = self.exchange.now;
         let delta = flags.delta.unwrap_or(1);
         let verb = Verb::Count(Count {
-            by: if up { By::Up(delta) } else { By::Down(delta) },
+            by: if up { Step::Up(delta) } else { Step::Down(delta) },
             create: flags.created_expiry(now).map(|expiry| (flags.initial, expiry)),
             condition: flags.condition(),
             expiry: flags.expiry_change(now),
@@ -326,7 +333,7 @@ impl<B: Backend> Turn<'_, B> {
     /// `me <key> [b]`; other flags mean nothing to it.
     pub(super) fn meta_debug(&mut self, rest: &[u8]) {
         let mut words = Words(rest);
-        let Some(word) = words.next().filter(|word| is_key(word)) else {
+        let Some(word) = words.next().filter(|word| self.is_key(word)) else {
             return self.fail(BAD_FORMAT, false);
         };
         if !words.clone().all(|flag| flag[0].is_ascii_alphanumeric()) {

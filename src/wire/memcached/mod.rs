@@ -150,7 +150,7 @@ struct Turn<'t, B: Backend> {
 }
 
 /// What one step over the input came to.
-enum Step {
+enum Advance {
     /// This many bytes are done with.
     On(usize),
     /// This many bytes are done with, and here it stops.
@@ -172,8 +172,8 @@ impl<B: Backend> Turn<'_, B> {
                 State::Swallow { left } => self.swallow(rest, left),
             };
             match step {
-                Step::On(len) => at += len,
-                Step::Stop(len, next) => return Progress { consumed: at + len, next },
+                Advance::On(len) => at += len,
+                Advance::Stop(len, next) => return Progress { consumed: at + len, next },
             }
         }
     }
@@ -190,6 +190,12 @@ impl<B: Backend> Turn<'_, B> {
         }
     }
 
+    /// Whether a word may be a key here.
+    #[inline]
+    fn is_key(&self, word: &[u8]) -> bool {
+        is_key(word, self.options.key_bytes_max.min(KEY_BYTES_MAX))
+    }
+
     /// Counts a command that is being executed.
     #[inline]
     fn spend(&mut self) {
@@ -197,9 +203,9 @@ impl<B: Backend> Turn<'_, B> {
         self.commands += 1;
     }
 
-    fn command(&mut self, rest: &[u8]) -> Step {
+    fn command(&mut self, rest: &[u8]) -> Advance {
         if let Some(next) = self.obstacle() {
-            return Step::Stop(0, next);
+            return Advance::Stop(0, next);
         }
         let window = &rest[..rest.len().min(LINE_BYTES_MAX + 2)];
         match memchr::memchr(b'\n', window) {
@@ -216,14 +222,14 @@ impl<B: Backend> Turn<'_, B> {
                 }
             }
             None if window.len() < LINE_BYTES_MAX + 2 => {
-                Step::Stop(0, Next::More { at_least: rest.len() + 1 })
+                Advance::Stop(0, Next::More { at_least: rest.len() + 1 })
             }
             None => self.long_line(window),
         }
     }
 
     /// A line longer than lines are: a get is taken key by key, anything else ends the connection.
-    fn long_line(&mut self, window: &[u8]) -> Step {
+    fn long_line(&mut self, window: &[u8]) -> Advance {
         if *self.authenticated {
             let mut words = Words(window);
             let verb = match window {
@@ -244,7 +250,7 @@ impl<B: Backend> Turn<'_, B> {
                     None => {
                         self.fail(b"CLIENT_ERROR invalid exptime argument", false);
                         *self.state = State::Refuse;
-                        return Step::On(0);
+                        return Advance::On(0);
                     }
                 },
             };
@@ -253,30 +259,30 @@ impl<B: Backend> Turn<'_, B> {
             if touches && taken == window.len() {
                 return self.too_long();
             }
-            return Step::On(taken);
+            return Advance::On(taken);
         }
         self.too_long()
     }
 
-    fn too_long(&mut self) -> Step {
+    fn too_long(&mut self) -> Advance {
         self.fail(b"CLIENT_ERROR line too long", false);
-        Step::Stop(0, Next::Close(Reason::Protocol))
+        Advance::Stop(0, Next::Close(Reason::Protocol))
     }
 
     /// Takes keys of a get line as they come.
-    fn keys(&mut self, rest: &[u8], mut retrieval: Retrieval) -> Step {
+    fn keys(&mut self, rest: &[u8], mut retrieval: Retrieval) -> Advance {
         let mut at = 0;
         loop {
             at += rest[at..].iter().position(|&b| b != b' ').unwrap_or(rest.len() - at);
             if let Some(next) = self.obstacle() {
                 *self.state = State::Keys(retrieval);
-                return Step::Stop(at, next);
+                return Advance::Stop(at, next);
             }
             let window = &rest[at..rest.len().min(at + KEY_BYTES_MAX + 2)];
             let Some(len) = window.iter().position(|&b| matches!(b, b' ' | b'\n')) else {
                 *self.state = State::Keys(retrieval);
                 if window.len() < KEY_BYTES_MAX + 2 {
-                    return Step::Stop(at, Next::More { at_least: window.len() + 1 });
+                    return Advance::Stop(at, Next::More { at_least: window.len() + 1 });
                 }
                 return self.refuse_keys(at);
             };
@@ -286,7 +292,7 @@ impl<B: Backend> Turn<'_, B> {
                 key => key,
             };
             if !key.is_empty() {
-                if !is_key(key) {
+                if !self.is_key(key) {
                     return self.refuse_keys(at);
                 }
                 self.retrieve(key, retrieval);
@@ -300,15 +306,15 @@ impl<B: Backend> Turn<'_, B> {
                 } else {
                     self.fail(BAD_FORMAT, false);
                 }
-                return Step::On(at);
+                return Advance::On(at);
             }
         }
     }
 
-    fn refuse_keys(&mut self, at: usize) -> Step {
+    fn refuse_keys(&mut self, at: usize) -> Advance {
         self.fail(BAD_FORMAT, false);
         *self.state = State::Refuse;
-        Step::On(at)
+        Advance::On(at)
     }
 
     /// Asks for one key of a get line.
@@ -326,29 +332,29 @@ impl<B: Backend> Turn<'_, B> {
         self.exchange.ask(Target::Owner, &Request { key, value: b"", verb }, shape, key);
     }
 
-    fn refuse(&mut self, rest: &[u8]) -> Step {
+    fn refuse(&mut self, rest: &[u8]) -> Advance {
         match memchr::memchr(b'\n', rest) {
             Some(end) => {
                 *self.state = State::Line;
-                Step::On(end + 1)
+                Advance::On(end + 1)
             }
-            None => Step::On(rest.len()),
+            None => Advance::On(rest.len()),
         }
     }
 
-    fn swallow(&mut self, rest: &[u8], left: u64) -> Step {
+    fn swallow(&mut self, rest: &[u8], left: u64) -> Advance {
         let len = rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         *self.state = match left - len as u64 {
             0 => State::Line,
             left => State::Swallow { left },
         };
-        Step::On(len)
+        Advance::On(len)
     }
 
     /// Goes on behind a line whose block is not wanted; the block may still be on its way.
-    fn go_on_behind_block(&mut self, line_len: usize, block_len: u64) -> Step {
+    fn go_on_behind_block(&mut self, line_len: usize, block_len: u64) -> Advance {
         *self.state = State::Swallow { left: block_len };
-        Step::On(line_len)
+        Advance::On(line_len)
     }
 
     /// Says that a command was refused, or only counts it if the client wants no replies.
@@ -365,40 +371,40 @@ impl<B: Backend> Turn<'_, B> {
 
     /// Before authentication there is one command: `set <any key> <flags> <exptime> <bytes>` with `user password` as its block.
     #[cold]
-    fn authenticate(&mut self, line: &[u8], block: &[u8], line_len: usize) -> Step {
+    fn authenticate(&mut self, line: &[u8], block: &[u8], line_len: usize) -> Advance {
         let output_bytes = self.exchange.out.len() + self.exchange.order.held_bytes();
         if output_bytes > self.options.unauthenticated_output_bytes_max {
-            return Step::Stop(0, Next::Close(Reason::Unauthenticated));
+            return Advance::Stop(0, Next::Close(Reason::Unauthenticated));
         }
         let mut words = Words(line);
         if line == b"quit" {
-            return Step::Stop(line_len, Next::Close(Reason::Quit));
+            return Advance::Stop(line_len, Next::Close(Reason::Quit));
         }
         if words.count() > self.options.unauthenticated_arguments_max {
             self.fail(UNAUTHENTICATED, false);
-            return Step::Stop(line_len, Next::Close(Reason::Unauthenticated));
+            return Advance::Stop(line_len, Next::Close(Reason::Unauthenticated));
         }
         let is_set = line.starts_with(b"set ");
         let Some(len) = words.nth(4).and_then(unsigned).filter(|_| is_set) else {
             self.spend();
             self.fail(UNAUTHENTICATED, false);
-            return Step::On(line_len);
+            return Advance::On(line_len);
         };
         let len = match usize::try_from(len) {
             Ok(len) if len <= self.options.unauthenticated_argument_bytes_max => len,
             _ => {
                 self.fail(UNAUTHENTICATED, false);
-                return Step::Stop(line_len, Next::Close(Reason::Unauthenticated));
+                return Advance::Stop(line_len, Next::Close(Reason::Unauthenticated));
             }
         };
         if block.len() < len + 2 {
-            return Step::Stop(0, Next::More { at_least: line_len + len + 2 });
+            return Advance::Stop(0, Next::More { at_least: line_len + len + 2 });
         }
         self.spend();
         let (token, end) = block[..len + 2].split_at(len);
         if end != b"\r\n" {
             self.fail(b"CLIENT_ERROR bad command line termination", false);
-            return Step::On(line_len + len + 2);
+            return Advance::On(line_len + len + 2);
         }
         self.exchange.backend.counters().auth_attempts_total += 1;
         match memchr::memchr(b' ', token) {
@@ -415,7 +421,7 @@ impl<B: Backend> Turn<'_, B> {
                 }
             }
         }
-        Step::On(line_len + len + 2)
+        Advance::On(line_len + len + 2)
     }
 }
 

@@ -40,8 +40,8 @@ impl<'a> Iterator for Words<'a> {
 
 /// Whether a word may be a key: not too long, no control characters.
 #[inline]
-pub(super) fn is_key(word: &[u8]) -> bool {
-    !word.is_empty() && word.len() <= KEY_BYTES_MAX && word.iter().all(|&b| b > b' ' && b != 0x7F)
+pub(super) fn is_key(word: &[u8], bytes_max: usize) -> bool {
+    !word.is_empty() && word.len() <= bytes_max && word.iter().all(|&b| b > b' ' && b != 0x7F)
 }
 
 /// Whether the line asks for silence.
@@ -96,7 +96,7 @@ pub(super) fn moment(now: Now, seconds: i64) -> Mono {
 
 /// Decodes strict base64 (padded, no other bytes) and answers the length; `None` if it is none, empty or too long for `into`.
 pub(super) fn base64(word: &[u8], into: &mut [u8]) -> Option<usize> {
-    if word.is_empty() || word.len() % 4 != 0 || word.len() / 4 * 3 > into.len() {
+    if word.is_empty() || !word.len().is_multiple_of(4) || word.len() / 4 * 3 > into.len() {
         return None;
     }
     let padding = word.iter().rev().take_while(|&&b| b == b'=').count();

@@ -1,0 +1,489 @@
+//! What is said to the server and what its answers mean, one protocol a variant.
+//!
+//! Answers are read straight from the receive buffers: a line at a time, then the bytes of a value compared in place, cut
+//! wherever the buffers cut them. Only a line that is cut in two is copied.
+
+use super::items::Items;
+use std::collections::VecDeque;
+
+/// A protocol of the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// RESP2 arrays.
+    Resp2,
+    /// RESP3, asked for by `HELLO 3`.
+    Resp3,
+    /// memcached `get` and `set`.
+    Memcached,
+    /// memcached `mg` and `ms`.
+    Meta,
+}
+
+impl Protocol {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Resp2 => "resp",
+            Protocol::Resp3 => "resp3",
+            Protocol::Memcached => "memcached",
+            Protocol::Meta => "meta",
+        }
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Get,
+    Set,
+    Ping,
+}
+
+/// A request on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    /// The key's.
+    pub rank: u64,
+    /// Nanoseconds of the run at which it was to be sent.
+    pub due: u64,
+    pub verb: Verb,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The value came, byte for byte what was put.
+    Hit,
+    /// A value came that was never put under this key.
+    Wrong,
+    Miss,
+    Stored,
+    Pong,
+    /// The server refused; its words are in `Reader::refusal`.
+    Refused,
+}
+
+/// Why a connection cannot be listened to any longer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lie {
+    #[error("{0:?} was asked and the server answered {1:?}")]
+    Nonsense(Verb, String),
+    #[error("the server spoke without being asked: {0:?}")]
+    Unasked(String),
+    #[error("{0:?} was asked and the server's line has no end after {LINE_BYTES_MAX} bytes")]
+    Endless(Verb),
+    #[error("a value of {0} bytes is followed by {1:?}")]
+    Tail(usize, String),
+}
+
+/// Longest line of an answer: memcached repeats the key (250) in it, errors are sentences.
+const LINE_BYTES_MAX: usize = 1024;
+
+/// Appends a request.
+#[inline]
+pub fn write(protocol: Protocol, verb: Verb, rank: u64, expiry: u32, items: &Items, into: &mut Vec<u8>) {
+    match (protocol, verb) {
+        (Protocol::Resp2 | Protocol::Resp3, Verb::Get) => {
+            into.extend_from_slice(b"*2\r\n$3\r\nGET\r\n");
+            bulk_key(rank, items, into);
+        }
+        (Protocol::Resp2 | Protocol::Resp3, Verb::Set) => {
+            into.extend_from_slice(if expiry == 0 { b"*3\r\n$3\r\nSET\r\n" } else { b"*5\r\n$3\r\nSET\r\n" });
+            bulk_key(rank, items, into);
+            into.push(b'$');
+            number(items.value_bytes(rank) as u64, into);
+            into.extend_from_slice(b"\r\n");
+            items.write_value(rank, into);
+            into.extend_from_slice(b"\r\n");
+            if expiry != 0 {
+                let mut digits = itoa::Buffer::new();
+                let digits = digits.format(expiry).as_bytes();
+                into.extend_from_slice(b"$2\r\nEX\r\n$");
+                number(digits.len() as u64, into);
+                into.extend_from_slice(b"\r\n");
+                into.extend_from_slice(digits);
+                into.extend_from_slice(b"\r\n");
+            }
+        }
+        (Protocol::Resp2 | Protocol::Resp3, Verb::Ping) => into.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"),
+        (Protocol::Memcached, Verb::Get) => {
+            into.extend_from_slice(b"get ");
+            items.write_key(rank, into);
+            into.extend_from_slice(b"\r\n");
+        }
+        (Protocol::Memcached, Verb::Set) => {
+            into.extend_from_slice(b"set ");
+            items.write_key(rank, into);
+            into.extend_from_slice(b" 0 ");
+            number(u64::from(expiry), into);
+            into.push(b' ');
+            number(items.value_bytes(rank) as u64, into);
+            into.extend_from_slice(b"\r\n");
+            items.write_value(rank, into);
+            into.extend_from_slice(b"\r\n");
+        }
+        (Protocol::Memcached | Protocol::Meta, Verb::Ping) => into.extend_from_slice(b"mn\r\n"),
+        (Protocol::Meta, Verb::Get) => {
+            into.extend_from_slice(b"mg ");
+            items.write_key(rank, into);
+            into.extend_from_slice(b" v\r\n");
+        }
+        (Protocol::Meta, Verb::Set) => {
+            into.extend_from_slice(b"ms ");
+            items.write_key(rank, into);
+            into.push(b' ');
+            number(items.value_bytes(rank) as u64, into);
+            if expiry != 0 {
+                into.extend_from_slice(b" T");
+                number(u64::from(expiry), into);
+            }
+            into.extend_from_slice(b"\r\n");
+            items.write_value(rank, into);
+            into.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+#[inline]
+fn bulk_key(rank: u64, items: &Items, into: &mut Vec<u8>) {
+    into.push(b'$');
+    number(items.key_bytes(rank) as u64, into);
+    into.extend_from_slice(b"\r\n");
+    items.write_key(rank, into);
+    into.extend_from_slice(b"\r\n");
+}
+
+#[inline]
+fn number(number: u64, into: &mut Vec<u8>) {
+    into.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Most bytes of one answer to this verb, to size receive buffers.
+pub fn answer_bytes_max(verb: Verb, items: &Items) -> usize {
+    match verb {
+        Verb::Get => items.value_bytes_max() + 64,
+        Verb::Set | Verb::Ping => 16,
+    }
+}
+
+/// Where a connection stands within the server's answers.
+#[derive(Debug)]
+pub struct Reader {
+    protocol: Protocol,
+    /// Whether values are compared, or only their framing.
+    verify: bool,
+    at: At,
+    /// The beginning of a line that the receive buffer cut.
+    line: Vec<u8>,
+    /// The last refusal's words.
+    pub refusal: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Line,
+    Body { size: usize, seen: usize, wrong: bool },
+    Tail { size: usize, seen: usize, wrong: bool },
+}
+
+/// What a line says.
+enum Line {
+    Done(Answer),
+    Value(usize),
+}
+
+impl Reader {
+    pub fn new(protocol: Protocol, verify: bool) -> Reader {
+        Reader { protocol, verify, at: At::Line, line: Vec::new(), refusal: String::new() }
+    }
+
+    /// Reads `bytes` as answers to `pending`, front first; each answered request is taken out and told to `done`.
+    ///
+    /// # Errors
+    /// What no honest server says; the connection is of no use afterwards.
+    #[inline]
+    pub fn read(
+        &mut self,
+        mut bytes: &[u8],
+        pending: &mut VecDeque<Pending>,
+        items: &Items,
+        mut done: impl FnMut(Pending, Answer),
+    ) -> Result<(), Lie> {
+        while !bytes.is_empty() {
+            let Some(&asked) = pending.front() else {
+                return Err(Lie::Unasked(excerpt(bytes)));
+            };
+            match self.at {
+                At::Line => {
+                    let Some(end) = memchr::memchr(b'\n', bytes) else {
+                        if self.line.len() + bytes.len() > LINE_BYTES_MAX {
+                            return Err(Lie::Endless(asked.verb));
+                        }
+                        self.line.extend_from_slice(bytes);
+                        return Ok(());
+                    };
+                    let (line, rest) = bytes.split_at(end + 1);
+                    bytes = rest;
+                    let said = if self.line.is_empty() {
+                        self.interpret(line, &asked)?
+                    } else {
+                        let mut whole = std::mem::take(&mut self.line);
+                        whole.extend_from_slice(line);
+                        let said = self.interpret(&whole, &asked)?;
+                        whole.clear();
+                        self.line = whole;
+                        said
+                    };
+                    match said {
+                        Line::Done(answer) => {
+                            pending.pop_front();
+                            done(asked, answer);
+                        }
+                        Line::Value(size) => {
+                            let wrong = size != items.value_bytes(asked.rank);
+                            self.at = At::Body { size, seen: 0, wrong };
+                        }
+                    }
+                }
+                At::Body { size, seen, mut wrong } => {
+                    let (piece, rest) = bytes.split_at(bytes.len().min(size - seen));
+                    bytes = rest;
+                    wrong |= self.verify && !wrong && !items.holds(asked.rank, seen, piece);
+                    let seen = seen + piece.len();
+                    self.at = if seen == size {
+                        At::Tail { size, seen: 0, wrong }
+                    } else {
+                        At::Body { size, seen, wrong }
+                    };
+                }
+                At::Tail { size, seen, wrong } => {
+                    let tail = self.tail();
+                    let len = bytes.len().min(tail.len() - seen);
+                    let (piece, rest) = bytes.split_at(len);
+                    if piece != &tail[seen..seen + len] {
+                        return Err(Lie::Tail(size, excerpt(bytes)));
+                    }
+                    bytes = rest;
+                    self.at = At::Tail { size, seen: seen + len, wrong };
+                    if seen + len == tail.len() {
+                        self.at = At::Line;
+                        pending.pop_front();
+                        done(asked, if wrong { Answer::Wrong } else { Answer::Hit });
+                    }
+                }
+            }
+            // An empty value has no body to wait for.
+            if let At::Body { size: 0, wrong, .. } = self.at {
+                self.at = At::Tail { size: 0, seen: 0, wrong };
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows a value.
+    fn tail(&self) -> &'static [u8] {
+        match self.protocol {
+            Protocol::Resp2 | Protocol::Resp3 | Protocol::Meta => b"\r\n",
+            Protocol::Memcached => b"\r\nEND\r\n",
+        }
+    }
+
+    #[inline]
+    fn interpret(&mut self, line: &[u8], asked: &Pending) -> Result<Line, Lie> {
+        let said = match self.protocol {
+            Protocol::Resp2 | Protocol::Resp3 => resp_line(line, asked.verb),
+            Protocol::Memcached => memcached_line(line, asked.verb),
+            Protocol::Meta => meta_line(line, asked.verb),
+        };
+        if let Some(Line::Done(Answer::Refused)) = said {
+            self.refusal = excerpt(line);
+        }
+        said.ok_or_else(|| Lie::Nonsense(asked.verb, excerpt(line)))
+    }
+}
+
+#[inline]
+fn resp_line(line: &[u8], verb: Verb) -> Option<Line> {
+    match (verb, line) {
+        (Verb::Get, b"$-1\r\n" | b"_\r\n") => Some(Line::Done(Answer::Miss)),
+        (Verb::Get, [b'$', size @ .., b'\r', b'\n']) => decimal(size).map(Line::Value),
+        (Verb::Set, b"+OK\r\n") => Some(Line::Done(Answer::Stored)),
+        (Verb::Ping, b"+PONG\r\n") => Some(Line::Done(Answer::Pong)),
+        (_, [b'-', .., b'\r', b'\n']) => Some(Line::Done(Answer::Refused)),
+        _ => None,
+    }
+}
+
+#[inline]
+fn memcached_line(line: &[u8], verb: Verb) -> Option<Line> {
+    match (verb, line) {
+        (Verb::Get, b"END\r\n") => Some(Line::Done(Answer::Miss)),
+        // VALUE <key> <flags> <bytes>
+        (Verb::Get, [b'V', b'A', b'L', b'U', b'E', b' ', rest @ .., b'\r', b'\n']) => {
+            let space = memchr::memrchr(b' ', rest)?;
+            decimal(&rest[space + 1..]).map(Line::Value)
+        }
+        (Verb::Set, b"STORED\r\n") => Some(Line::Done(Answer::Stored)),
+        (Verb::Ping, b"MN\r\n") => Some(Line::Done(Answer::Pong)),
+        _ if refuses(line) => Some(Line::Done(Answer::Refused)),
+        _ => None,
+    }
+}
+
+#[inline]
+fn meta_line(line: &[u8], verb: Verb) -> Option<Line> {
+    match (verb, line) {
+        (Verb::Get, b"EN\r\n") => Some(Line::Done(Answer::Miss)),
+        (Verb::Get, [b'V', b'A', b' ', rest @ .., b'\r', b'\n']) => {
+            let size = rest.split(|&byte| byte == b' ').next().unwrap_or(rest);
+            decimal(size).map(Line::Value)
+        }
+        (Verb::Set, b"HD\r\n") => Some(Line::Done(Answer::Stored)),
+        (Verb::Ping, b"MN\r\n") => Some(Line::Done(Answer::Pong)),
+        (Verb::Set, b"NS\r\n") => Some(Line::Done(Answer::Refused)),
+        _ if refuses(line) => Some(Line::Done(Answer::Refused)),
+        _ => None,
+    }
+}
+
+/// Whether it is one of memcached's three kinds of error.
+fn refuses(line: &[u8]) -> bool {
+    [&b"ERROR"[..], b"CLIENT_ERROR", b"SERVER_ERROR", b"NOT_STORED"].iter().any(|word| line.starts_with(word))
+}
+
+#[inline]
+fn decimal(digits: &[u8]) -> Option<usize> {
+    if digits.is_empty() || digits.len() > 12 {
+        return None;
+    }
+    digits.iter().try_fold(0usize, |number, &digit| {
+        digit.is_ascii_digit().then(|| number * 10 + usize::from(digit - b'0'))
+    })
+}
+
+/// The beginning of what was said, to be shown.
+fn excerpt(bytes: &[u8]) -> String {
+    let end = bytes.len().min(120);
+    String::from_utf8_lossy(bytes[..end].trim_ascii_end()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::items::Sizes;
+    use super::*;
+
+    fn items() -> Items {
+        Items::new(b"key:", 12, 0, Sizes::Range(0, 30))
+    }
+
+    /// What an honest server answers.
+    fn answer(protocol: Protocol, verb: Verb, rank: u64, items: &Items) -> Vec<u8> {
+        let mut value = Vec::new();
+        items.write_value(rank, &mut value);
+        let head = match (protocol, verb) {
+            (Protocol::Resp2 | Protocol::Resp3, Verb::Get) => format!("${}\r\n", value.len()),
+            (Protocol::Memcached, Verb::Get) => format!("VALUE key:{rank:012} 0 {}\r\n", value.len()),
+            (Protocol::Meta, Verb::Get) => format!("VA {} f0\r\n", value.len()),
+            (Protocol::Resp2 | Protocol::Resp3, Verb::Set) => return b"+OK\r\n".to_vec(),
+            (Protocol::Resp2 | Protocol::Resp3, Verb::Ping) => return b"+PONG\r\n".to_vec(),
+            (Protocol::Memcached, Verb::Set) => return b"STORED\r\n".to_vec(),
+            (Protocol::Meta, Verb::Set) => return b"HD\r\n".to_vec(),
+            (Protocol::Memcached | Protocol::Meta, Verb::Ping) => return b"MN\r\n".to_vec(),
+        };
+        let mut all = head.into_bytes();
+        all.extend_from_slice(&value);
+        all.extend_from_slice(if protocol == Protocol::Memcached { b"\r\nEND\r\n" } else { b"\r\n" });
+        all
+    }
+
+    fn pending(verb: Verb, rank: u64) -> Pending {
+        Pending { rank, due: 0, verb }
+    }
+
+    fn read_all(reader: &mut Reader, cuts: &[&[u8]], asked: &[Pending]) -> Result<Vec<Answer>, Lie> {
+        let mut pending: VecDeque<Pending> = asked.iter().copied().collect();
+        let mut answers = Vec::new();
+        for cut in cuts {
+            reader.read(cut, &mut pending, &items(), |_, answer| answers.push(answer))?;
+        }
+        Ok(answers)
+    }
+
+    #[test]
+    fn honest_answers_are_understood_cut_at_every_byte() {
+        let items = items();
+        for protocol in [Protocol::Resp2, Protocol::Resp3, Protocol::Memcached, Protocol::Meta] {
+            let asked: Vec<Pending> = (0..40)
+                .map(|rank| pending([Verb::Get, Verb::Set, Verb::Ping][rank as usize % 3], rank))
+                .collect();
+            let bytes: Vec<u8> =
+                asked.iter().flat_map(|asked| answer(protocol, asked.verb, asked.rank, &items)).collect();
+            for cut in 0..=bytes.len() {
+                let mut reader = Reader::new(protocol, true);
+                let answers = read_all(&mut reader, &[&bytes[..cut], &bytes[cut..]], &asked).expect("honest");
+                assert_eq!(answers.len(), asked.len(), "{protocol:?} cut at {cut}");
+                for (asked, answer) in asked.iter().zip(&answers) {
+                    let expected = match asked.verb {
+                        Verb::Get => Answer::Hit,
+                        Verb::Set => Answer::Stored,
+                        Verb::Ping => Answer::Pong,
+                    };
+                    assert_eq!(*answer, expected, "{protocol:?} cut at {cut}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_value_of_another_key_is_wrong_and_the_stream_goes_on() {
+        let items = items();
+        for protocol in [Protocol::Resp2, Protocol::Memcached, Protocol::Meta] {
+            let mut bytes = answer(protocol, Verb::Get, 1, &items);
+            bytes.extend_from_slice(&answer(protocol, Verb::Get, 3, &items));
+            let asked = [pending(Verb::Get, 2), pending(Verb::Get, 3)];
+            let answers = read_all(&mut Reader::new(protocol, true), &[&bytes], &asked);
+            assert_eq!(answers, Ok(vec![Answer::Wrong, Answer::Hit]));
+        }
+    }
+
+    #[test]
+    fn misses_and_refusals_are_not_lies() {
+        let cases: [(Protocol, Verb, &[u8], Answer); 9] = [
+            (Protocol::Resp2, Verb::Get, b"$-1\r\n", Answer::Miss),
+            (Protocol::Resp3, Verb::Get, b"_\r\n", Answer::Miss),
+            (Protocol::Resp2, Verb::Get, b"-ERR no\r\n", Answer::Refused),
+            (Protocol::Resp2, Verb::Set, b"-MOVED 1 a:1\r\n", Answer::Refused),
+            (Protocol::Memcached, Verb::Get, b"END\r\n", Answer::Miss),
+            (Protocol::Memcached, Verb::Set, b"SERVER_ERROR out of memory\r\n", Answer::Refused),
+            (Protocol::Memcached, Verb::Get, b"ERROR\r\n", Answer::Refused),
+            (Protocol::Meta, Verb::Get, b"EN\r\n", Answer::Miss),
+            (Protocol::Meta, Verb::Set, b"NS\r\n", Answer::Refused),
+        ];
+        for (protocol, verb, said, expected) in cases {
+            let mut reader = Reader::new(protocol, true);
+            assert_eq!(read_all(&mut reader, &[said], &[pending(verb, 1)]), Ok(vec![expected]));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_a_lie() {
+        let endless = vec![b'$'; LINE_BYTES_MAX + 1];
+        let cases: [(Protocol, Verb, &[u8]); 9] = [
+            (Protocol::Resp2, Verb::Get, b"+OK\r\n"),
+            (Protocol::Resp2, Verb::Get, b"$x\r\n"),
+            (Protocol::Resp2, Verb::Get, b"$99999999999999999999\r\n"),
+            (Protocol::Resp2, Verb::Get, b"$3\r\nabcdef"),
+            (Protocol::Resp2, Verb::Set, b"$2\r\nOK\r\n"),
+            (Protocol::Memcached, Verb::Get, b"VALUE x\r\n"),
+            (Protocol::Memcached, Verb::Get, b"VALUE k 0 1\r\na\r\nENX\r\n"),
+            (Protocol::Meta, Verb::Get, b"VA \r\n"),
+            (Protocol::Resp2, Verb::Get, &endless),
+        ];
+        for (protocol, verb, said) in cases {
+            let answers = read_all(&mut Reader::new(protocol, true), &[said], &[pending(verb, 1)]);
+            assert!(answers.is_err(), "{:?}", excerpt(said));
+        }
+        let unasked = read_all(&mut Reader::new(Protocol::Resp2, true), &[b"+OK\r\n"], &[]);
+        assert_eq!(unasked, Err(Lie::Unasked("+OK".into())));
+    }
+}

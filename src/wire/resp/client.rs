@@ -1,0 +1,566 @@
+//! Commands about this conversation (`HELLO`, `AUTH`, `SUBSCRIBE` ..) and about connections (`CLIENT ..`).
+
+use super::commands::{Command, Id};
+use super::parser::{Arguments, integer, unsigned};
+use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
+use super::{Backend, ECHO_BYTES_MAX, Ex, Flow, Reason, Silence, Talk, Task, echo, info, is};
+use crate::clock::Now;
+use crate::request::Verb;
+
+/// Bytes of channel names a connection may subscribe to, with this much for each beside its name.
+const SUBSCRIPTION_BYTES_MAX: usize = 1024 * 1024;
+const SUBSCRIPTION_BYTES: usize = 64;
+/// Longest name of a connection or of its library.
+const NAME_BYTES_MAX: usize = 1024;
+
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+
+impl Talk {
+    pub(super) fn client_command<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) -> Flow {
+        match command.id {
+            Id::Hello => self.hello(ex, arguments),
+            Id::Auth => self.auth(ex, arguments),
+            Id::Ping => self.ping(ex, arguments),
+            Id::Echo => self.say(ex, |_, out| reply::bulk(out, arguments.at(1))),
+            Id::Quit => {
+                self.ok(ex);
+                self.closing = Some(Reason::Quit);
+            }
+            Id::Reset => self.reset(ex),
+            Id::Select => match integer(arguments.at(1)) {
+                Some(0) => self.ok(ex),
+                Some(_) => self.fail(ex, "ERR DB index is out of range"),
+                None => self.fail(ex, NOT_INTEGER),
+            },
+            Id::Subscribe => self.subscribe(ex, 0, command.name, arguments),
+            Id::Psubscribe => self.subscribe(ex, 1, command.name, arguments),
+            Id::Ssubscribe => self.subscribe(ex, 2, command.name, arguments),
+            Id::Unsubscribe => self.unsubscribe(ex, 0, command.name, arguments),
+            Id::Punsubscribe => self.unsubscribe(ex, 1, command.name, arguments),
+            Id::Sunsubscribe => self.unsubscribe(ex, 2, command.name, arguments),
+            Id::Client if self.subcommand == "kill" => return self.kill(ex, arguments),
+            Id::Client => self.client(ex, command, arguments),
+            other => unreachable!("{other:?} is about something else"),
+        }
+        Flow::Done
+    }
+
+    fn hello<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let mut protocol = self.protocol;
+        if arguments.len() > 1 {
+            protocol = match integer(arguments.at(1)) {
+                None => return self.fail(ex, "ERR Protocol version is not an integer or out of range"),
+                Some(2) => 2,
+                Some(3) => 3,
+                Some(_) => return self.fail(ex, "NOPROTO unsupported protocol version"),
+            };
+        }
+        let (mut credentials, mut name) = (None, None);
+        let mut i = 2;
+        while i < arguments.len() {
+            let (word, left) = (arguments.at(i), arguments.len() - i - 1);
+            if is(word, "auth") && left >= 2 {
+                credentials = Some((arguments.at(i + 1), arguments.at(i + 2)));
+                i += 3;
+            } else if is(word, "setname") && left >= 1 {
+                name = Some(arguments.at(i + 1));
+                i += 2;
+            } else {
+                let mut text = b"ERR Syntax error in HELLO option '".to_vec();
+                echo(&mut text, word, ECHO_BYTES_MAX);
+                text.push(b'\'');
+                return self.fail_bytes(ex, &text);
+            }
+        }
+        if name.is_some_and(|name| !is_name(name)) {
+            return self.fail(ex, BAD_NAME);
+        }
+        if let Some((user, password)) = credentials {
+            if !self.admits(user, password) {
+                return self.fail(ex, WRONG_PASSWORD);
+            }
+            self.authenticated = true;
+        }
+        if !self.authenticated {
+            return self.fail(
+                ex,
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+                 <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
+                 the same time",
+            );
+        }
+        if let Some(name) = name {
+            self.name = name.to_vec();
+        }
+        self.protocol = protocol;
+        ex.say(Shape::Protocol(protocol), &[]);
+        let mode: &[u8] = if ex.node.core_ports.is_empty() { b"standalone" } else { b"cluster" };
+        let id = self.client.id;
+        self.say(ex, |protocol, out| {
+            reply::map(out, protocol, 7);
+            let mut field = |name: &[u8], value: &[u8]| {
+                reply::bulk(out, name);
+                reply::bulk(out, value);
+            };
+            field(b"server", b"redis");
+            field(b"version", info::REDIS_VERSION.as_bytes());
+            reply::bulk(out, b"proto");
+            reply::number(out, i64::from(protocol));
+            reply::bulk(out, b"id");
+            reply::number(out, id as i64);
+            reply::bulk(out, b"mode");
+            reply::bulk(out, mode);
+            reply::bulk(out, b"role");
+            reply::bulk(out, b"master");
+            reply::bulk(out, b"modules");
+            reply::header(out, b'*', 0);
+        });
+    }
+
+    fn auth<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let (user, password) = match arguments.len() {
+            2 if self.options.password.is_none() => {
+                return self.fail(
+                    ex,
+                    "ERR AUTH <password> called without any password configured for the default user. Are you sure \
+                     your configuration is correct?",
+                );
+            }
+            2 => (&b"default"[..], arguments.at(1)),
+            3 => (arguments.at(1), arguments.at(2)),
+            _ => return self.fail(ex, SYNTAX),
+        };
+        if self.admits(user, password) {
+            self.authenticated = true;
+            self.ok(ex);
+        } else {
+            self.fail(ex, WRONG_PASSWORD);
+        }
+    }
+
+    /// Whether the password is right; takes as long for a wrong one.
+    fn admits(&self, user: &[u8], given: &[u8]) -> bool {
+        let right = match &self.options.password {
+            None => true,
+            Some(secret) => {
+                let secret = secret.as_bytes();
+                let differing =
+                    given.iter().enumerate().fold(given.len() ^ secret.len(), |sum, (i, byte)| {
+                        std::hint::black_box(sum | usize::from(byte ^ secret.get(i).copied().unwrap_or(0)))
+                    });
+                differing == 0
+            }
+        };
+        right & (user == b"default")
+    }
+
+    fn ping<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let text = if arguments.len() > 1 { arguments.at(1) } else { b"" };
+        if self.protocol == 2 && self.subscriptions.iter().any(|names| !names.is_empty()) {
+            return self.say(ex, |_, out| {
+                reply::header(out, b'*', 2);
+                reply::bulk(out, b"pong");
+                reply::bulk(out, text);
+            });
+        }
+        match arguments.len() {
+            1 => ex.say(Shape::Raw, b"+PONG\r\n"),
+            2 => self.say(ex, |_, out| reply::bulk(out, text)),
+            _ => self.fail(ex, "ERR wrong number of arguments for 'ping' command"),
+        }
+    }
+
+    fn reset<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
+        self.protocol = 2;
+        self.authenticated = self.options.password.is_none();
+        self.silence = Silence::None;
+        self.subscriptions = Default::default();
+        self.name.clear();
+        ex.say(Shape::Protocol(2), &[]);
+        ex.say(Shape::Mute(false), &[]);
+        ex.say(Shape::Raw, b"+RESET\r\n");
+    }
+
+    /// Number that confirmations show: shard channels are counted apart.
+    fn subscription_count(&self, kind: usize) -> i64 {
+        let [channels, patterns, shard_channels] = &self.subscriptions;
+        if kind == 2 { shard_channels.len() as i64 } else { (channels.len() + patterns.len()) as i64 }
+    }
+
+    fn subscribe<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        kind: usize,
+        verb: &str,
+        arguments: Arguments<'_>,
+    ) {
+        let weight = |name: &[u8]| name.len() + SUBSCRIPTION_BYTES;
+        let held: usize = self.subscriptions.iter().flatten().map(|name| weight(name)).sum();
+        let more: usize = arguments.from(1).map(weight).sum();
+        if held + more > SUBSCRIPTION_BYTES_MAX {
+            return self.fail(ex, "ERR too many subscriptions");
+        }
+        let mut text = Vec::new();
+        for name in arguments.from(1) {
+            self.subscriptions[kind].insert(name.to_vec());
+            confirm(&mut text, self.protocol, verb, Some(name), self.subscription_count(kind));
+        }
+        ex.say(Shape::Raw, &text);
+    }
+
+    fn unsubscribe<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        kind: usize,
+        verb: &str,
+        arguments: Arguments<'_>,
+    ) {
+        let names: Vec<Vec<u8>> = match arguments.len() {
+            1 => self.subscriptions[kind].iter().cloned().collect(),
+            _ => arguments.from(1).map(<[u8]>::to_vec).collect(),
+        };
+        let mut text = Vec::new();
+        for name in &names {
+            self.subscriptions[kind].remove(name);
+            confirm(&mut text, self.protocol, verb, Some(name), self.subscription_count(kind));
+        }
+        if names.is_empty() {
+            confirm(&mut text, self.protocol, verb, None, self.subscription_count(kind));
+        }
+        ex.say(Shape::Raw, &text);
+    }
+
+    fn client<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        let on_or_off = || is(arguments.at(2), "on") || is(arguments.at(2), "off");
+        match self.subcommand {
+            "id" => {
+                let id = self.client.id as i64;
+                self.say(ex, |_, out| reply::number(out, id));
+            }
+            "getname" => {
+                let name = std::mem::take(&mut self.name);
+                self.say(ex, |protocol, out| {
+                    if name.is_empty() { reply::null(out, protocol) } else { reply::bulk(out, &name) }
+                });
+                self.name = name;
+            }
+            "setname" if is_name(arguments.at(2)) => {
+                self.name = arguments.at(2).to_vec();
+                self.ok(ex);
+            }
+            "setname" => self.fail(ex, BAD_NAME),
+            "setinfo" => {
+                let place = [&b"lib-name"[..], b"lib-ver"]
+                    .iter()
+                    .position(|name| name.eq_ignore_ascii_case(arguments.at(2)));
+                match place {
+                    Some(place) if is_name(arguments.at(3)) => {
+                        self.library[place] = arguments.at(3).to_vec();
+                        self.ok(ex);
+                    }
+                    Some(place) => {
+                        let name = ["ERR lib-name", "ERR lib-ver"][place];
+                        self.fail_parts(
+                            ex,
+                            &[name, " cannot contain spaces, newlines or special characters."],
+                        );
+                    }
+                    None => {
+                        let mut text = b"ERR Unrecognized option '".to_vec();
+                        echo(&mut text, arguments.at(2), ECHO_BYTES_MAX);
+                        text.push(b'\'');
+                        self.fail_bytes(ex, &text);
+                    }
+                }
+            }
+            "info" => {
+                let mut line = Vec::new();
+                self.describe(ex.now, ex.order.held_bytes(), &mut line);
+                self.say(ex, |protocol, out| reply::verbatim(out, protocol, &line));
+            }
+            "list" => self.list(ex, arguments),
+            "no-evict" | "no-touch" if on_or_off() => self.ok(ex),
+            "reply" if is(arguments.at(2), "on") => {
+                self.silence = Silence::None;
+                ex.say(Shape::Mute(false), &[]);
+                self.ok(ex);
+            }
+            "reply" if is(arguments.at(2), "off") => {
+                self.silence = Silence::Off;
+                ex.say(Shape::Mute(true), &[]);
+            }
+            "reply" if is(arguments.at(2), "skip") => {
+                // The command that was to be skipped is this one, if the one before said so.
+                if matches!(self.silence, Silence::None | Silence::This) {
+                    if self.silence == Silence::This {
+                        ex.say(Shape::Mute(false), &[]);
+                    }
+                    self.silence = Silence::Next;
+                }
+            }
+            "tracking" if is(arguments.at(2), "off") => self.ok(ex),
+            "tracking" if is(arguments.at(2), "on") => {
+                self.fail(ex, "ERR client-side caching is not supported by this server");
+            }
+            "trackinginfo" => self.say(ex, |protocol, out| {
+                reply::map(out, protocol, 3);
+                reply::bulk(out, b"flags");
+                reply::set(out, protocol, 1);
+                reply::bulk(out, b"off");
+                reply::bulk(out, b"redirect");
+                reply::number(out, -1);
+                reply::bulk(out, b"prefixes");
+                reply::header(out, b'*', 0);
+            }),
+            "getredir" => ex.say(Shape::Raw, b":-1\r\n"),
+            "capa" => self.ok(ex),
+            "help" => self.help(ex, command),
+            _ => self.fail(ex, SYNTAX),
+        }
+    }
+
+    /// `CLIENT LIST [TYPE type] [ID id ..]`.
+    fn list<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let mut note = Vec::new();
+        let mut ids = 0;
+        match arguments.len() {
+            2 => {}
+            4 if is(arguments.at(2), "type") => {
+                let kind = arguments.at(3);
+                if is(kind, "normal") {
+                } else if is_client_type(kind) {
+                    return self.say(ex, |protocol, out| reply::verbatim(out, protocol, b""));
+                } else {
+                    return self.unknown_type(ex, kind);
+                }
+            }
+            4.. if is(arguments.at(2), "id") => {
+                for id in arguments.from(3) {
+                    let Some(id) = unsigned(id).filter(|&id| id > 0) else { return self.fail(ex, SYNTAX) };
+                    note.extend_from_slice(&id.to_le_bytes());
+                    ids += 1;
+                }
+            }
+            _ => return self.fail(ex, SYNTAX),
+        }
+        self.describe(ex.now, ex.order.held_bytes(), &mut note);
+        self.ask_all(ex, Verb::Connections, Shape::PagePart);
+        ex.say(Shape::ClientsEnd { ids }, &note);
+    }
+
+    fn unknown_type<B: Backend>(&mut self, ex: &mut Ex<'_, B>, kind: &[u8]) {
+        let mut text = b"ERR Unknown client type '".to_vec();
+        echo(&mut text, kind, ECHO_BYTES_MAX);
+        text.push(b'\'');
+        self.fail_bytes(ex, &text);
+    }
+
+    /// Asks for all connections, picks those meant, and has their cores close them.
+    fn kill<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) -> Flow {
+        let Some(wanted) = self.kill_filter(ex, arguments) else { return Flow::Done };
+        let own_id = self.client.id;
+        let mut next = match self.task {
+            Task::Kill { next } => next as usize,
+            // Its parts would mix with those of commands that are not answered yet.
+            _ if !ex.order.is_empty() => {
+                if self.task == Task::None {
+                    self.task = Task::Arguments { phase: 0, next: 0 };
+                }
+                return Flow::Wait;
+            }
+            Task::Walk { .. } => {
+                let text = &mut ex.writer.gathered;
+                if !reply::client_lines(text).any(|line| reply::client_id(line) == Some(own_id)) {
+                    self.describe(ex.now, 0, text);
+                }
+                0
+            }
+            _ => {
+                self.task = Task::Walk { asked: None };
+                self.ask_all(ex, Verb::Connections, Shape::PagePart);
+                return Flow::Pause;
+            }
+        };
+        let text = std::mem::take(&mut ex.writer.gathered);
+        let meant: Vec<u64> = reply::client_lines(&text)
+            .filter(|line| wanted.matches(line))
+            .filter_map(reply::client_id)
+            .filter(|&id| id != own_id || !wanted.skip_own)
+            .collect();
+        for &client in meant.iter().filter(|&&id| id != own_id).skip(next) {
+            if !ex.has_room(self.options.output_soft_bytes) {
+                self.task = Task::Kill { next: next as u32 };
+                ex.writer.gathered = text;
+                return Flow::Wait;
+            }
+            self.ask_all(ex, Verb::Disconnect { client }, Shape::SumPart);
+            next += 1;
+        }
+        let own = meant.contains(&own_id);
+        if own {
+            // Closed as soon as the answer is sent.
+            self.closing = Some(Reason::Quit);
+        }
+        if wanted.by_address_alone {
+            if own || next > 0 {
+                ex.say(Shape::OkEnd, &[]);
+            } else {
+                ex.writer.forget();
+                self.fail(ex, "ERR No such client");
+            }
+        } else {
+            // Only parts of this command are on their way, so the sum is its own.
+            ex.writer.sum += i64::from(own);
+            ex.say(Shape::SumEnd, &[]);
+        }
+        Flow::Done
+    }
+
+    fn kill_filter<'a, B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        arguments: Arguments<'a>,
+    ) -> Option<KillFilter<'a>> {
+        let mut filter = KillFilter { skip_own: true, ..KillFilter::default() };
+        if arguments.len() == 3 {
+            filter.address = Some(arguments.at(2));
+            (filter.by_address_alone, filter.skip_own) = (true, false);
+            return Some(filter);
+        }
+        if !arguments.len().is_multiple_of(2) {
+            self.fail(ex, SYNTAX);
+            return None;
+        }
+        for i in (2..arguments.len()).step_by(2) {
+            let (option, value) = (arguments.at(i), arguments.at(i + 1));
+            if is(option, "id") {
+                match integer(value) {
+                    Some(id @ 1..) => filter.ids.push(id as u64),
+                    Some(_) => {
+                        self.fail(ex, "ERR client-id should be greater than 0");
+                        return None;
+                    }
+                    None => {
+                        self.fail(ex, SYNTAX);
+                        return None;
+                    }
+                }
+            } else if is(option, "addr") {
+                filter.address = Some(value);
+            } else if is(option, "laddr") {
+                filter.local = Some(value);
+            } else if is(option, "type") {
+                if !is_client_type(value) {
+                    self.unknown_type(ex, value);
+                    return None;
+                }
+                filter.nobody |= !is(value, "normal");
+            } else if is(option, "user") {
+                if value != b"default" {
+                    let mut text = b"ERR No such user '".to_vec();
+                    echo(&mut text, value, ECHO_BYTES_MAX);
+                    text.push(b'\'');
+                    self.fail_bytes(ex, &text);
+                    return None;
+                }
+            } else if is(option, "maxage") {
+                match integer(value) {
+                    Some(age @ 1..) => filter.age_seconds_min = age as u64,
+                    _ => {
+                        self.fail(ex, "ERR maxage is not an integer or out of range");
+                        return None;
+                    }
+                }
+            } else if is(option, "skipme") && (is(value, "yes") || is(value, "no")) {
+                filter.skip_own = is(value, "yes");
+            } else {
+                self.fail(ex, SYNTAX);
+                return None;
+            }
+        }
+        Some(filter)
+    }
+
+    /// Appends this connection's line of `CLIENT LIST`.
+    pub(super) fn describe(&self, now: Now, held_bytes: usize, out: &mut Vec<u8>) {
+        let seconds = |since: Now| now.mono.millis_since(since.mono) / 1000;
+        let [channels, patterns, shard_channels] = self.subscriptions.each_ref().map(|names| names.len());
+        let flags = if channels + patterns + shard_channels > 0 { "P" } else { "N" };
+        let text = format!(
+            "id={} addr={} laddr={} name={} age={} idle={} flags={flags} db=0 sub={channels} psub={patterns} \
+             ssub={shard_channels} multi=-1 watch=0 omem={held_bytes} cmd={}{}{} user={} redir=-1 resp={} lib-name={} \
+             lib-ver={} tot-cmds={}\n",
+            self.client.id,
+            self.client.peer,
+            self.client.local,
+            String::from_utf8_lossy(&self.name),
+            seconds(self.client.since),
+            seconds(self.last_at),
+            self.command.map_or("NULL", |command| command.name),
+            if self.subcommand.is_empty() { "" } else { "|" },
+            self.subcommand,
+            if self.authenticated { "default" } else { "(unauthenticated)" },
+            self.protocol,
+            String::from_utf8_lossy(&self.library[0]),
+            String::from_utf8_lossy(&self.library[1]),
+            self.commands,
+        );
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// Which connections `CLIENT KILL` means.
+#[derive(Default)]
+struct KillFilter<'a> {
+    ids: Vec<u64>,
+    address: Option<&'a [u8]>,
+    local: Option<&'a [u8]>,
+    age_seconds_min: u64,
+    skip_own: bool,
+    /// A type of client that there is not.
+    nobody: bool,
+    /// The old form, with other answers.
+    by_address_alone: bool,
+}
+
+impl KillFilter<'_> {
+    fn matches(&self, line: &[u8]) -> bool {
+        let field = |name| reply::client_field(line, name);
+        !self.nobody
+            && (self.ids.is_empty() || reply::client_id(line).is_some_and(|id| self.ids.contains(&id)))
+            && self.address.is_none_or(|address| field("addr") == Some(address))
+            && self.local.is_none_or(|address| field("laddr") == Some(address))
+            && (self.age_seconds_min == 0
+                || field("age").and_then(unsigned).is_some_and(|age| age >= self.age_seconds_min))
+    }
+}
+
+fn is_client_type(kind: &[u8]) -> bool {
+    ["normal", "master", "primary", "replica", "slave", "pubsub"].iter().any(|name| is(kind, name))
+}
+
+/// Whether a name can stand in a line of `CLIENT LIST`.
+fn is_name(name: &[u8]) -> bool {
+    name.len() <= NAME_BYTES_MAX && name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+fn confirm(out: &mut Vec<u8>, protocol: u8, verb: &str, name: Option<&[u8]>, count: i64) {
+    reply::push(out, protocol, 3);
+    reply::bulk(out, verb.as_bytes());
+    match name {
+        Some(name) => reply::bulk(out, name),
+        None => reply::null(out, protocol),
+    }
+    reply::number(out, count);
+}

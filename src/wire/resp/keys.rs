@@ -1,0 +1,600 @@
+//! Commands on keys. Each key is a request of its own, to the core that owns it.
+
+use super::commands::{Command, Id};
+use super::parser::{Arguments, integer, unsigned};
+use super::reply::{self, NOT_INTEGER, SYNTAX, Shape, TOO_LONG};
+use super::{Backend, Ex, Flow, Talk, Task, is};
+use crate::clock::{Now, Wall};
+use crate::hash::slot_of;
+use crate::ids::{CoreId, Version};
+use crate::request::{
+    Condition, Count, Expire, ExpireOnly, Expiry, ExpiryChange, Fetch, Put, Remove, Request, Scan, Splice,
+    Step, Verb,
+};
+use crate::wire::Target;
+
+/// Items that one step of `KEYS` looks at.
+const WALK_ITEMS: u32 = 1024;
+/// Bytes of keys that `KEYS` may gather.
+const WALK_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Items that one page of `SCAN` looks at by default, and at most.
+const SCAN_ITEMS: u32 = 10;
+const SCAN_ITEMS_MAX: i64 = 16 * 1024;
+
+impl Talk {
+    pub(super) fn key_command<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+        budget: &mut usize,
+    ) -> Flow {
+        if self.task == Task::None && !self.keys_fit(ex, command, arguments) {
+            return Flow::Done;
+        }
+        match command.id {
+            Id::Mget | Id::Mset | Id::Del | Id::Unlink | Id::Exists | Id::Touch => {
+                return self.each_key(ex, command, arguments, budget);
+            }
+            Id::Msetnx => return self.msetnx(ex, arguments, budget),
+            // An empty pattern matches the empty key alone, which there is not; to the engine it means all.
+            Id::Keys if arguments.at(1).is_empty() => ex.say(Shape::Raw, b"*0\r\n"),
+            Id::Keys => {
+                let pattern = if arguments.at(1) == b"*" { b"" } else { arguments.at(1) };
+                return self.walk(ex, pattern, None, u32::MAX);
+            }
+            Id::Randomkey => {
+                self.ask_all(ex, Verb::Random, Shape::PagePart);
+                // Whichever key the clock points at: cores answer keys picked at random.
+                ex.say(Shape::AnyKeyEnd { pick: (ex.now.mono.0 / 1000) as u32 }, &[]);
+            }
+            Id::Wait => self.wait(ex, arguments),
+            Id::Scan => self.scan(ex, arguments),
+            Id::Object => self.object(ex, command, arguments),
+            _ => {
+                if let Err(text) = self.one_key(ex, command, arguments) {
+                    match text {
+                        Refusal::Text(text) => self.fail(ex, text),
+                        Refusal::ExpireTime => {
+                            self.fail_parts(ex, &["ERR invalid expire time in '", command.name, "' command"]);
+                        }
+                        Refusal::Option(word) => {
+                            let mut text = b"ERR Unsupported option ".to_vec();
+                            super::echo(&mut text, word, super::ECHO_BYTES_MAX);
+                            self.fail_bytes(ex, &text);
+                        }
+                    }
+                }
+            }
+        }
+        Flow::Done
+    }
+
+    /// Whether all keys have a length that an item may have; says so if not.
+    pub(super) fn keys_fit<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &Command,
+        arguments: Arguments<'_>,
+    ) -> bool {
+        let (first, last) = match command.subcommand(self.subcommand.as_bytes()) {
+            Some(sub) => (usize::from(sub.key), usize::from(sub.key)),
+            None if command.last_key < 0 => (usize::from(command.first_key), arguments.len() - 1),
+            None => (usize::from(command.first_key), usize::from(command.first_key)),
+        };
+        if first == 0 {
+            return true;
+        }
+        let bytes_max = self.options.key_bytes_max;
+        for i in (first..=last).step_by(usize::from(command.key_step.max(1))) {
+            let len = arguments.at(i).len();
+            if len == 0 || len > bytes_max {
+                let digits = bytes_max.to_string();
+                self.fail_parts(ex, &["ERR keys have 1 to ", &digits, " bytes"]);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// `MGET`, `MSET`, `DEL`, `UNLINK`, `EXISTS`, `TOUCH`: stops between keys when there is no room.
+    fn each_key<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &Command,
+        arguments: Arguments<'_>,
+        budget: &mut usize,
+    ) -> Flow {
+        let alone = arguments.len() == 2;
+        let (verb, shape) = match command.id {
+            Id::Mget => (Verb::Get, Shape::Element),
+            Id::Mset => (Verb::Put(Put::plain(Expiry::Never)), Shape::SumPart),
+            Id::Exists => (Verb::Peek, if alone { Shape::Flag } else { Shape::SumPart }),
+            Id::Touch => (Verb::Get, if alone { Shape::Flag } else { Shape::SumPart }),
+            _ => (Verb::Remove(Remove::PLAIN), if alone { Shape::Flag } else { Shape::SumPart }),
+        };
+        let step = if command.id == Id::Mset { 2 } else { 1 };
+        if self.task == Task::None {
+            if !(arguments.len() - 1).is_multiple_of(step) {
+                self.fail(ex, "ERR wrong number of arguments for 'mset' command");
+                return Flow::Done;
+            }
+            if command.id == Id::Mget {
+                self.say(ex, |_, out| reply::header(out, b'*', arguments.len() - 1));
+            }
+            self.task = Task::Arguments { phase: 0, next: 1 };
+        }
+        let flow = self.each_argument(ex, arguments, budget, step, |ex, i| {
+            let value = if step == 2 { arguments.at(i + 1) } else { &[] };
+            let request = Request { key: arguments.at(i), value, verb };
+            ex.ask(Target::Owner, &request, shape, &[]);
+        });
+        if flow == Flow::Done {
+            match command.id {
+                Id::Mget => {}
+                Id::Mset => ex.say(Shape::OkEnd, &[]),
+                _ if alone => {}
+                _ => ex.say(Shape::SumEnd, &[]),
+            }
+        }
+        flow
+    }
+
+    /// Calls `each` with the place of every `step`th argument from where the task stands, as long as there is room.
+    fn each_argument<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        arguments: Arguments<'_>,
+        budget: &mut usize,
+        step: usize,
+        mut each: impl FnMut(&mut Ex<'_, B>, usize),
+    ) -> Flow {
+        let Task::Arguments { phase, next } = self.task else { unreachable!("set by the caller") };
+        let mut i = next as usize;
+        while i < arguments.len() {
+            let stop = if !ex.has_room(self.options.output_soft_bytes) {
+                Some(Flow::Wait)
+            } else if *budget == 0 {
+                Some(Flow::Pause)
+            } else {
+                None
+            };
+            if let Some(flow) = stop {
+                self.task = Task::Arguments { phase, next: i as u32 };
+                return flow;
+            }
+            each(ex, i);
+            *budget -= 1;
+            i += step;
+        }
+        self.task = Task::Arguments { phase, next: i as u32 };
+        Flow::Done
+    }
+
+    /// 1. Look at every key; answer 0 if one exists.
+    /// 2. Store each where it is still absent, and remember its version.
+    /// 3. If somebody was faster with one, take back exactly the versions stored, and answer 0.
+    ///
+    /// All keys belong to one core, so on the owner's own connections nothing comes between. From another core others may
+    /// see single keys of the set before it is complete, but never lose a write to it.
+    fn msetnx<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        arguments: Arguments<'_>,
+        budget: &mut usize,
+    ) -> Flow {
+        if self.task == Task::None {
+            if arguments.len().is_multiple_of(2) {
+                self.fail(ex, "ERR wrong number of arguments for 'msetnx' command");
+                return Flow::Done;
+            }
+            let keys = || (1..arguments.len()).step_by(2).map(|i| arguments.at(i));
+            let mut owners = keys().map(|key| ex.node.map.owner(slot_of(key).shard()));
+            let first = owners.next();
+            if owners.any(|owner| Some(owner) != first) {
+                self.fail(ex, "CROSSSLOT Keys in request don't hash to the same slot");
+                return Flow::Done;
+            }
+            if keys().collect::<std::collections::HashSet<_>>().len() < arguments.len() / 2 {
+                self.fail(ex, "ERR a key is named twice");
+                return Flow::Done;
+            }
+            self.task = Task::Arguments { phase: 1, next: 1 };
+        }
+        loop {
+            let Task::Arguments { phase, .. } = self.task else { unreachable!("set above") };
+            let flow = self.each_argument(ex, arguments, budget, 2, |ex, i| {
+                let key = arguments.at(i);
+                let (verb, value, shape) = match phase {
+                    1 => (Verb::Peek, &[][..], Shape::SumPart),
+                    2 => {
+                        let put = Put { condition: Condition::Absent, ..Put::plain(Expiry::Never) };
+                        (Verb::Put(put), arguments.at(i + 1), Shape::VersionPart)
+                    }
+                    _ => {
+                        let version = ex.writer.versions.get(i / 2).copied().unwrap_or(Version::NONE);
+                        let condition = Condition::VersionIs(version);
+                        (Verb::Remove(Remove { condition, ..Remove::PLAIN }), &[][..], Shape::SumPart)
+                    }
+                };
+                ex.ask(Target::Owner, &Request { key, value, verb }, shape, &[]);
+            });
+            if flow != Flow::Done {
+                return flow;
+            }
+            if !ex.order.is_empty() {
+                return Flow::Wait;
+            }
+            let (exists, stored) = (ex.writer.sum > 0, !ex.writer.versions.contains(&Version::NONE));
+            match phase {
+                1 if exists || ex.writer.fault.is_some() => ex.writer.sum = 0,
+                2 if stored => ex.writer.sum = 1,
+                1 | 2 => {
+                    self.task = Task::Arguments { phase: phase + 1, next: 1 };
+                    continue;
+                }
+                _ => ex.writer.sum = 0,
+            }
+            ex.say(Shape::SumEnd, &[]);
+            return Flow::Done;
+        }
+    }
+
+    /// Gathers the keys of all cores (or, of one slot, its owner's), a page a step, and answers at most `most`.
+    pub(super) fn walk<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        pattern: &[u8],
+        slot: Option<u16>,
+        most: u32,
+    ) -> Flow {
+        let (first, end) = match slot {
+            Some(slot) => {
+                let owner = ex.node.map.owner(crate::ids::Slot::new(slot).shard()).0;
+                (owner, owner + 1)
+            }
+            None => self.cores(ex.node),
+        };
+        // Pages are told apart by the cursor that the writer saw last, so nothing else may be on its way.
+        if !ex.order.is_empty() {
+            if self.task == Task::None {
+                self.task = Task::Walk { asked: None };
+            }
+            return Flow::Wait;
+        }
+        let (core, cursor) = match self.task {
+            Task::Walk { asked: Some(core) } if ex.writer.cursor == 0 => (core + 1, 0),
+            Task::Walk { asked: Some(core) } => (core, ex.writer.cursor),
+            _ => (first, 0),
+        };
+        let enough = most < u32::MAX && reply::keys(&ex.writer.gathered).count() >= most as usize;
+        if core >= end || enough || ex.writer.fault.is_some() {
+            ex.say(Shape::KeysEnd { most }, &[]);
+            return Flow::Done;
+        }
+        if ex.writer.gathered.len() > WALK_BYTES_MAX {
+            ex.writer.forget();
+            self.fail(ex, "ERR too many keys for one reply, use SCAN");
+            return Flow::Done;
+        }
+        self.task = Task::Walk { asked: Some(core) };
+        let verb = Verb::Scan(Scan { cursor, count: WALK_ITEMS, slot });
+        let request = Request { key: &[], value: pattern, verb };
+        ex.ask(Target::Core(CoreId(core)), &request, Shape::PagePart, &[]);
+        if ex.order.is_empty() { Flow::Pause } else { Flow::Wait }
+    }
+
+    fn scan<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let Some(cursor) = unsigned(arguments.at(1)) else { return self.fail(ex, "ERR invalid cursor") };
+        let mut count = SCAN_ITEMS;
+        let mut pattern: &[u8] = b"";
+        // What can match nothing is answered with an empty page that ends the walk.
+        let mut matchable = true;
+        let mut i = 2;
+        while i < arguments.len() {
+            if i + 1 == arguments.len() {
+                return self.fail(ex, SYNTAX);
+            }
+            let (option, value) = (arguments.at(i), arguments.at(i + 1));
+            if is(option, "count") {
+                match integer(value) {
+                    None => return self.fail(ex, NOT_INTEGER),
+                    Some(n) if n < 1 => return self.fail(ex, SYNTAX),
+                    Some(n) => count = n.min(SCAN_ITEMS_MAX) as u32,
+                }
+            } else if is(option, "match") {
+                matchable &= !value.is_empty();
+                pattern = if value == b"*" { b"" } else { value };
+            } else if is(option, "type") {
+                const TYPES: [&str; 5] = ["list", "set", "zset", "hash", "stream"];
+                if !is(value, "string") && !TYPES.iter().any(|name| is(value, name)) {
+                    let mut text = b"ERR unknown type name '".to_vec();
+                    super::echo(&mut text, value, super::ECHO_BYTES_MAX);
+                    text.push(b'\'');
+                    return self.fail_bytes(ex, &text);
+                }
+                matchable &= is(value, "string");
+            } else {
+                return self.fail(ex, SYNTAX);
+            }
+            i += 2;
+        }
+        if !matchable {
+            return ex.say(Shape::Raw, b"*2\r\n$1\r\n0\r\n*0\r\n");
+        }
+        let alone = self.options.only_core.is_some();
+        let (core, cursor) = match self.options.only_core {
+            Some(core) => (core.0, cursor),
+            None => reply::split_cursor(ex.node, cursor),
+        };
+        let verb = Verb::Scan(Scan { cursor, count, slot: None });
+        let request = Request { key: &[], value: pattern, verb };
+        ex.ask(Target::Core(CoreId(core)), &request, Shape::Page { core, alone }, &[]);
+    }
+
+    fn object<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &Command, arguments: Arguments<'_>) {
+        let shape = match self.subcommand {
+            "encoding" => Shape::Encoding,
+            "freq" => Shape::Frequency,
+            "idletime" => Shape::IdleSeconds,
+            "refcount" => Shape::References,
+            _ => return self.help(ex, command),
+        };
+        let request = Request { key: arguments.at(2), value: &[], verb: Verb::Peek };
+        ex.ask(Target::Owner, &request, shape, &[]);
+    }
+
+    fn wait<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        match (integer(arguments.at(1)), integer(arguments.at(2))) {
+            (None, _) => self.fail(ex, NOT_INTEGER),
+            (_, None) => self.fail(ex, "ERR timeout is not an integer or out of range"),
+            (_, Some(..0)) => self.fail(ex, "ERR timeout is negative"),
+            _ => ex.say(Shape::Raw, b":0\r\n"),
+        }
+    }
+
+    fn one_key<'a, B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &Command,
+        arguments: Arguments<'a>,
+    ) -> Result<(), Refusal<'a>> {
+        let key = arguments.at(1);
+        let now = ex.now;
+        let put = |expiry, condition| {
+            let expiry = ExpiryChange::Set(expiry);
+            Verb::Put(Put { expiry, condition, ..Put::plain(Expiry::Never) })
+        };
+        let fetch = |expiry, remove| Verb::Fetch(Fetch { expiry, remove, lease: false, ..Fetch::PLAIN });
+        let count = |by: i64| {
+            Verb::Count(Count {
+                by: Step::Signed(by),
+                // What an absent counter becomes: 0 and the step.
+                create: Some((by as u64, Expiry::Never)),
+                condition: Condition::Always,
+                expiry: ExpiryChange::Keep,
+                version: None,
+            })
+        };
+        let mut value: &[u8] = b"";
+        let (verb, shape) = match command.id {
+            Id::Get => (Verb::Get, Shape::Bulk),
+            Id::Set => {
+                value = arguments.at(2);
+                let put = set_options(now, arguments)?;
+                (Verb::Put(put), if put.previous { Shape::Previous } else { Shape::Ok })
+            }
+            Id::Setex | Id::Psetex => {
+                value = arguments.at(3);
+                let unit = if command.id == Id::Setex { Unit::Seconds } else { Unit::Millis };
+                (put(lifetime(now, arguments.at(2), unit, false)?, Condition::Always), Shape::Ok)
+            }
+            Id::Setnx => {
+                value = arguments.at(2);
+                (put(Expiry::Never, Condition::Absent), Shape::Flag)
+            }
+            Id::Getset => {
+                value = arguments.at(2);
+                let put = Put { previous: true, ..Put::plain(Expiry::Never) };
+                (Verb::Put(put), Shape::Previous)
+            }
+            Id::Getex => (fetch(getex_options(now, arguments)?, false), Shape::Bulk),
+            Id::Getdel => (fetch(ExpiryChange::Keep, true), Shape::Bulk),
+            Id::Ttl => (Verb::Peek, Shape::Expiry { millis: false, absolute: false }),
+            Id::Pttl => (Verb::Peek, Shape::Expiry { millis: true, absolute: false }),
+            Id::Expiretime => (Verb::Peek, Shape::Expiry { millis: false, absolute: true }),
+            Id::Pexpiretime => (Verb::Peek, Shape::Expiry { millis: true, absolute: true }),
+            Id::Expire | Id::Pexpire | Id::Expireat | Id::Pexpireat => {
+                let only = expire_options(arguments)?;
+                let unit = match command.id {
+                    Id::Expire | Id::Expireat => Unit::Seconds,
+                    _ => Unit::Millis,
+                };
+                let absolute = matches!(command.id, Id::Expireat | Id::Pexpireat);
+                let time = integer(arguments.at(2)).ok_or(Refusal::Text(NOT_INTEGER))?;
+                let expiry = moment(now, time, unit, absolute).ok_or(Refusal::ExpireTime)?;
+                (Verb::Expire(Expire { expiry, only }), Shape::Flag)
+            }
+            Id::Persist => {
+                let only = ExpireOnly::IfSome;
+                (Verb::Expire(Expire { expiry: Expiry::Never, only }), Shape::Flag)
+            }
+            Id::Type => (Verb::Peek, Shape::Type),
+            Id::Strlen => (Verb::Peek, Shape::Length),
+            Id::Incr => (count(1), Shape::Counted),
+            Id::Decr => (count(-1), Shape::Counted),
+            Id::Incrby => {
+                let by = integer(arguments.at(2)).ok_or(Refusal::Text(NOT_INTEGER))?;
+                (count(by), Shape::Counted)
+            }
+            Id::Decrby => {
+                let by = integer(arguments.at(2)).ok_or(Refusal::Text(NOT_INTEGER))?;
+                let by = by.checked_neg().ok_or(Refusal::Text("ERR decrement would overflow"))?;
+                (count(by), Shape::Counted)
+            }
+            Id::Incrbyfloat => {
+                value = arguments.at(2);
+                if !is_float(value) {
+                    return Err(Refusal::Text("ERR value is not a valid float"));
+                }
+                (Verb::CountFloat, Shape::Bulk)
+            }
+            Id::Append => {
+                value = arguments.at(2);
+                let splice = Splice {
+                    front: false,
+                    create: Some(Expiry::Never),
+                    flags: 0,
+                    condition: Condition::Always,
+                    version: None,
+                };
+                (Verb::Splice(splice), Shape::Length)
+            }
+            Id::Getrange | Id::Substr => {
+                let start = integer(arguments.at(2)).ok_or(Refusal::Text(NOT_INTEGER))?;
+                let end = integer(arguments.at(3)).ok_or(Refusal::Text(NOT_INTEGER))?;
+                (Verb::Get, Shape::Range { start, end })
+            }
+            Id::Setrange => {
+                value = arguments.at(3);
+                let offset = integer(arguments.at(2)).ok_or(Refusal::Text(NOT_INTEGER))?;
+                if offset < 0 {
+                    return Err(Refusal::Text("ERR offset is out of range"));
+                }
+                let limit = self.options.value_bytes_max.min(u32::MAX as usize) as u64;
+                match (offset as u64).saturating_add(value.len() as u64) {
+                    // Nothing to write: Redis makes no item of it.
+                    _ if value.is_empty() => (Verb::Peek, Shape::Length),
+                    end if end > limit => return Err(Refusal::Text(TOO_LONG)),
+                    _ => (Verb::Overwrite { offset: offset as u32 }, Shape::Length),
+                }
+            }
+            other => unreachable!("{other:?} is no command on one key"),
+        };
+        ex.ask(Target::Owner, &Request { key, value, verb }, shape, &[]);
+        Ok(())
+    }
+}
+
+/// Why a command is not done.
+enum Refusal<'a> {
+    Text(&'static str),
+    /// The error that names the command.
+    ExpireTime,
+    /// An option of `EXPIRE` that there is not.
+    Option(&'a [u8]),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Seconds,
+    Millis,
+}
+
+/// The moment of a time that a client states; past ones are now. `None`: beyond what 64 bits of milliseconds hold.
+fn moment(now: Now, time: i64, unit: Unit, absolute: bool) -> Option<Expiry> {
+    let millis = if unit == Unit::Seconds { time.checked_mul(1000)? } else { time };
+    let wall = if absolute { millis } else { millis.checked_add(now.wall.0 as i64)? };
+    Some(Expiry::At(if absolute || millis <= 0 {
+        now.deadline(Wall(wall.max(0) as u64))
+    } else {
+        now.mono.plus_millis(millis as u64)
+    }))
+}
+
+/// As `moment`, for commands that store: only positive times.
+fn lifetime(now: Now, text: &[u8], unit: Unit, absolute: bool) -> Result<Expiry, Refusal<'static>> {
+    let time = integer(text).ok_or(Refusal::Text(NOT_INTEGER))?;
+    if time <= 0 {
+        return Err(Refusal::ExpireTime);
+    }
+    moment(now, time, unit, absolute).ok_or(Refusal::ExpireTime)
+}
+
+/// The unit of an option that states a time, and whether it is absolute.
+fn time_option(word: &[u8]) -> Option<(Unit, bool)> {
+    match () {
+        () if is(word, "ex") => Some((Unit::Seconds, false)),
+        () if is(word, "px") => Some((Unit::Millis, false)),
+        () if is(word, "exat") => Some((Unit::Seconds, true)),
+        () if is(word, "pxat") => Some((Unit::Millis, true)),
+        () => None,
+    }
+}
+
+fn set_options(now: Now, arguments: Arguments<'_>) -> Result<Put, Refusal<'static>> {
+    let mut put = Put::plain(Expiry::Never);
+    let mut time = None;
+    let mut i = 3;
+    while i < arguments.len() {
+        let word = arguments.at(i);
+        let (condition, expiry) = (put.condition == Condition::Always, put.expiry != ExpiryChange::Keep);
+        if is(word, "nx") && put.condition != Condition::Present {
+            put.condition = Condition::Absent;
+        } else if is(word, "xx") && (condition || put.condition == Condition::Present) {
+            put.condition = Condition::Present;
+        } else if is(word, "get") {
+            put.previous = true;
+        } else if is(word, "keepttl") && time.is_none() {
+            put.expiry = ExpiryChange::Keep;
+        } else if let (Some(option), true, None, true) =
+            (time_option(word), i + 1 < arguments.len(), time, expiry)
+        {
+            time = Some((option, i + 1));
+            i += 1;
+        } else {
+            return Err(Refusal::Text(SYNTAX));
+        }
+        i += 1;
+    }
+    if let Some(((unit, absolute), i)) = time {
+        put.expiry = ExpiryChange::Set(lifetime(now, arguments.at(i), unit, absolute)?);
+    }
+    Ok(put)
+}
+
+fn getex_options(now: Now, arguments: Arguments<'_>) -> Result<ExpiryChange, Refusal<'static>> {
+    match arguments.len() {
+        2 => Ok(ExpiryChange::Keep),
+        3 if is(arguments.at(2), "persist") => Ok(ExpiryChange::Set(Expiry::Never)),
+        4 => {
+            let (unit, absolute) = time_option(arguments.at(2)).ok_or(Refusal::Text(SYNTAX))?;
+            Ok(ExpiryChange::Set(lifetime(now, arguments.at(3), unit, absolute)?))
+        }
+        _ => Err(Refusal::Text(SYNTAX)),
+    }
+}
+
+fn expire_options(arguments: Arguments<'_>) -> Result<ExpireOnly, Refusal<'_>> {
+    let [mut nx, mut xx, mut gt, mut lt] = [false; 4];
+    for word in arguments.from(3) {
+        match () {
+            () if is(word, "nx") => nx = true,
+            () if is(word, "xx") => xx = true,
+            () if is(word, "gt") => gt = true,
+            () if is(word, "lt") => lt = true,
+            () => return Err(Refusal::Option(word)),
+        }
+    }
+    match (nx, xx, gt, lt) {
+        (true, true, ..) | (true, _, true, _) | (true, _, _, true) => {
+            Err(Refusal::Text("ERR NX and XX, GT or LT options at the same time are not compatible"))
+        }
+        (_, _, true, true) => Err(Refusal::Text("ERR GT and LT options at the same time are not compatible")),
+        (true, ..) => Ok(ExpireOnly::IfNone),
+        (_, true, true, _) => Ok(ExpireOnly::IfSomeAndLater),
+        (_, true, _, true) => Ok(ExpireOnly::IfSomeAndEarlier),
+        (_, true, ..) => Ok(ExpireOnly::IfSome),
+        (_, _, true, _) => Ok(ExpireOnly::IfLater),
+        (_, _, _, true) => Ok(ExpireOnly::IfEarlier),
+        _ => Ok(ExpireOnly::Any),
+    }
+}
+
+/// Whether the text is a decimal number in range, or an infinity, which the counter then refuses with its own words.
+fn is_float(text: &[u8]) -> bool {
+    let Some(number) = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok()) else {
+        return false;
+    };
+    !number.is_nan() && (number.is_finite() || !text.iter().any(u8::is_ascii_digit))
+}

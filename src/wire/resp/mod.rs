@@ -1,0 +1,524 @@
+//! RESP2 and RESP3.
+//!
+//! ```text
+//! bytes -> parser -> Talk (state of the conversation) -> keys | server | client | cluster -> Exchange::ask / say
+//!                                                                    outcomes -> reply (Writer) -> bytes
+//! ```
+//! - [`parser`]: frames; resumes at any byte.
+//! - [`commands`]: the static table of commands.
+//! - [`keys`]: commands on keys, each key a request of its own.
+//! - [`client`]: commands about this conversation and other connections; [`server`]: about the server; [`cluster`].
+//! - [`reply`]: the writing half; [`info`]: the text of `INFO`.
+//!
+//! A command is a list of requests and of ready replies, in order. One that may not be finished at once - very many keys,
+//! a walk over all items, answers that decide what to ask next - leaves a [`Task`] and is called again with the same
+//! arguments: its frame stays unconsumed until it is done.
+
+mod client;
+mod cluster;
+pub mod commands;
+mod info;
+mod keys;
+mod parser;
+mod reply;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use super::{Backend, Client, Exchange, Next, Options, Order, Progress, Reason};
+use crate::clock::Now;
+use crate::request::{Outcome, Put, Request, Verb};
+use crate::topology::Node;
+use crate::wire::Target;
+use commands::{Command, Id};
+use parser::{Arguments, Broken, Limits, Parsed, Parser};
+use reply::{Shape, Writer};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Longest echo of a client's bytes in an error.
+const ECHO_BYTES_MAX: usize = 128;
+/// Most arguments of a command that is not about keys or channels; its reply or its work may be long for each.
+const WORDS_MAX: usize = 1024;
+
+/// A RESP session's codec.
+pub(crate) struct Resp {
+    parser: Parser,
+    talk: Talk,
+    writer: Writer,
+    order: Order<Shape>,
+}
+
+/// State of the conversation, as the parsing half sees it: ahead of the writing half by what is awaited.
+struct Talk {
+    options: Arc<Options>,
+    client: Client,
+    /// What this protocol version is for replies made here; the writer follows when it comes to them.
+    protocol: u8,
+    authenticated: bool,
+    /// Nothing unusual holds: the short way for GET and SET may be taken.
+    plain: bool,
+    silence: Silence,
+    /// Channels, patterns and shard channels.
+    subscriptions: [BTreeSet<Vec<u8>>; 3],
+    name: Vec<u8>,
+    library: [Vec<u8>; 2],
+    /// The command being done or done last, and when.
+    command: Option<&'static Command>,
+    subcommand: &'static str,
+    last_at: Now,
+    commands: u64,
+    task: Task,
+    closing: Option<Reason>,
+    /// For replies made here.
+    scratch: Vec<u8>,
+}
+
+/// `CLIENT REPLY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    None,
+    /// Until told otherwise.
+    Off,
+    /// For the next command.
+    Next,
+    /// For this command.
+    This,
+}
+
+/// How far a command came that is not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    /// There is none.
+    None,
+    /// The argument to go on with, and the phase of the command.
+    Arguments { phase: u8, next: u32 },
+    /// A walk over items: the core that was asked for a page last.
+    Walk { asked: Option<u16> },
+    /// `CLIENT KILL`: how many of the connections meant were told to close.
+    Kill { next: u32 },
+}
+
+/// How far a call came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Done,
+    /// Goes on when outcomes came in or replies were taken.
+    Wait,
+    /// Goes on in the next turn.
+    Pause,
+}
+
+/// Exchange of this codec.
+type Ex<'s, B> = Exchange<'s, B, Writer>;
+
+impl Resp {
+    pub fn new(options: Arc<Options>, client: Client) -> Self {
+        let authenticated = options.password.is_none();
+        Resp {
+            parser: Parser::default(),
+            writer: Writer::new(),
+            order: Order::new(),
+            talk: Talk {
+                authenticated,
+                plain: authenticated,
+                last_at: client.since,
+                options,
+                client,
+                protocol: 2,
+                silence: Silence::None,
+                subscriptions: Default::default(),
+                name: Vec::new(),
+                library: Default::default(),
+                command: None,
+                subcommand: "",
+                commands: 0,
+                task: Task::None,
+                closing: None,
+                scratch: Vec::new(),
+            },
+        }
+    }
+
+    pub fn serve<B: Backend>(
+        &mut self,
+        now: Now,
+        node: &Node,
+        input: &[u8],
+        backend: &mut B,
+        out: &mut Vec<u8>,
+    ) -> Progress {
+        let Resp { parser, talk, writer, order } = self;
+        let mut ex = Exchange { now, node, backend, writer, order, out };
+        let mut budget = talk.options.commands_per_turn.max(1);
+        let mut consumed = 0;
+        let next = loop {
+            let rest = &input[consumed..];
+            if let Some(reason) = talk.closing {
+                consumed = input.len();
+                break if ex.order.is_empty() { Next::Close(reason) } else { Next::Blocked };
+            }
+            if rest.is_empty() {
+                break Next::More { at_least: 1 };
+            }
+            if budget == 0 {
+                break Next::Yield;
+            }
+            if !ex.has_room(talk.options.output_soft_bytes) {
+                break Next::Blocked;
+            }
+            if talk.task == Task::None {
+                if talk.plain
+                    && parser.is_fresh()
+                    && let Some(short) = Short::find(rest, &talk.options)
+                {
+                    consumed += short.frame_len;
+                    budget -= 1;
+                    talk.short(&mut ex, short);
+                    continue;
+                }
+                match parser.parse(rest, talk.limits()) {
+                    Parsed::Command(_) => talk.begin(&mut ex, parser.arguments(rest)),
+                    Parsed::Nothing(len) => {
+                        consumed += len;
+                        budget -= 1;
+                        continue;
+                    }
+                    Parsed::Refused(len, why) => {
+                        consumed += len;
+                        budget -= 1;
+                        talk.fail(&mut ex, why);
+                        continue;
+                    }
+                    Parsed::More(at_least) => break Next::More { at_least },
+                    Parsed::Broken(Broken::Http) => {
+                        talk.closing = Some(Reason::Http);
+                        continue;
+                    }
+                    Parsed::Broken(broken) => {
+                        let mut text = b"ERR Protocol error: ".to_vec();
+                        broken.describe(&mut text);
+                        talk.fail_bytes(&mut ex, &text);
+                        talk.closing = Some(Reason::Protocol);
+                        continue;
+                    }
+                }
+            }
+            match talk.run(&mut ex, parser.arguments(rest), &mut budget) {
+                Flow::Done => {
+                    talk.end(&mut ex);
+                    consumed += parser.finish();
+                    budget = budget.saturating_sub(1);
+                }
+                Flow::Wait => break Next::Blocked,
+                Flow::Pause => break Next::Yield,
+            }
+        };
+        let errors = std::mem::take(&mut ex.writer.errors);
+        ex.backend.counters().errors_total += errors;
+        Progress { consumed, next }
+    }
+
+    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+        self.order.complete(now, node, ticket, outcome, &mut self.writer, out);
+    }
+
+    pub fn held_bytes(&self) -> usize {
+        self.order.held_bytes() + self.writer.gathered.len()
+    }
+
+    pub fn awaited(&self) -> usize {
+        self.order.len()
+    }
+
+    pub fn authenticated(&self) -> bool {
+        self.talk.authenticated
+    }
+
+    pub fn describe(&self, now: Now, out: &mut Vec<u8>) {
+        self.talk.describe(now, self.held_bytes(), out);
+    }
+}
+
+/// A GET or SET without options in the form that clients send, taken out of the bytes without the parser's detour.
+struct Short<'a> {
+    key: &'a [u8],
+    value: Option<&'a [u8]>,
+    frame_len: usize,
+}
+
+impl<'a> Short<'a> {
+    /// `None` means only that the parser has to look.
+    #[inline]
+    fn find(input: &'a [u8], options: &Options) -> Option<Short<'a>> {
+        let (head, rest) = input.split_first_chunk::<13>()?;
+        let sets = match head {
+            b"*2\r\n$3\r\nGET\r\n" | b"*2\r\n$3\r\nget\r\n" => false,
+            b"*3\r\n$3\r\nSET\r\n" | b"*3\r\n$3\r\nset\r\n" => true,
+            _ => return None,
+        };
+        let (key, mut rest) = short_bulk(rest, options.key_bytes_max)?;
+        if key.is_empty() {
+            return None;
+        }
+        let mut value = None;
+        if sets {
+            let (bytes, behind) = short_bulk(rest, options.value_bytes_max)?;
+            (value, rest) = (Some(bytes), behind);
+        }
+        Some(Short { key, value, frame_len: input.len() - rest.len() })
+    }
+}
+
+/// A complete bulk string of at most `bytes_max`, and what is behind it.
+#[inline]
+fn short_bulk(input: &[u8], bytes_max: usize) -> Option<(&[u8], &[u8])> {
+    let digits = input.strip_prefix(b"$")?;
+    let mut len = 0usize;
+    let mut at = 0;
+    while let digit @ b'0'..=b'9' = *digits.get(at)? {
+        len = len * 10 + usize::from(digit - b'0');
+        at += 1;
+        if at > 9 {
+            return None;
+        }
+    }
+    if at == 0 || (digits[0] == b'0' && at > 1) || len > bytes_max {
+        return None;
+    }
+    let body = digits[at..].strip_prefix(b"\r\n")?;
+    let (bytes, rest) = body.split_at_checked(len)?;
+    Some((bytes, rest.strip_prefix(b"\r\n")?))
+}
+
+impl Talk {
+    #[inline]
+    fn short<B: Backend>(&mut self, ex: &mut Ex<'_, B>, short: Short<'_>) {
+        let (id, verb, shape) = match short.value {
+            None => (Id::Get, Verb::Get, Shape::Bulk),
+            Some(_) => (Id::Set, Verb::Put(Put::plain(crate::request::Expiry::Never)), Shape::Ok),
+        };
+        self.count(ex, id.command());
+        let request = Request { key: short.key, value: short.value.unwrap_or_default(), verb };
+        ex.ask(Target::Owner, &request, shape, &[]);
+    }
+
+    #[inline]
+    fn count<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &'static Command) {
+        self.command = Some(command);
+        self.last_at = ex.now;
+        self.commands += 1;
+        ex.backend.counters().commands_total += 1;
+        ex.backend.called(command.id as u8);
+    }
+
+    fn limits(&self) -> Limits {
+        let options = &self.options;
+        let unauthenticated = (!self.authenticated)
+            .then_some((options.unauthenticated_arguments_max, options.unauthenticated_argument_bytes_max));
+        Limits { value_bytes_max: options.value_bytes_max, unauthenticated }
+    }
+
+    /// Says what precedes the first step of a command, and decides which it is; `self.command` is `None` if it was answered.
+    fn begin<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        self.task = Task::None;
+        self.subcommand = "";
+        self.command = None;
+        if self.silence == Silence::Next {
+            self.silence = Silence::This;
+            ex.say(Shape::Mute(true), &[]);
+        }
+        let name = arguments.at(0);
+        let command = commands::lookup(name);
+        if !self.authenticated && command.is_none_or(|command| command.flags & commands::NO_AUTH == 0) {
+            self.fail(ex, "NOAUTH Authentication required.");
+            if ex.out.len() + ex.order.held_bytes() > self.options.unauthenticated_output_bytes_max {
+                self.closing = Some(Reason::Unauthenticated);
+            }
+            return;
+        }
+        let Some(command) = command else {
+            let mut text = b"ERR unknown command '".to_vec();
+            echo(&mut text, name, ECHO_BYTES_MAX);
+            text.extend_from_slice(b"', with args beginning with: ");
+            let start = text.len();
+            for argument in arguments.from(1) {
+                let shown = text.len() - start;
+                if shown >= ECHO_BYTES_MAX {
+                    break;
+                }
+                text.push(b'\'');
+                echo(&mut text, argument, ECHO_BYTES_MAX - shown);
+                text.extend_from_slice(b"' ");
+            }
+            return self.fail_bytes(ex, &text);
+        };
+        let fits = match (command.subcommands, arguments.len()) {
+            ([], count) | (_, count @ 1) => {
+                if commands::arity_fits(command.arity, count) {
+                    true
+                } else {
+                    self.fail_parts(ex, &["ERR wrong number of arguments for '", command.name, "' command"]);
+                    false
+                }
+            }
+            (_, count) => match command.subcommand(arguments.at(1)) {
+                None => {
+                    let mut text = b"ERR unknown subcommand '".to_vec();
+                    echo(&mut text, arguments.at(1), ECHO_BYTES_MAX);
+                    text.extend_from_slice(b"'. Try ");
+                    text.extend(command.name.bytes().map(|b| b.to_ascii_uppercase()));
+                    text.extend_from_slice(b" HELP.");
+                    self.fail_bytes(ex, &text);
+                    false
+                }
+                Some(sub) if !commands::arity_fits(sub.arity, count) => {
+                    let parts =
+                        ["ERR wrong number of arguments for '", command.name, "|", sub.name, "' command"];
+                    self.fail_parts(ex, &parts);
+                    false
+                }
+                Some(sub) => {
+                    self.subcommand = sub.name;
+                    true
+                }
+            },
+        };
+        use commands::Group;
+        let many = matches!(command.group, Group::String | Group::Generic | Group::Pubsub);
+        if fits && !many && arguments.len() > WORDS_MAX {
+            return self.fail(ex, "ERR too many arguments");
+        }
+        if !fits || !self.allowed_while_subscribed(ex, command) {
+            return;
+        }
+        self.count(ex, command);
+    }
+
+    /// In RESP2 a subscribed connection listens and does little else.
+    fn allowed_while_subscribed<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &Command) -> bool {
+        let allowed = self.protocol == 3
+            || self.subscriptions.iter().all(BTreeSet::is_empty)
+            || command.flags & commands::PUBSUB != 0
+            || matches!(command.id, Id::Ping | Id::Quit | Id::Reset);
+        if !allowed {
+            let separator = if self.subcommand.is_empty() { "" } else { "|" };
+            self.fail_parts(
+                ex,
+                &[
+                    "ERR Can't execute '",
+                    command.name,
+                    separator,
+                    self.subcommand,
+                    "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+                ],
+            );
+        }
+        allowed
+    }
+
+    /// Takes the command that `begin` decided on as far as it goes.
+    fn run<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>, budget: &mut usize) -> Flow {
+        let Some(command) = self.command else { return Flow::Done };
+        match command.group {
+            commands::Group::String | commands::Group::Generic => {
+                self.key_command(ex, command, arguments, budget)
+            }
+            commands::Group::Connection | commands::Group::Pubsub => {
+                self.client_command(ex, command, arguments)
+            }
+            commands::Group::Cluster => self.cluster_command(ex, command, arguments),
+            commands::Group::Server | commands::Group::Scripting => {
+                self.server_command(ex, command, arguments)
+            }
+        }
+    }
+
+    /// Says what follows the last step of a command.
+    fn end<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
+        self.task = Task::None;
+        if self.silence == Silence::This {
+            self.silence = Silence::None;
+            ex.say(Shape::Mute(false), &[]);
+        }
+        self.plain = self.authenticated
+            && self.silence != Silence::Next
+            && (self.protocol == 3 || self.subscriptions.iter().all(BTreeSet::is_empty));
+    }
+
+    /// Answers with an error; the text begins with its code.
+    fn fail<B: Backend>(&mut self, ex: &mut Ex<'_, B>, text: &str) {
+        self.fail_parts(ex, &[text]);
+    }
+
+    fn fail_parts<B: Backend>(&mut self, ex: &mut Ex<'_, B>, parts: &[&str]) {
+        self.fail_bytes(ex, parts.concat().as_bytes());
+    }
+
+    /// Answers with an error that holds a client's bytes: line ends in it become spaces.
+    fn fail_bytes<B: Backend>(&mut self, ex: &mut Ex<'_, B>, text: &[u8]) {
+        self.say(ex, |_, out| {
+            out.push(b'-');
+            out.extend(text.iter().map(|&b| if b == b'\r' || b == b'\n' { b' ' } else { b }));
+            out.extend_from_slice(b"\r\n");
+        });
+    }
+
+    fn ok<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
+        ex.say(Shape::Raw, b"+OK\r\n");
+    }
+
+    /// Answers with what `write` makes in this protocol version.
+    fn say<B: Backend>(&mut self, ex: &mut Ex<'_, B>, write: impl FnOnce(u8, &mut Vec<u8>)) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        write(self.protocol, &mut scratch);
+        ex.say(Shape::Raw, &scratch);
+        scratch.shrink_to(4096);
+        self.scratch = scratch;
+    }
+
+    /// The cores whose items this session speaks of: first, and the one behind the last.
+    fn cores(&self, node: &Node) -> (u16, u16) {
+        self.options.only_core.map_or((0, node.core_count()), |core| (core.0, core.0 + 1))
+    }
+
+    /// Asks every core that the session speaks of for its part of an answer; about connections, all.
+    fn ask_all<B: Backend>(&mut self, ex: &mut Ex<'_, B>, verb: Verb, part: Shape) {
+        let (first, end) = match verb {
+            Verb::Connections | Verb::Disconnect { .. } => (0, ex.node.core_count()),
+            _ => self.cores(ex.node),
+        };
+        for core in first..end {
+            let request = Request { key: &[], value: &[], verb };
+            ex.ask(Target::Core(crate::ids::CoreId(core)), &request, part, &[]);
+        }
+    }
+
+    /// Answers with the help of a command's subcommands, made of the table.
+    fn help<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &Command) {
+        let name = command.name.to_ascii_uppercase();
+        self.say(ex, |_, out| {
+            reply::header(out, b'*', 1 + 2 * command.subcommands.len());
+            reply::simple(
+                out,
+                &[&name, " <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"].concat(),
+            );
+            for sub in command.subcommands {
+                reply::simple(out, &sub.name.to_ascii_uppercase());
+                reply::simple(out, &["    ", sub.summary].concat());
+            }
+        });
+    }
+}
+
+/// Appends at most `bytes_max` of a client's bytes, and nothing from a NUL on.
+fn echo(text: &mut Vec<u8>, bytes: &[u8], bytes_max: usize) {
+    let bytes = &bytes[..bytes.len().min(bytes_max)];
+    text.extend_from_slice(&bytes[..memchr::memchr(0, bytes).unwrap_or(bytes.len())]);
+}
+
+/// Whether an argument is this word, in any case.
+fn is(argument: &[u8], word: &str) -> bool {
+    argument.eq_ignore_ascii_case(word.as_bytes())
+}

@@ -1,0 +1,533 @@
+//! The writing half: RESP2 and RESP3 types, and how outcomes become replies.
+//!
+//! Replies of several requests (`DEL a b`, `DBSIZE` on many cores) are made of *parts*, which gather in the writer, and an
+//! *end*, which writes the sum. As encoding happens strictly in the order of the requests, one set of gathered things is
+//! enough for a connection.
+
+use super::info;
+use crate::clock::Now;
+use crate::ids::Version;
+use crate::metrics::Counters;
+use crate::request::{Answer, Expiry, Fault, Outcome, Value};
+use crate::topology::Node;
+use crate::wire::Encode;
+
+/// The error of a value that is no integer, which many commands share.
+pub(super) const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
+/// The error of options that make no sense.
+pub(super) const SYNTAX: &str = "ERR syntax error";
+/// The error of a value that is too long.
+pub(super) const TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+/// Number of calls counted per core and sent behind the bytes of its counters, a little-endian u64 each.
+pub(super) const CALLS: usize = 256;
+
+/// How a reply is written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Shape {
+    /// The note is the reply.
+    Raw,
+    /// `+OK` if stored, null if refused.
+    Ok,
+    /// 1 if something was there or happened, else 0.
+    Flag,
+    /// The value, or null.
+    Bulk,
+    /// The value, or null, as an element: a fault is a null too, for a cache may forget.
+    Element,
+    /// The value before, or null.
+    Previous,
+    /// The counter.
+    Counted,
+    /// Length of the value.
+    Length,
+    /// A number.
+    Number,
+    /// What is left of the time to live, or when it ends.
+    Expiry {
+        /// Else seconds, rounded.
+        millis: bool,
+        /// Else what is left.
+        absolute: bool,
+    },
+    /// `string` or `none`.
+    Type,
+    /// A part of the value, by Redis's indices: from 0, or from the end if negative, both inclusive.
+    Range {
+        start: i64,
+        end: i64,
+    },
+    /// What `OBJECT` and `MEMORY USAGE` tell.
+    Encoding,
+    References,
+    IdleSeconds,
+    Frequency,
+    /// The note is the key.
+    Usage,
+    /// A page of `SCAN` on this core.
+    Page {
+        core: u16,
+        /// Whether the walk ends with this core.
+        alone: bool,
+    },
+
+    /// Parts: 1 for something there, or the number; faults are remembered.
+    SumPart,
+    /// The sum, or the first fault.
+    SumEnd,
+    /// `+OK`, or the first fault.
+    OkEnd,
+    /// A version stored, for `MSETNX`.
+    VersionPart,
+    /// Gathers a page's bytes and remembers its cursor.
+    PagePart,
+    /// The gathered keys, at most this many.
+    KeysEnd {
+        most: u32,
+    },
+    /// One of the gathered keys; the number picks.
+    AnyKeyEnd {
+        pick: u32,
+    },
+    /// Counters of a core.
+    CountersPart,
+    /// `INFO`; the note names the sections.
+    InfoEnd,
+    /// `MEMORY STATS`.
+    MemoryEnd,
+    /// `CLIENT LIST`: the note is this many ids (little-endian u64; none: all), then the client's own line.
+    ClientsEnd {
+        ids: u32,
+    },
+
+    /// From here on this protocol version is spoken.
+    Protocol(u8),
+    /// From here on replies are written, or not.
+    Mute(bool),
+}
+
+/// The writing half of a session.
+pub(super) struct Writer {
+    protocol: u8,
+    muted: bool,
+    /// Error replies written, until somebody takes the number.
+    pub errors: u64,
+    /// What parts gathered.
+    pub gathered: Vec<u8>,
+    pub versions: Vec<Version>,
+    pub cursor: u64,
+    pub sum: i64,
+    pub fault: Option<Fault>,
+    totals: Option<Box<info::Totals>>,
+    rate: info::Rate,
+}
+
+impl Writer {
+    pub fn new() -> Self {
+        Writer {
+            protocol: 2,
+            muted: false,
+            errors: 0,
+            gathered: Vec::new(),
+            versions: Vec::new(),
+            cursor: 0,
+            sum: 0,
+            fault: None,
+            totals: None,
+            rate: info::Rate::default(),
+        }
+    }
+
+    /// Forgets what parts gathered, and its memory.
+    pub fn forget(&mut self) {
+        self.gathered = Vec::new();
+        self.versions = Vec::new();
+        (self.cursor, self.sum, self.fault) = (0, 0, None);
+    }
+
+    fn fault(&mut self, fault: Fault, out: &mut Vec<u8>) {
+        self.errors += 1;
+        error(out, fault_text(fault));
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>, write: impl FnOnce(&mut Writer, &mut Vec<u8>)) {
+        match self.fault {
+            Some(fault) => self.fault(fault, out),
+            None => write(self, out),
+        }
+        self.forget();
+    }
+
+    /// Everything that is not a plain hit, miss or store.
+    #[inline(never)]
+    fn unusual(
+        &mut self,
+        now: Now,
+        node: &Node,
+        shape: Shape,
+        note: &[u8],
+        outcome: &Outcome<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let Outcome { answer, value } = outcome;
+        match (shape, *answer) {
+            (Shape::Raw, _) => {
+                self.errors += u64::from(note.first() == Some(&b'-'));
+                out.extend_from_slice(note);
+            }
+            (Shape::Protocol(version), _) => self.protocol = version,
+            (Shape::Mute(_), _) => unreachable!("handled before"),
+
+            (Shape::SumPart, answer) => match answer {
+                Answer::Fault(fault) => self.fault = self.fault.or(Some(fault)),
+                Answer::Number(number) => self.sum += number,
+                answer => self.sum += i64::from(happened(answer)),
+            },
+            (Shape::VersionPart, answer) => match answer {
+                Answer::Stored { version, .. } => self.versions.push(version),
+                Answer::Fault(fault) => {
+                    self.fault = self.fault.or(Some(fault));
+                    self.versions.push(Version::NONE);
+                }
+                _ => self.versions.push(Version::NONE),
+            },
+            (Shape::PagePart, answer) => match answer {
+                Answer::Page { cursor } => {
+                    self.cursor = cursor;
+                    value.append_to(&mut self.gathered);
+                }
+                Answer::Fault(fault) => {
+                    (self.fault, self.cursor) = (self.fault.or(Some(fault)), 0);
+                }
+                _ => self.cursor = 0,
+            },
+            (Shape::CountersPart, _) => {
+                self.totals.get_or_insert_default().add(&value.to_cow());
+            }
+            (Shape::SumEnd, _) => self.end(out, |writer, out| number(out, writer.sum)),
+            (Shape::OkEnd, _) => self.end(out, |_, out| out.extend_from_slice(b"+OK\r\n")),
+            (Shape::KeysEnd { most }, _) => self.end(out, |writer, out| {
+                let most = most as usize;
+                header(out, b'*', keys(&writer.gathered).take(most).count());
+                keys(&writer.gathered).take(most).for_each(|key| bulk(out, key));
+            }),
+            (Shape::AnyKeyEnd { pick }, _) => self.end(out, |writer, out| {
+                let count = keys(&writer.gathered).count();
+                let picked = pick as usize % count.max(1);
+                match keys(&writer.gathered).nth(picked) {
+                    Some(key) => bulk(out, key),
+                    None => null(out, writer.protocol),
+                }
+            }),
+            (Shape::InfoEnd, _) => {
+                let totals = self.totals.take().unwrap_or_default();
+                let text = info::text(now, node, &totals, &mut self.rate, note);
+                verbatim(out, self.protocol, &text);
+            }
+            (Shape::MemoryEnd, _) => {
+                let totals = self.totals.take().unwrap_or_default();
+                memory_stats(out, self.protocol, &totals.counters);
+            }
+            (Shape::ClientsEnd { ids }, _) => {
+                let (ids, own) = note.split_at(ids as usize * 8);
+                let mut text = std::mem::take(&mut self.gathered);
+                // The shell cannot describe the session that it is serving right now.
+                if !client_lines(&text).any(|line| client_id(line) == client_id(own)) {
+                    text.extend_from_slice(own);
+                }
+                if !ids.is_empty() {
+                    let wanted = |line: &&[u8]| {
+                        client_id(line).is_some_and(|id| ids.chunks_exact(8).any(|c| c == id.to_le_bytes()))
+                    };
+                    text = client_lines(&text).filter(wanted).flatten().copied().collect();
+                }
+                self.forget();
+                verbatim(out, self.protocol, &text);
+            }
+
+            (Shape::Element, Answer::Fault(_)) => null(out, self.protocol),
+            (_, Answer::Fault(fault)) => self.fault(fault, out),
+            (Shape::Ok, Answer::Refused(_) | Answer::Miss) => null(out, self.protocol),
+            (Shape::Ok, _) => out.extend_from_slice(b"+OK\r\n"),
+            (Shape::Flag, answer) => number(out, i64::from(happened(answer))),
+            (Shape::Bulk | Shape::Element, Answer::Item(_)) => bulk_value(out, value),
+            (Shape::Bulk | Shape::Element, _) => null(out, self.protocol),
+            (Shape::Previous, Answer::Previous { existed: true, .. }) => bulk_value(out, value),
+            (Shape::Previous, _) => null(out, self.protocol),
+            (Shape::Counted, Answer::Counted { number: counted, .. }) => number(out, counted as i64),
+            (Shape::Length, Answer::Stored { len, .. }) => number(out, i64::from(len)),
+            (Shape::Length, Answer::Item(item)) => number(out, i64::from(item.len)),
+            (Shape::Number, Answer::Number(n)) => number(out, n),
+            (Shape::Counted | Shape::Length | Shape::Number, _) => number(out, 0),
+            (Shape::Expiry { millis, absolute }, Answer::Item(item)) => {
+                let left = match item.expiry {
+                    Expiry::Never => -1,
+                    Expiry::At(at) => {
+                        let ms = if absolute { now.wall_of(at).0 } else { now.millis_until(at) };
+                        (if millis { ms } else { (ms + 500) / 1000 }) as i64
+                    }
+                };
+                number(out, left);
+            }
+            (Shape::Expiry { .. }, _) => number(out, -2),
+            (Shape::Type, Answer::Item(_)) => out.extend_from_slice(b"+string\r\n"),
+            (Shape::Type, _) => out.extend_from_slice(b"+none\r\n"),
+            (Shape::Range { start, end }, Answer::Item(_)) => {
+                let value = value.to_cow();
+                bulk(out, &value[range(value.len(), start, end)]);
+            }
+            (Shape::Range { .. }, _) => bulk(out, b""),
+            (Shape::Encoding, Answer::Item(_)) => {
+                let value = value.to_cow();
+                bulk(
+                    out,
+                    if super::parser::integer(&value).is_some() {
+                        b"int"
+                    } else if value.len() <= 44 {
+                        b"embstr"
+                    } else {
+                        b"raw"
+                    },
+                );
+            }
+            (Shape::References, Answer::Item(_)) => number(out, 1),
+            (Shape::IdleSeconds, Answer::Item(item)) => number(out, i64::from(item.idle_seconds)),
+            (Shape::Frequency, Answer::Item(_)) => {
+                self.errors += 1;
+                error(
+                    out,
+                    "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that \
+                     when switching between policies at runtime LRU and LFU data will take some time to adjust.",
+                );
+            }
+            (Shape::Usage, Answer::Item(item)) => {
+                number(out, i64::from(item.len) + note.len() as i64 + ITEM_OVERHEAD_BYTES);
+            }
+            (
+                Shape::Encoding | Shape::References | Shape::IdleSeconds | Shape::Frequency | Shape::Usage,
+                _,
+            ) => {
+                null(out, self.protocol);
+            }
+            (Shape::Page { core, alone }, Answer::Page { cursor }) => {
+                let value = value.to_cow();
+                header(out, b'*', 2usize);
+                let mut digits = itoa::Buffer::new();
+                bulk(
+                    out,
+                    digits.format(if alone { cursor } else { join_cursor(node, core, cursor) }).as_bytes(),
+                );
+                header(out, b'*', keys(&value).count());
+                keys(&value).for_each(|key| bulk(out, key));
+            }
+            (Shape::Page { .. }, _) => out.extend_from_slice(b"*2\r\n$1\r\n0\r\n*0\r\n"),
+        }
+    }
+}
+
+impl Encode for Writer {
+    type Shape = Shape;
+
+    #[inline]
+    fn encode(
+        &mut self,
+        now: Now,
+        node: &Node,
+        shape: Shape,
+        note: &[u8],
+        outcome: &Outcome<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        if let Shape::Mute(muted) = shape {
+            self.muted = muted;
+            return;
+        }
+        let before = out.len();
+        match (shape, outcome.answer) {
+            (Shape::Bulk, Answer::Item(_)) => bulk_value(out, &outcome.value),
+            (Shape::Ok, Answer::Stored { .. }) => out.extend_from_slice(b"+OK\r\n"),
+            _ => self.unusual(now, node, shape, note, outcome, out),
+        }
+        if self.muted {
+            out.truncate(before);
+        }
+    }
+}
+
+/// Bytes that an item takes beside its key and value, as `MEMORY USAGE` tells; the store's aim.
+const ITEM_OVERHEAD_BYTES: i64 = 24;
+
+/// The cursor a client is told: the core is the remainder by the number of cores, the core's own cursor the quotient. So
+/// 0 begins, the first page of core `n` is `n`, and cursors stay small decimals. A core's cursor has to stay below 2^48.
+fn join_cursor(node: &Node, core: u16, cursor: u64) -> u64 {
+    let cores = u64::from(node.core_count().max(1));
+    let next_core = u64::from(core) + 1;
+    match cursor {
+        0 if next_core < cores => next_core,
+        0 => 0,
+        cursor => cursor.saturating_mul(cores).saturating_add(u64::from(core)),
+    }
+}
+
+/// The core and its cursor in what a client sent.
+pub(super) fn split_cursor(node: &Node, cursor: u64) -> (u16, u64) {
+    let cores = u64::from(node.core_count().max(1));
+    ((cursor % cores) as u16, cursor / cores)
+}
+
+/// The keys of a page.
+pub(super) fn keys(mut page: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (len, rest) = page.split_first_chunk::<4>()?;
+        let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        page = rest;
+        Some(key)
+    })
+}
+
+/// The lines of `CLIENT LIST`, each with its line feed.
+pub(super) fn client_lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split_inclusive(|&b| b == b'\n')
+}
+
+/// The value of a field of such a line.
+pub(super) fn client_field<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    line.split(|&b| b == b' ' || b == b'\n')
+        .find_map(|field| field.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// The id in such a line.
+pub(super) fn client_id(line: &[u8]) -> Option<u64> {
+    super::parser::unsigned(client_field(line, "id")?)
+}
+
+fn happened(answer: Answer) -> bool {
+    match answer {
+        Answer::Item(_) | Answer::Stored { .. } | Answer::Removed { .. } | Answer::Touched(_) => true,
+        Answer::Previous { stored, .. } => stored,
+        Answer::Number(number) => number != 0,
+        Answer::Miss
+        | Answer::Refused(_)
+        | Answer::Counted { .. }
+        | Answer::Page { .. }
+        | Answer::Fault(_) => false,
+    }
+}
+
+fn fault_text(fault: Fault) -> &'static str {
+    match fault {
+        Fault::NotInteger => NOT_INTEGER,
+        Fault::NotFloat => "ERR value is not a valid float",
+        Fault::Overflow => "ERR increment or decrement would overflow",
+        Fault::NotFinite => "ERR increment would produce NaN or Infinity",
+        Fault::TooLarge => TOO_LONG,
+        Fault::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.",
+        Fault::Busy => "TRYAGAIN the core is busy, try again",
+        Fault::Unsupported => "ERR this operation is not supported by this server",
+    }
+}
+
+/// The bytes that Redis's inclusive indices mean.
+fn range(len: usize, start: i64, end: i64) -> std::ops::Range<usize> {
+    let size = len as i64;
+    let from_front = |index: i64| if index < 0 { (size.saturating_add(index)).max(0) } else { index };
+    if start < 0 && end < 0 && start > end {
+        return 0..0;
+    }
+    let (start, end) = (from_front(start), from_front(end).min(size - 1));
+    if start > end || size == 0 { 0..0 } else { start as usize..end as usize + 1 }
+}
+
+fn memory_stats(out: &mut Vec<u8>, protocol: u8, counters: &Counters) {
+    let per_key = counters.payload_bytes.checked_div(counters.items).unwrap_or(0);
+    let fields: [(&str, u64); 7] = [
+        ("peak.allocated", counters.store_bytes),
+        ("total.allocated", counters.store_bytes),
+        ("clients.normal", counters.buffer_bytes),
+        ("overhead.total", counters.store_bytes.saturating_sub(counters.payload_bytes)),
+        ("keys.count", counters.items),
+        ("keys.bytes-per-key", per_key),
+        ("dataset.bytes", counters.payload_bytes),
+    ];
+    map(out, protocol, fields.len());
+    for (name, value) in fields {
+        bulk(out, name.as_bytes());
+        number(out, value as i64);
+    }
+}
+
+/// Appends a type byte, a length and CRLF.
+#[inline]
+pub(super) fn header(out: &mut Vec<u8>, kind: u8, len: usize) {
+    out.push(kind);
+    out.extend_from_slice(itoa::Buffer::new().format(len).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends an integer.
+#[inline]
+pub(super) fn number(out: &mut Vec<u8>, number: i64) {
+    out.push(b':');
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a bulk string.
+#[inline]
+pub(super) fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+    header(out, b'$', bytes.len());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[inline]
+fn bulk_value(out: &mut Vec<u8>, value: &Value<'_>) {
+    header(out, b'$', value.len());
+    value.append_to(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a simple string.
+pub(super) fn simple(out: &mut Vec<u8>, text: &str) {
+    out.push(b'+');
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends an error; the text begins with its code.
+pub(super) fn error(out: &mut Vec<u8>, text: &str) {
+    out.push(b'-');
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a null.
+pub(super) fn null(out: &mut Vec<u8>, protocol: u8) {
+    out.extend_from_slice(if protocol == 3 { b"_\r\n" } else { b"$-1\r\n" });
+}
+
+/// Begins a map of `len` pairs: in RESP2 an array of twice as many.
+pub(super) fn map(out: &mut Vec<u8>, protocol: u8, len: usize) {
+    if protocol == 3 { header(out, b'%', len) } else { header(out, b'*', len * 2) }
+}
+
+/// Begins a set: in RESP2 an array.
+pub(super) fn set(out: &mut Vec<u8>, protocol: u8, len: usize) {
+    header(out, if protocol == 3 { b'~' } else { b'*' }, len);
+}
+
+/// Begins a push: in RESP2 an array.
+pub(super) fn push(out: &mut Vec<u8>, protocol: u8, len: usize) {
+    header(out, if protocol == 3 { b'>' } else { b'*' }, len);
+}
+
+/// Appends text for people: in RESP2 a bulk string.
+pub(super) fn verbatim(out: &mut Vec<u8>, protocol: u8, text: &[u8]) {
+    if protocol == 3 {
+        header(out, b'=', text.len() + 4);
+        out.extend_from_slice(b"txt:");
+        out.extend_from_slice(text);
+        out.extend_from_slice(b"\r\n");
+    } else {
+        bulk(out, text);
+    }
+}

@@ -1,0 +1,502 @@
+//! Commands about the server: its commands, settings, counters and logs.
+
+use super::commands::{self, COMMANDS, Command, Id};
+use super::parser::{Arguments, integer};
+use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
+use super::{Backend, ECHO_BYTES_MAX, Ex, Flow, Talk, echo, is};
+use crate::request::{Request, Verb};
+use crate::topology::Node;
+use crate::wire::Target;
+
+impl Talk {
+    pub(super) fn server_command<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) -> Flow {
+        match command.id {
+            Id::Dbsize => {
+                self.ask_all(ex, Verb::Size, Shape::SumPart);
+                ex.say(Shape::SumEnd, &[]);
+            }
+            Id::Flushall | Id::Flushdb => {
+                let plain = arguments.len() == 1
+                    || (arguments.len() == 2
+                        && (is(arguments.at(1), "async") || is(arguments.at(1), "sync")));
+                if plain {
+                    self.ask_all(ex, Verb::Flush { at: ex.now.mono }, Shape::SumPart);
+                    ex.say(Shape::OkEnd, &[]);
+                } else {
+                    self.fail(ex, SYNTAX);
+                }
+            }
+            Id::Info => {
+                let mut sections = Vec::new();
+                for name in arguments.from(1) {
+                    sections.extend(name.iter().map(u8::to_ascii_lowercase));
+                    sections.push(b' ');
+                }
+                self.ask_all(ex, Verb::Counters, Shape::CountersPart);
+                ex.say(Shape::InfoEnd, &sections);
+            }
+            Id::Time => {
+                let millis = ex.now.wall.0;
+                self.say(ex, |_, out| {
+                    reply::header(out, b'*', 2);
+                    reply::bulk(out, itoa::Buffer::new().format(millis / 1000).as_bytes());
+                    reply::bulk(out, itoa::Buffer::new().format(millis % 1000 * 1000).as_bytes());
+                });
+            }
+            Id::Role => ex.say(Shape::Raw, b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"),
+            Id::Memory => self.memory(ex, command, arguments),
+            Id::Command => self.command(ex, command, arguments),
+            Id::Config => self.config(ex, command, arguments),
+            Id::Slowlog => self.slowlog(ex, command, arguments),
+            Id::Latency => self.latency(ex, command, arguments),
+            Id::Acl => self.acl(ex, command, arguments),
+            Id::Function => self.function(ex, command, arguments),
+            other => unreachable!("{other:?} is about something else"),
+        }
+        Flow::Done
+    }
+
+    fn memory<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        match self.subcommand {
+            "usage" => {
+                match arguments.len() {
+                    3 => {}
+                    5 if is(arguments.at(3), "samples") => match integer(arguments.at(4)) {
+                        None => return self.fail(ex, NOT_INTEGER),
+                        Some(..0) => return self.fail(ex, SYNTAX),
+                        Some(_) => {}
+                    },
+                    _ => return self.fail(ex, SYNTAX),
+                }
+                if self.keys_fit(ex, command, arguments) {
+                    let key = arguments.at(2);
+                    let request = Request { key, value: &[], verb: Verb::Peek };
+                    ex.ask(Target::Owner, &request, Shape::Usage, key);
+                }
+            }
+            "stats" => {
+                self.ask_all(ex, Verb::Counters, Shape::CountersPart);
+                ex.say(Shape::MemoryEnd, &[]);
+            }
+            "doctor" => self.say(ex, |protocol, out| {
+                reply::verbatim(
+                    out,
+                    protocol,
+                    b"Memory is bounded and full of items, as a cache's should be.\n",
+                );
+            }),
+            "purge" => self.ok(ex),
+            _ => self.help(ex, command),
+        }
+    }
+
+    fn command<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        match self.subcommand {
+            "" => self.say(ex, |protocol, out| {
+                reply::header(out, b'*', COMMANDS.len());
+                COMMANDS.iter().for_each(|command| row(out, protocol, command));
+            }),
+            "count" => self.say(ex, |_, out| reply::number(out, COMMANDS.len() as i64)),
+            "info" => self.say(ex, |protocol, out| {
+                if arguments.len() == 2 {
+                    reply::header(out, b'*', COMMANDS.len());
+                    return COMMANDS.iter().for_each(|command| row(out, protocol, command));
+                }
+                reply::header(out, b'*', arguments.len() - 2);
+                for name in arguments.from(2) {
+                    match commands::lookup(name) {
+                        Some(command) => row(out, protocol, command),
+                        None => reply::null(out, protocol),
+                    }
+                }
+            }),
+            "docs" => self.say(ex, |protocol, out| {
+                let named: Vec<&Command> = match arguments.len() {
+                    2 => COMMANDS.iter().collect(),
+                    _ => arguments.from(2).filter_map(commands::lookup).collect(),
+                };
+                reply::map(out, protocol, named.len());
+                for command in named {
+                    reply::bulk(out, command.name.as_bytes());
+                    document(out, protocol, command);
+                }
+            }),
+            "list" => self.command_list(ex, arguments),
+            "getkeys" => {
+                let Some(other) = commands::lookup(arguments.at(2)) else {
+                    return self.fail(ex, "ERR Invalid command specified");
+                };
+                let count = arguments.len() - 2;
+                let sub = (count > 1).then(|| other.subcommand(arguments.at(3))).flatten();
+                let arity = sub.map_or(other.arity, |sub| sub.arity);
+                let (first, last) = match sub {
+                    Some(sub) => (usize::from(sub.key), usize::from(sub.key)),
+                    None if other.last_key < 0 => (usize::from(other.first_key), count - 1),
+                    None => (usize::from(other.first_key), usize::from(other.first_key)),
+                };
+                if first == 0 {
+                    return self.fail(ex, "ERR The command has no key arguments");
+                }
+                if !commands::arity_fits(arity, count) {
+                    return self.fail(ex, "ERR Invalid number of arguments specified for command");
+                }
+                let places = || (first..=last).step_by(usize::from(other.key_step.max(1)));
+                self.say(ex, |_, out| {
+                    reply::header(out, b'*', places().count());
+                    places().for_each(|i| reply::bulk(out, arguments.at(i + 2)));
+                });
+            }
+            _ => self.help(ex, command),
+        }
+    }
+
+    fn command_list<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let filtered: Vec<&Command> = match arguments.len() {
+            2 => COMMANDS.iter().collect(),
+            5 if is(arguments.at(2), "filterby") => {
+                let (kind, wanted) = (arguments.at(3), arguments.at(4));
+                if is(kind, "pattern") {
+                    COMMANDS.iter().filter(|command| matches(wanted, command.name)).collect()
+                } else if is(kind, "aclcat") {
+                    COMMANDS.iter().filter(|command| in_category(command, wanted)).collect()
+                } else if is(kind, "module") {
+                    Vec::new()
+                } else {
+                    return self.fail(ex, SYNTAX);
+                }
+            }
+            _ => return self.fail(ex, SYNTAX),
+        };
+        self.say(ex, |_, out| {
+            reply::header(out, b'*', filtered.len());
+            filtered.iter().for_each(|command| reply::bulk(out, command.name.as_bytes()));
+        });
+    }
+
+    fn config<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        match self.subcommand {
+            "get" => {
+                let settings = settings(ex.node);
+                let wanted = |name: &str| arguments.from(2).any(|pattern| matches(pattern, name));
+                self.say(ex, |protocol, out| {
+                    let chosen = || settings.iter().filter(|(name, _)| wanted(name));
+                    reply::map(out, protocol, chosen().count());
+                    for (name, value) in chosen() {
+                        reply::bulk(out, name.as_bytes());
+                        reply::bulk(out, value.as_bytes());
+                    }
+                });
+            }
+            "set" if !arguments.len().is_multiple_of(2) => self.fail(ex, SYNTAX),
+            "set" => {
+                let settings = settings(ex.node);
+                let known = |name: &[u8]| settings.iter().any(|(known, _)| is(name, known));
+                let mut text = Vec::new();
+                match (2..arguments.len()).step_by(2).map(|i| arguments.at(i)).find(|name| !known(name)) {
+                    Some(unknown) => {
+                        text.extend_from_slice(
+                            b"ERR Unknown option or number of arguments for CONFIG SET - '",
+                        );
+                        echo(&mut text, unknown, ECHO_BYTES_MAX);
+                        text.push(b'\'');
+                    }
+                    None => {
+                        text.extend_from_slice(b"ERR CONFIG SET failed (possibly related to argument '");
+                        echo(&mut text, arguments.at(2), ECHO_BYTES_MAX);
+                        text.extend_from_slice(b"') - can't set immutable config");
+                    }
+                }
+                self.fail_bytes(ex, &text);
+            }
+            "resetstat" => {
+                self.ask_all(ex, Verb::ResetCounters, Shape::SumPart);
+                ex.say(Shape::OkEnd, &[]);
+            }
+            _ => self.help(ex, command),
+        }
+    }
+
+    fn slowlog<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        match self.subcommand {
+            "get" if arguments.len() > 3 => self.fail(ex, SYNTAX),
+            "get" => match arguments.from(2).next().map(integer) {
+                None | Some(Some(-1..)) => ex.say(Shape::Raw, b"*0\r\n"),
+                _ => self.fail(ex, "ERR count should be greater than or equal to -1"),
+            },
+            "len" => ex.say(Shape::Raw, b":0\r\n"),
+            "reset" => self.ok(ex),
+            _ => self.help(ex, command),
+        }
+    }
+
+    fn latency<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        match self.subcommand {
+            "latest" | "history" => ex.say(Shape::Raw, b"*0\r\n"),
+            "reset" => ex.say(Shape::Raw, b":0\r\n"),
+            "histogram" => self.say(ex, |protocol, out| reply::map(out, protocol, 0)),
+            "doctor" => self.say(ex, |protocol, out| {
+                reply::verbatim(out, protocol, b"Latencies are measured per core; see the metrics page.\n");
+            }),
+            "graph" => {
+                let mut text = b"ERR No samples available for event '".to_vec();
+                echo(&mut text, arguments.at(2), ECHO_BYTES_MAX);
+                text.push(b'\'');
+                self.fail_bytes(ex, &text);
+            }
+            _ => self.help(ex, command),
+        }
+    }
+
+    fn acl<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &'static Command, arguments: Arguments<'_>) {
+        let password = match self.options.password {
+            Some(_) => "",
+            None => " nopass",
+        };
+        match self.subcommand {
+            "whoami" => ex.say(Shape::Raw, b"$7\r\ndefault\r\n"),
+            "users" => ex.say(Shape::Raw, b"*1\r\n$7\r\ndefault\r\n"),
+            "list" => self.say(ex, |_, out| {
+                reply::header(out, b'*', 1);
+                reply::bulk(out, ["user default on", password, " ~* &* +@all"].concat().as_bytes());
+            }),
+            "getuser" if arguments.at(2) == b"default" => self.say(ex, |protocol, out| {
+                reply::map(out, protocol, 6);
+                reply::bulk(out, b"flags");
+                let flags = ["on", "nopass"];
+                let flags = if password.is_empty() { &flags[..1] } else { &flags[..] };
+                reply::set(out, protocol, flags.len());
+                flags.iter().for_each(|flag| reply::bulk(out, flag.as_bytes()));
+                reply::bulk(out, b"passwords");
+                reply::header(out, b'*', 0);
+                for (name, value) in [("commands", "+@all"), ("keys", "~*"), ("channels", "&*")] {
+                    reply::bulk(out, name.as_bytes());
+                    reply::bulk(out, value.as_bytes());
+                }
+                reply::bulk(out, b"selectors");
+                reply::header(out, b'*', 0);
+            }),
+            "getuser" => self.say(ex, |protocol, out| reply::null(out, protocol)),
+            "cat" if arguments.len() == 2 => self.say(ex, |_, out| {
+                reply::header(out, b'*', commands::CATEGORIES.len());
+                commands::CATEGORIES.iter().for_each(|name| reply::bulk(out, name.as_bytes()));
+            }),
+            "cat" if arguments.len() > 3 => self.fail(ex, SYNTAX),
+            "cat" => {
+                let wanted = arguments.at(2);
+                if !commands::CATEGORIES.iter().any(|name| is(wanted, name)) {
+                    let mut text = b"ERR Unknown category '".to_vec();
+                    echo(&mut text, wanted, ECHO_BYTES_MAX);
+                    text.push(b'\'');
+                    return self.fail_bytes(ex, &text);
+                }
+                let chosen = || COMMANDS.iter().filter(|command| in_category(command, wanted));
+                self.say(ex, |_, out| {
+                    reply::header(out, b'*', chosen().count());
+                    chosen().for_each(|command| reply::bulk(out, command.name.as_bytes()));
+                });
+            }
+            _ => self.help(ex, command),
+        }
+    }
+
+    fn function<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        match self.subcommand {
+            "flush" if arguments.len() == 2 => self.ok(ex),
+            "flush"
+                if arguments.len() == 3 && (is(arguments.at(2), "sync") || is(arguments.at(2), "async")) =>
+            {
+                self.ok(ex);
+            }
+            "flush" => self.fail(ex, "ERR FUNCTION FLUSH only supports SYNC|ASYNC option"),
+            "list" => ex.say(Shape::Raw, b"*0\r\n"),
+            _ => self.help(ex, command),
+        }
+    }
+}
+
+/// Settings as the node tells them, and those of Redis that tools ask for where the node does not.
+fn settings(node: &Node) -> Vec<(&str, std::borrow::Cow<'_, str>)> {
+    let mut settings: Vec<(&str, std::borrow::Cow<'_, str>)> =
+        node.settings.iter().map(|(name, value)| (name.as_str(), value.into())).collect();
+    let usual = [
+        ("appendonly", "no".into()),
+        ("appendfsync", "no".into()),
+        ("bind", node.address.to_string()),
+        ("cluster-enabled", if node.core_ports.is_empty() { "no" } else { "yes" }.into()),
+        ("databases", "1".into()),
+        ("maxclients", node.clients_max.to_string()),
+        ("maxmemory", node.memory_bytes_max.to_string()),
+        ("maxmemory-policy", "allkeys-lru".into()),
+        ("notify-keyspace-events", String::new()),
+        ("port", node.port.to_string()),
+        ("proto-max-bulk-len", (512 * 1024 * 1024).to_string()),
+        ("replica-read-only", "yes".into()),
+        ("save", String::new()),
+        ("slave-read-only", "yes".into()),
+        ("slowlog-log-slower-than", "-1".into()),
+        ("slowlog-max-len", "0".into()),
+        ("tcp-keepalive", "300".into()),
+        ("timeout", "0".into()),
+    ];
+    for (name, value) in usual {
+        if settings.iter().all(|(known, _)| *known != name) {
+            settings.push((name, value.into()));
+        }
+    }
+    settings
+}
+
+fn in_category(command: &Command, wanted: &[u8]) -> bool {
+    commands::categories(command.flags, command.group).any(|name| is(wanted, name))
+}
+
+/// Whether a short name of ours matches a pattern of `*`, `?` and literal bytes, in any case.
+fn matches(pattern: &[u8], name: &str) -> bool {
+    let name = name.as_bytes();
+    let (mut p, mut n) = (0, 0);
+    // Where to go on if what follows the last `*` does not match: that `*` then takes one byte more.
+    let mut retry = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                retry = Some((p + 1, n + 1));
+                p += 1;
+            }
+            Some(byte) if *byte == b'?' || byte.eq_ignore_ascii_case(&name[n]) => (p, n) = (p + 1, n + 1),
+            _ => match &mut retry {
+                Some((after, from)) => {
+                    (p, n) = (*after, *from);
+                    *from += 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}
+
+/// A row of `COMMAND INFO`.
+fn row(out: &mut Vec<u8>, protocol: u8, command: &Command) {
+    let group = command.group;
+    let keys = (command.first_key, command.last_key, command.key_step);
+    fact(out, protocol, command.name, command.arity, command.flags, group, keys);
+    reply::header(out, b'*', command.subcommands.len());
+    for sub in command.subcommands {
+        let name = [command.name, "|", sub.name].concat();
+        let keys = (sub.key, sub.key as i8, u8::from(sub.key > 0));
+        fact(out, protocol, &name, sub.arity, sub.flags, group, keys);
+        reply::header(out, b'*', 0);
+    }
+}
+
+/// The first nine of the ten elements of a row.
+fn fact(
+    out: &mut Vec<u8>,
+    protocol: u8,
+    name: &str,
+    arity: i8,
+    flags: u16,
+    group: commands::Group,
+    (first, last, step): (u8, i8, u8),
+) {
+    reply::header(out, b'*', 10);
+    reply::bulk(out, name.as_bytes());
+    reply::number(out, i64::from(arity));
+    reply::set(out, protocol, commands::flag_names(flags).count());
+    commands::flag_names(flags).for_each(|flag| reply::simple(out, flag));
+    for number in [i64::from(first), i64::from(last), i64::from(step)] {
+        reply::number(out, number);
+    }
+    reply::set(out, protocol, commands::categories(flags, group).count());
+    commands::categories(flags, group).for_each(|name| reply::simple(out, &["@", name].concat()));
+    reply::header(out, b'*', 0);
+    if first == 0 {
+        return reply::header(out, b'*', 0);
+    }
+    // One specification: keys from `first` on, to the end if `last` counts from there.
+    let number_field = |out: &mut Vec<u8>, name: &str, number: i64| {
+        reply::bulk(out, name.as_bytes());
+        reply::number(out, number);
+    };
+    reply::header(out, b'*', 1);
+    reply::map(out, protocol, 3);
+    reply::bulk(out, b"flags");
+    reply::set(out, protocol, 1);
+    reply::simple(out, if flags & commands::WRITE != 0 { "RW" } else { "RO" });
+    reply::bulk(out, b"begin_search");
+    reply::map(out, protocol, 2);
+    reply::bulk(out, b"type");
+    reply::bulk(out, b"index");
+    reply::bulk(out, b"spec");
+    reply::map(out, protocol, 1);
+    number_field(out, "index", i64::from(first));
+    reply::bulk(out, b"find_keys");
+    reply::map(out, protocol, 2);
+    reply::bulk(out, b"type");
+    reply::bulk(out, b"range");
+    reply::bulk(out, b"spec");
+    reply::map(out, protocol, 3);
+    number_field(out, "lastkey", if last < 0 { i64::from(last) } else { 0 });
+    number_field(out, "keystep", i64::from(step));
+    number_field(out, "limit", 0);
+}
+
+/// What `COMMAND DOCS` says of a command.
+fn document(out: &mut Vec<u8>, protocol: u8, command: &Command) {
+    reply::map(out, protocol, if command.subcommands.is_empty() { 3 } else { 4 });
+    let facts = [("summary", command.summary), ("since", command.since), ("group", command.group.name())];
+    for (name, value) in facts {
+        reply::bulk(out, name.as_bytes());
+        reply::bulk(out, value.as_bytes());
+    }
+    if command.subcommands.is_empty() {
+        return;
+    }
+    reply::bulk(out, b"subcommands");
+    reply::map(out, protocol, command.subcommands.len());
+    for sub in command.subcommands {
+        reply::bulk(out, [command.name, "|", sub.name].concat().as_bytes());
+        reply::map(out, protocol, 3);
+        for (name, value) in
+            [("summary", sub.summary), ("since", command.since), ("group", command.group.name())]
+        {
+            reply::bulk(out, name.as_bytes());
+            reply::bulk(out, value.as_bytes());
+        }
+    }
+}

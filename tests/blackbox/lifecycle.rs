@@ -1,0 +1,114 @@
+//! Start, signals, end.
+
+use crate::support::{Server, ask, bulk, connect, eventually, expect, resp, rest};
+use std::io::Write;
+use std::net::TcpStream;
+
+#[test]
+fn the_ready_line_says_all_that_was_promised_and_nothing_follows_it() {
+    let server = Server::start(&["--cores", "0", "--memory", "32MiB"]);
+    let (listen, admin) = (server.listen, server.admin);
+    let expected = format!("ready listen={listen} admin={admin} cores=0 memory=33554432 driver=io_uring\n");
+    assert_eq!(server.ready_line, expected);
+    assert!(listen.port() != 0 && admin.port() != 0);
+}
+
+#[test]
+fn it_serves_what_it_was_told_to_on_each_listener() {
+    let server = Server::start(&["--listen=127.0.0.1:0,[::1]:0"]);
+    ask(&mut server.connect(), "PING\r\n", "+PONG\r\n");
+    let resp_only = Server::start(&["--listen=", "--resp-listen", "127.0.0.1:0"]);
+    // A lower-case word is memcached where protocols are told apart, and a RESP command here.
+    ask(&mut resp_only.connect(), "version\r\n", "-ERR unknown command 'version'");
+    let memcached_only = Server::start(&["--listen=", "--memcached-listen", "127.0.0.1:0"]);
+    ask(&mut memcached_only.connect(), "PING\r\n", "ERROR\r\n");
+}
+
+#[test]
+fn sigterm_and_sigint_drain_and_end_with_0() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&[]);
+        let mut client = server.connect();
+        ask(&mut client, resp(&["SET", "k", "v"]), "+OK\r\n");
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0), "{signal}: {}", server.logged());
+        assert_eq!(rest(&mut client), b"", "an idle client is closed without a word");
+        assert!(TcpStream::connect(server.listen).is_err(), "nobody listens any more");
+    }
+}
+
+#[test]
+fn replies_that_were_earned_before_sigterm_still_arrive() {
+    let mut server = Server::start(&["--memory", "1GiB"]);
+    let value = "v".repeat(100_000);
+    let mut client = server.connect();
+    ask(&mut client, resp(&["SET", "k", &value]), "+OK\r\n");
+    // Many times what socket buffers hold, so that most of it is still to be sent when the signal comes.
+    let gets = 200;
+    client.write_all(&resp(&["GET", "k"]).repeat(gets)).unwrap();
+    expect(&mut client, bulk(&value));
+    server.signal("TERM");
+    // Those that were executed arrive whole; where it stopped executing, the stream ends between two replies.
+    let replies = rest(&mut client);
+    assert_eq!(replies.len() % bulk(&value).len(), 0, "{} bytes", replies.len());
+    assert!(replies.chunks(bulk(&value).len()).all(|reply| reply == bulk(&value).as_bytes()));
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn draining_ends_in_its_time_although_a_client_takes_nothing() {
+    let mut server = Server::start(&["--drain-timeout", "300ms", "--memory", "1GiB"]);
+    let value = "v".repeat(1_000_000);
+    let mut client = server.connect();
+    ask(&mut client, resp(&["SET", "k", &value]), "+OK\r\n");
+    client.write_all(&resp(&["GET", "k"]).repeat(30)).unwrap();
+    expect(&mut client, "$1000000\r\n");
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut server = Server::start(&["--drain-timeout", "1h", "--memory", "1GiB"]);
+    let mut client = server.connect();
+    ask(&mut client, resp(&["SET", "k", &"v".repeat(1_000_000)]), "+OK\r\n");
+    client.write_all(&resp(&["GET", "k"]).repeat(30)).unwrap();
+    expect(&mut client, "$1000000\r\n");
+    server.signal("TERM");
+    eventually("draining is noticed", || server.logged().contains("drain").then_some(()));
+    assert!(server.runs());
+    server.signal("TERM");
+    assert_ne!(server.wait().code(), Some(0), "what was cut off is not called clean");
+}
+
+#[test]
+fn it_ends_when_standard_input_closes() {
+    let mut server = Server::start(&[]);
+    server.close_stdin();
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn sighup_reads_the_file_again_and_keeps_the_old_when_it_is_broken() {
+    let file = std::env::temp_dir().join(format!("foreshadow-reload-{}.toml", std::process::id()));
+    std::fs::write(&file, "[network]\nmax-clients = 2\n").unwrap();
+    let server = Server::start(&["--config", file.to_str().unwrap()]);
+    let mut clients = [server.connect(), server.connect()];
+    clients.iter_mut().for_each(|client| ask(client, "PING\r\n", "+PONG\r\n"));
+    let mut third = server.connect();
+    expect(&mut third, "-ERR max number of clients reached\r\n");
+    std::fs::write(&file, "[network]\nmax-clients = \"many\"\n").unwrap();
+    server.signal("HUP");
+    eventually("the problem is logged", || server.logged().contains(":2:15: `many` is not").then_some(()));
+    ask(&mut clients[0], "PING\r\n", "+PONG\r\n");
+    std::fs::write(&file, "[network]\nmax-clients = 3\n").unwrap();
+    server.signal("HUP");
+    eventually("a third client is served", || {
+        let mut third = connect(server.listen);
+        third.write_all(b"PING\r\n").unwrap();
+        let mut reply = [0; 7];
+        std::io::Read::read_exact(&mut third, &mut reply).ok()?;
+        (&reply == b"+PONG\r\n").then_some(())
+    });
+    std::fs::remove_file(&file).unwrap();
+}
