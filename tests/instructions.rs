@@ -21,7 +21,10 @@ const DEMAND_VARIABLE: &str = "FORESHADOW_DEMAND_VALGRIND";
 #[cfg_attr(debug_assertions, ignore = "instruction counts are those of release builds: make instructions")]
 fn a_request_takes_as_many_instructions_as_is_written_down() {
     if Command::new("valgrind").arg("--version").output().is_err() {
-        assert!(std::env::var_os(DEMAND_VARIABLE).is_none(), "valgrind is not there, and {DEMAND_VARIABLE} is set");
+        assert!(
+            std::env::var_os(DEMAND_VARIABLE).is_none(),
+            "valgrind is not there, and {DEMAND_VARIABLE} is set"
+        );
         // Not by `eprintln`, which a passing test keeps to itself.
         let mut stderr = std::io::stderr();
         writeln!(stderr, "\nSKIPPED: instruction counts were NOT checked, valgrind is not installed\n")
@@ -43,7 +46,8 @@ fn a_request_takes_as_many_instructions_as_is_written_down() {
         let counted = per_request(expectation.case);
         let off_percent = (counted / expectation.instructions - 1.0) * 100.0;
         // Writing to a string cannot fail.
-        let _ = writeln!(written, "{:<20}{counted:>8.0}{:>6}", expectation.case, expectation.tolerance_percent);
+        let _ =
+            writeln!(written, "{:<20}{counted:>8.0}{:>6}", expectation.case, expectation.tolerance_percent);
         if off_percent.abs() > expectation.tolerance_percent {
             let Expectation { case, instructions, tolerance_percent } = expectation;
             wrong.push(format!(

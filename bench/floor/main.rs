@@ -40,7 +40,10 @@ impl Script {
                 kind_at: 1,
                 get_mark: b'2',
                 get_bytes: format!("*2\r\n$3\r\nGET\r\n${key_bytes}\r\n{key}\r\n").len(),
-                set_bytes: format!("*3\r\n$3\r\nSET\r\n${key_bytes}\r\n{key}\r\n${value_bytes}\r\n{value}\r\n").len(),
+                set_bytes: format!(
+                    "*3\r\n$3\r\nSET\r\n${key_bytes}\r\n{key}\r\n${value_bytes}\r\n{value}\r\n"
+                )
+                .len(),
                 get_reply: format!("${value_bytes}\r\n{value}\r\n").into_bytes(),
                 set_reply: b"+OK\r\n".to_vec(),
             },
@@ -88,7 +91,11 @@ impl Connection {
             bytes = &bytes[len..];
             if self.seen == whole {
                 self.seen = 0;
-                self.staged.extend_from_slice(if self.is_get { &script.get_reply } else { &script.set_reply });
+                self.staged.extend_from_slice(if self.is_get {
+                    &script.get_reply
+                } else {
+                    &script.set_reply
+                });
             }
         }
     }
@@ -102,7 +109,9 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let numbers = |i: usize| args.get(i).and_then(|text| text.parse::<usize>().ok());
     let script = match (&args[..], numbers(2), numbers(3)) {
-        ([_, protocol, _, _], Some(key_bytes), Some(value_bytes)) => Script::new(protocol, key_bytes, value_bytes),
+        ([_, protocol, _, _], Some(key_bytes), Some(value_bytes)) => {
+            Script::new(protocol, key_bytes, value_bytes)
+        }
         _ => None,
     };
     let port = args.first().and_then(|text| text.parse::<u16>().ok());
@@ -241,7 +250,8 @@ struct Buffers {
 impl Buffers {
     fn new(ring: &IoUring) -> io::Result<Buffers> {
         let map = |len: usize| {
-            let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_ANONYMOUS | libc::MAP_PRIVATE);
+            let (protection, kind) =
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_ANONYMOUS | libc::MAP_PRIVATE);
             // SAFETY: fresh anonymous memory, never unmapped.
             let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, kind, -1, 0) };
             if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(start) }

@@ -10,9 +10,9 @@ use foreshadow::clock::{Mono, Now, Wall};
 use foreshadow::engine::{self, Engine};
 use foreshadow::metrics::Counters;
 use foreshadow::request::{Outcome, Request};
+use foreshadow::store;
 use foreshadow::topology::{Node, ShardMap};
 use foreshadow::wire::{self, Backend, Client, Session, Target};
-use foreshadow::store;
 use std::sync::Arc;
 
 /// Keys that are there; few, because it is instructions that are counted and not misses of the processor's caches.
@@ -30,7 +30,9 @@ fn case(name: &str) -> Option<Case> {
     Some(match name {
         "resp-get-100" => Case { request: resp_get::<100>, reply: resp_value::<100> },
         "resp-get-1024" => Case { request: resp_get::<1024>, reply: resp_value::<1024> },
-        "resp-miss" => Case { request: |_| resp(&[b"GET", b"nowhere:00000000"]), reply: |_| b"$-1\r\n".to_vec() },
+        "resp-miss" => {
+            Case { request: |_| resp(&[b"GET", b"nowhere:00000000"]), reply: |_| b"$-1\r\n".to_vec() }
+        }
         "resp-set-100" => Case { request: resp_set::<100>, reply: |_| b"+OK\r\n".to_vec() },
         "memcached-get-100" => Case {
             request: |rank| [b"get ", key::<100>(rank).as_slice(), b"\r\n"].concat(),

@@ -23,8 +23,8 @@ pub struct Greeting {
 /// # Errors
 /// Nobody listens, or the greeting is refused.
 pub fn connect(address: SocketAddr, greeting: &Greeting) -> Result<TcpStream, Failure> {
-    let stream =
-        TcpStream::connect_timeout(&address, greeting.patience).map_err(|error| Failure::Connect(address, error))?;
+    let stream = TcpStream::connect_timeout(&address, greeting.patience)
+        .map_err(|error| Failure::Connect(address, error))?;
     let prepare = || {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(greeting.patience))?;
@@ -95,7 +95,9 @@ pub fn cluster_targets(address: SocketAddr, greeting: &Greeting) -> Result<Targe
 /// First slot, last slot and owner of an entry; an owner without an address is the node that was asked.
 fn range_of(range: &Resp, asked: SocketAddr) -> Option<(u16, u16, SocketAddr)> {
     let Resp::List(fields) = range else { return None };
-    let [Resp::Number(first), Resp::Number(last), Resp::List(owner), ..] = fields.as_slice() else { return None };
+    let [Resp::Number(first), Resp::Number(last), Resp::List(owner), ..] = fields.as_slice() else {
+        return None;
+    };
     let [host, Resp::Number(port), ..] = owner.as_slice() else { return None };
     let ip = match host {
         Resp::Text(host) if !host.is_empty() && host != "?" => host.parse().ok()?,
@@ -132,12 +134,14 @@ fn call(mut stream: &TcpStream, command: &[&str]) -> std::io::Result<Resp> {
 }
 
 fn read(from: &mut impl BufRead, depth: u32) -> std::io::Result<Resp> {
-    let invalid = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("not RESP: {what:?}"));
+    let invalid =
+        |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("not RESP: {what:?}"));
     let mut line = String::new();
     from.by_ref().take(1 << 16).read_line(&mut line)?;
     let text = line.strip_suffix("\r\n").ok_or_else(|| invalid(&line))?;
     let (kind, text) = text.split_at_checked(1).ok_or_else(|| invalid(&line))?;
-    let number = || text.parse::<i64>().ok().filter(|&number| number <= ENTRIES_MAX).ok_or_else(|| invalid(&line));
+    let number =
+        || text.parse::<i64>().ok().filter(|&number| number <= ENTRIES_MAX).ok_or_else(|| invalid(&line));
     Ok(match kind {
         "+" => Resp::Text(text.to_string()),
         "-" => Resp::Error(text.to_string()),

@@ -231,7 +231,10 @@ mod tests {
             for rank in [1usize, 2, 3, 10, 100] {
                 let expected = f64::from(draws) * (rank as f64).powf(-exponent) / total;
                 let got = f64::from(seen[rank - 1]);
-                assert!((got - expected).abs() < 6.0 * expected.sqrt(), "{exponent} {rank}: {got} {expected}");
+                assert!(
+                    (got - expected).abs() < 6.0 * expected.sqrt(),
+                    "{exponent} {rank}: {got} {expected}"
+                );
             }
         }
     }

@@ -28,13 +28,24 @@ use std::time::Duration;
 /// One thread and one io_uring drive all connections. Values follow from their keys, so each hit is compared byte for
 /// byte. Exit status: 0 if all was well, 1 if the server is dead, slow, lies, refuses or forgets, 2 for a bad command line.
 #[derive(Debug, Parser)]
-#[command(name = "foreshadow bench", disable_help_flag = true, disable_version_flag = true)]
+#[command(
+    name = "foreshadow bench",
+    disable_help_flag = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
 struct Flags {
     /// Print this.
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
     /// Host of the server.
-    #[arg(short = 'h', long = "server", visible_alias = "host", visible_short_alias = 's', default_value = "127.0.0.1")]
+    #[arg(
+        short = 'h',
+        long = "server",
+        visible_alias = "host",
+        visible_short_alias = 's',
+        default_value = "127.0.0.1"
+    )]
     server: String,
     /// Its port (7400; 6379 in the dialects).
     #[arg(short, long)]
@@ -302,8 +313,12 @@ impl Flags {
             Some("redis" | "redis-benchmark" | "valkey-benchmark") => Ok(Dialect::Redis),
             Some("own") => Ok(Dialect::Own),
             Some(other) => Err(format!("--dialect {other}: memtier, redis or own")),
-            None if self.threads.is_some() || is_number(&self.threads_or_tests) == Some(true) => Ok(Dialect::Memtier),
-            None if self.keyspace.is_some() || is_number(&self.threads_or_tests) == Some(false) => Ok(Dialect::Redis),
+            None if self.threads.is_some() || is_number(&self.threads_or_tests) == Some(true) => {
+                Ok(Dialect::Memtier)
+            }
+            None if self.keyspace.is_some() || is_number(&self.threads_or_tests) == Some(false) => {
+                Ok(Dialect::Redis)
+            }
             None => Ok(Dialect::Own),
         }
     }
@@ -349,7 +364,9 @@ impl Flags {
         let key_minimum = self.key_minimum.unwrap_or(0);
         let key_count = match (self.keyspace, self.key_maximum) {
             (Some(count), _) => count,
-            (None, Some(maximum)) => maximum.checked_sub(key_minimum).map_or(0, |span| span.saturating_add(1)),
+            (None, Some(maximum)) => {
+                maximum.checked_sub(key_minimum).map_or(0, |span| span.saturating_add(1))
+            }
             (None, None) => pick(100_000, 10_000_001, 1),
         };
         if !(1..=1 << 40).contains(&key_count) || key_minimum > 1 << 40 {
@@ -366,7 +383,8 @@ impl Flags {
             (_, Some(seconds)) => Length::Time(seconds_of(seconds)?),
             (Some(requests), None) if requests == "allkeys" => Length::Requests(key_count),
             (Some(requests), None) => {
-                let count: u64 = requests.parse().map_err(|_| format!("-n {requests}: a number or allkeys"))?;
+                let count: u64 =
+                    requests.parse().map_err(|_| format!("-n {requests}: a number or allkeys"))?;
                 Length::Requests(count * if dialect == Dialect::Memtier { connections as u64 } else { 1 })
             }
             (None, None) => match dialect {
@@ -408,7 +426,9 @@ impl Flags {
             get_pattern,
             key_count,
             key_minimum,
-            key_prefix: self.key_prefix.unwrap_or_else(|| pick_str(dialect, "key:", "memtier-", "key:").into()),
+            key_prefix: self
+                .key_prefix
+                .unwrap_or_else(|| pick_str(dialect, "key:", "memtier-", "key:").into()),
             key_digits: self.key_digits.unwrap_or(pick(12, 0, 12) as usize).min(200),
             expiry,
             prefill,
@@ -542,14 +562,18 @@ mod tests {
         assert_eq!((plan.protocol, plan.connections, plan.pipeline), (Protocol::Memcached, 50, 8));
         assert_eq!(plan.length, Length::Requests(50_000));
         assert_eq!(plan.tests, [Test { name: "SET:GET", mix: Mix::SetGet(1, 9) }]);
-        assert_eq!((plan.set_pattern, plan.get_pattern), (Pattern::Sequential, Pattern::Zipf { exponent: 1.0 }));
+        assert_eq!(
+            (plan.set_pattern, plan.get_pattern),
+            (Pattern::Sequential, Pattern::Zipf { exponent: 1.0 })
+        );
         assert_eq!((plan.key_minimum, plan.key_count, plan.sizes), (1, 5000, Sizes::Fixed(64)));
         assert_eq!((plan.key_prefix.as_str(), plan.prefill), ("memtier-", false));
     }
 
     #[test]
     fn a_redis_benchmark_command_line_means_what_it_meant() {
-        let plan = plan("redis-benchmark -h 127.0.0.1 -p 6380 -c 20 -n 5000 -d 100 -P 16 -r 1000 -t set,get -q");
+        let plan =
+            plan("redis-benchmark -h 127.0.0.1 -p 6380 -c 20 -n 5000 -d 100 -P 16 -r 1000 -t set,get -q");
         assert_eq!((plan.address.port(), plan.connections, plan.pipeline), (6380, 20, 16));
         assert_eq!(plan.length, Length::Requests(5000));
         assert_eq!(plan.tests.iter().map(|test| test.name).collect::<Vec<_>>(), ["SET", "GET"]);

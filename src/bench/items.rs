@@ -178,7 +178,9 @@ mod tests {
         items.write_key(37, &mut key);
         assert_eq!(key, b"key:000000000042");
         let items = Items::new(b"memtier-", 0, 0, Sizes::Fixed(1));
-        for (rank, expected) in [(0, "memtier-0"), (9, "memtier-9"), (10, "memtier-10"), (12345, "memtier-12345")] {
+        for (rank, expected) in
+            [(0, "memtier-0"), (9, "memtier-9"), (10, "memtier-10"), (12345, "memtier-12345")]
+        {
             let mut key = Vec::new();
             items.write_key(rank, &mut key);
             assert_eq!(key, expected.as_bytes());

@@ -225,8 +225,7 @@ impl<'a> Load<'a> {
         let batch_bytes = options.pipeline as usize * speech::answer_bytes_max(Verb::Get, items);
         let piece_bytes = batch_bytes.next_power_of_two().clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX);
         let per_lane = batch_bytes.div_ceil(piece_bytes);
-        let count =
-            (streams.len() * per_lane).next_power_of_two().clamp(BUFFERS_MIN, BUFFERS_MAX);
+        let count = (streams.len() * per_lane).next_power_of_two().clamp(BUFFERS_MIN, BUFFERS_MAX);
         let buffers = Buffers::new(ring.inner(), count as u16, piece_bytes)?;
         let mut lanes_of_node = vec![Vec::new(); targets.nodes.len()];
         let lanes: Vec<Lane> = streams
@@ -290,7 +289,12 @@ impl<'a> Load<'a> {
         ran
     }
 
-    fn run_closed(&mut self, phase: &mut Phase, tally: &mut Tally, progress: &mut Progress) -> Result<(), Failure> {
+    fn run_closed(
+        &mut self,
+        phase: &mut Phase,
+        tally: &mut Tally,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
         let mut completions = Vec::new();
         let mut budget = Budget::new(&phase.end, self.now());
         for lane in 0..self.lanes.len() {
@@ -399,7 +403,11 @@ impl<'a> Load<'a> {
             Mix::SetGet(0, _) => Verb::Get,
             Mix::SetGet(_, 0) => Verb::Set,
             Mix::SetGet(sets, gets) => {
-                if self.dice.below(u64::from(sets) + u64::from(gets)) < u64::from(sets) { Verb::Set } else { Verb::Get }
+                if self.dice.below(u64::from(sets) + u64::from(gets)) < u64::from(sets) {
+                    Verb::Set
+                } else {
+                    Verb::Get
+                }
             }
         }
     }
@@ -479,7 +487,9 @@ impl<'a> Load<'a> {
                         match (latency, request.verb) {
                             (Latency::SinceHandedOver, Verb::Get) => gets += 1,
                             (Latency::SinceHandedOver, _) => others += 1,
-                            (Latency::SinceDue, verb) => tally.record(verb, now.saturating_sub(request.due), 1),
+                            (Latency::SinceDue, verb) => {
+                                tally.record(verb, now.saturating_sub(request.due), 1)
+                            }
                         }
                         self.outstanding -= 1;
                     });
@@ -539,8 +549,9 @@ impl<'a> Load<'a> {
     }
 
     fn check_silence(&self, now: u64) -> Result<(), Failure> {
-        let is_silent =
-            |lane: &&Lane| !lane.pending.is_empty() && now.saturating_sub(lane.heard) > self.silence_nanos_max;
+        let is_silent = |lane: &&Lane| {
+            !lane.pending.is_empty() && now.saturating_sub(lane.heard) > self.silence_nanos_max
+        };
         let silent = self.lanes.iter().filter(is_silent);
         let Some(oldest) = silent.clone().min_by_key(|lane| lane.heard) else { return Ok(()) };
         Err(Failure::Silent {

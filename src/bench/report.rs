@@ -54,9 +54,10 @@ fn line(one: &Measured) -> String {
 }
 
 fn csv(measured: &[Measured]) -> String {
-    let mut text = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\"p95_latency_ms\",\
+    let mut text =
+        "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\"p95_latency_ms\",\
                     \"p99_latency_ms\",\"max_latency_ms\"\n"
-        .to_string();
+            .to_string();
     for one in measured {
         let all = one.tally.latency();
         let cells = match one.tally.fell_behind() {
@@ -96,7 +97,12 @@ fn table(plan: &Plan, one: &Measured) -> String {
     );
     say(
         "requests",
-        format!("{} answered in {:.3} s: {:.0}/s", tally.answered(), tally.elapsed.as_secs_f64(), tally.rate()),
+        format!(
+            "{} answered in {:.3} s: {:.0}/s",
+            tally.answered(),
+            tally.elapsed.as_secs_f64(),
+            tally.rate()
+        ),
     );
     say(
         "answers",
@@ -190,7 +196,8 @@ fn one_json(one: &Measured) -> Value {
 
 /// A distribution as HdrHistogram's tools read it, in milliseconds.
 pub fn distribution(histogram: &Histogram<u64>) -> String {
-    let mut text = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+    let mut text =
+        format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
     for step in histogram.iter_quantiles(5) {
         let quantile = step.quantile_iterated_to();
         let value = millis(step.value_iterated_to());

@@ -45,7 +45,8 @@ pub struct Tally {
 impl Default for Tally {
     fn default() -> Tally {
         let histogram = || {
-            Histogram::new_with_bounds(LATENCY_NANOS.0, LATENCY_NANOS.1, 3).expect("the constants are in order")
+            Histogram::new_with_bounds(LATENCY_NANOS.0, LATENCY_NANOS.1, 3)
+                .expect("the constants are in order")
         };
         Tally {
             asked: 0,
