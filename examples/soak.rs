@@ -88,6 +88,8 @@ fn options() -> Result<Options, String> {
 
 fn soak(options: &Options) -> Result<String, String> {
     let mut server = Server::start()?;
+    // Receive buffers are in the gauge and stay.
+    let idle_buffer_bytes = server.idle_buffer_bytes()?;
     let began = Instant::now();
     let end = began + Duration::from_secs(options.seconds);
     let failed = Arc::new(AtomicBool::new(false));
@@ -130,7 +132,7 @@ fn soak(options: &Options) -> Result<String, String> {
     }
     let (commands, departures) = (commands.load(Ordering::Relaxed), departures.load(Ordering::Relaxed));
     server.settles("foreshadow_connections", 0.0)?;
-    server.settles("foreshadow_buffer_bytes", f64::from(8 << 20))?;
+    server.settles("foreshadow_buffer_bytes", idle_buffer_bytes)?;
     for (name, why) in [
         ("foreshadow_evicted_total", "with far more memory than keys need"),
         ("foreshadow_connections_rejected_total", "with fewer clients than the most"),
@@ -516,6 +518,10 @@ impl Server {
     }
 
     fn metric(&self, name: &str) -> Result<f64, String> {
+        Ok(self.metric_values(name)?.iter().sum())
+    }
+
+    fn metric_values(&self, name: &str) -> Result<Vec<f64>, String> {
         let ask = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(self.admin)?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -532,7 +538,20 @@ impl Server {
             .lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
         let values: Vec<f64> = own.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
-        if values.is_empty() { Err(format!("/metrics has no {name}")) } else { Ok(values.iter().sum()) }
+        if values.is_empty() { Err(format!("/metrics has no {name}")) } else { Ok(values) }
+    }
+
+    /// Bytes of buffers without any client: those for receiving, as soon as all cores have reported.
+    fn idle_buffer_bytes(&self) -> Result<f64, String> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            let values = self.metric_values("foreshadow_buffer_bytes")?;
+            if values.iter().all(|bytes| *bytes > 0.0) {
+                return Ok(values.iter().sum());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err("a core does not report".to_owned())
     }
 
     /// Waits until a gauge is no more than this.

@@ -61,7 +61,8 @@ pub enum Verb {
         /// The slot's number.
         slot: u16,
     },
-    /// The core's counters. Answers `Page`; the value is [`crate::metrics::Counters::to_bytes`].
+    /// The core's counters. Answers `Page`; the value is [`crate::metrics::Counters::to_bytes`], then 256 little-endian
+    /// u64: how often each RESP command was called, by its number in the table.
     Counters,
     /// The core's connections, a line each as `CLIENT LIST` prints them. Answers `Page`. For the shell, not the engine.
     Connections,
@@ -268,7 +269,7 @@ pub enum ExpireOnly {
 /// A step of a walk over the core's items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// 0 begins; otherwise what the page before said.
+    /// 0 begins; otherwise what the page before said. Below 2^48, as clients are told it together with the core.
     pub cursor: u64,
     /// Items to look at, roughly.
     pub count: u32,

@@ -3,7 +3,7 @@
 use crate::config::{self, Config};
 use crate::control;
 use crate::engine;
-use crate::io::{self, BusyPoll, Listeners, Shared};
+use crate::io::{self, BusyPoll, Listeners, Listening, Shared};
 use crate::store;
 use crate::topology::{Node, ShardMap};
 use crate::wire::{self, Protocol};
@@ -156,6 +156,11 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         settings,
         map: ShardMap::on_cores(core_count),
     });
+    let core_memory = memory_bytes_max / u64::from(core_count);
+    let buffer_bytes_max = (core_memory / CLIENT_BUFFER_SHARE).max(CLIENT_BUFFER_BYTES_MIN);
+    // One client that does not take its replies is to be stopped, not closed: what is being sent and what waits behind it
+    // must fit, with room for others.
+    let output_soft_bytes = output_soft_bytes.min(buffer_bytes_max as usize / 3);
     let admin_password = password.as_ref().map(|password| password.0.clone());
     let wire = wire::Options {
         password: password.map(|password| password.0),
@@ -165,7 +170,6 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         output_soft_bytes,
         ..wire::Options::default()
     };
-    let core_memory = memory_bytes_max / u64::from(core_count);
     let receive_buffers = receive_buffers(core_memory);
     let store_bytes = core_memory
         .saturating_sub(u64::from(receive_buffers) * RECEIVE_BUFFER_BYTES as u64)
@@ -189,7 +193,7 @@ fn start(config: Config) -> anyhow::Result<Serving> {
                 receive_buffers,
                 receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
                 output_hard_bytes,
-                buffer_bytes_max: (core_memory / CLIENT_BUFFER_SHARE).max(CLIENT_BUFFER_BYTES_MIN),
+                buffer_bytes_max,
                 unfinished_millis_max: command_timeout.as_millis() as u64,
                 unauthenticated_millis_max: auth_timeout.as_millis() as u64,
                 drain_millis_max: drain_timeout.as_millis() as u64,
@@ -258,11 +262,11 @@ fn bind_all(
             main.push(io::bind(address, shared).with_context(cannot(address))?);
         }
         for (core, socket) in listeners.iter_mut().zip(main) {
-            core.push((socket, protocol));
+            core.push(Listening { socket, protocol, own: false });
         }
         let mut ports = Vec::new();
         for (core, (socket, port)) in listeners.iter_mut().zip(own) {
-            core.push((socket, Protocol::Resp));
+            core.push(Listening { socket, protocol, own: true });
             ports.push(port);
         }
         return Ok((address, ports));

@@ -138,12 +138,8 @@ impl Connection {
         no_more && !self.in_flight && self.session.awaited() == 0 && self.session.output().is_empty()
     }
 
-    /// Bytes its buffers hold from the system.
-    pub fn buffer_bytes(&mut self) -> usize {
-        self.input.capacity()
-            + self.sending.capacity()
-            + self.session.output().capacity()
-            + self.session.output_bytes()
-            - self.session.output().len()
+    /// Bytes in its buffers. Capacity beyond them was never touched, so it is no memory yet.
+    pub fn buffer_bytes(&self) -> usize {
+        self.input.len() + self.sending.len() + self.session.output_bytes()
     }
 }

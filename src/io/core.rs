@@ -13,6 +13,7 @@
 use super::buffers::Buffers;
 use super::connection::{Connection, Receiving, Stage};
 use super::idle::{BusyPoll, Idle};
+use super::listen;
 use super::mesh::{self, Mesh};
 use super::ring::{Completion, Kind, Ring};
 use super::table::Table;
@@ -146,8 +147,19 @@ impl Running {
     }
 }
 
-/// A core's listeners, each with the protocol it speaks.
-pub type Listeners = Vec<(Socket, Protocol)>;
+/// A socket that a core accepts connections on.
+#[derive(Debug)]
+pub struct Listening {
+    /// Bound and listening.
+    pub socket: Socket,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Whether it is the core's own port, by which cluster clients see the core as a node.
+    pub own: bool,
+}
+
+/// A core's listeners.
+pub type Listeners = Vec<Listening>;
 
 /// Starts a core for each of `cores`, and returns when all of them serve. `visit` is called on each core's thread before
 /// its first turn and may leave guests there.
@@ -398,6 +410,8 @@ struct Core {
     buffer_bytes: u64,
     due: Due,
     draining_until: Option<Mono>,
+    /// The limit of descriptors that the armed accepts were made under.
+    descriptors_max: u64,
     /// Nanoseconds of turns that did something, since the last report; one turn in eight is measured.
     turns: Histogram<u64>,
     report: Box<dyn Fn(CoreReport)>,
@@ -463,9 +477,13 @@ impl Core {
         ring.listen_to_bell(bell);
         let listeners = listeners
             .into_iter()
-            .map(|(socket, protocol)| Listener {
+            .map(|Listening { socket, protocol, own }| Listener {
                 socket: Some(socket),
-                wire: Arc::new(wire::Options { protocol, ..options.wire.clone() }),
+                wire: Arc::new(wire::Options {
+                    protocol,
+                    only_core: own.then_some(me),
+                    ..options.wire.clone()
+                }),
                 accepting: false,
             })
             .collect();
@@ -504,6 +522,7 @@ impl Core {
             buffer_bytes: 0,
             due,
             draining_until: None,
+            descriptors_max: listen::descriptors_max(),
             turns: turn_histogram(),
             report,
             bell,
@@ -678,6 +697,7 @@ impl Core {
             counters.connections_rejected_total += 1;
             let words: &[u8] = match self.listeners[place].wire.protocol {
                 Protocol::Memcached => b"ERROR Too many open connections\r\n",
+                Protocol::Native => &wire::native::frame::FULL,
                 Protocol::Sniff | Protocol::Resp => b"-ERR max number of clients reached\r\n",
             };
             // A socket just accepted has room; if the client is gone already there is nobody to tell.
@@ -1086,6 +1106,12 @@ impl Core {
         for id in overdue {
             self.works.engine.counters.connections_dropped_total += 1;
             self.kill(id);
+        }
+        // An accept keeps the limit it was armed under: one that an operator changes takes effect by arming anew.
+        let descriptors_max = listen::descriptors_max();
+        if descriptors_max != self.descriptors_max {
+            self.descriptors_max = descriptors_max;
+            (0..self.listeners.len()).for_each(|place| self.ring.stop_accepting(place as u32));
         }
     }
 

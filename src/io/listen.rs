@@ -26,6 +26,11 @@ pub fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Descriptors that the process may have open, now.
+pub fn descriptors_max() -> u64 {
+    rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,7 +24,7 @@ pub(crate) mod ring;
 mod table;
 mod time;
 
-pub use self::core::{Guests, Listeners, Options, Queue, Running, Shared, start};
+pub use self::core::{Guests, Listeners, Listening, Options, Queue, Running, Shared, start};
 pub use idle::BusyPoll;
 pub use listen::bind;
 pub use time::now;

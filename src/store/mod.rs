@@ -2,12 +2,49 @@
 //!
 //! The door is [`Store`]: the engine probes for a key once ([`Store::probe`]) and uses the probe for reading and writing.
 //! The store decides what to evict; it knows versions and marks but not what they mean.
+//!
+//! ```text
+//! hit:  hash -> table of the shard -> bucket (one line) -> item (head, key and value in one run)
+//!       the frequency goes into the bucket's entry; item memory is not written
+//! put:  append to an open segment; the entry points there; the one before is dead (or: overwritten where it lies)
+//! ```
+//! An item costs 8 bytes of index at 80 to 90 % load, 6 to 8 bytes of head (11 to 14 with an expiry), and its share of what
+//! is half full: about five segments of a thousand, and the ghosts, 1/256 of the limit.
+//!
+//! Life of an item (S3-FIFO, with segments for queues):
+//! 1. It is appended to the small queue, or to the main one if it was evicted a short while ago or replaces a used item.
+//! 2. Its segment gets to the front of the small queue when that has more than a tenth of the memory: found twice or more by
+//!    then, it moves to the end of the main queue; else it leaves, and its fingerprint is remembered.
+//! 3. At the front of the main queue an item that was found goes round again with one use less; one that was not leaves.
+//! 4. Its expiry comes up in the wheel of its segment within a second of the deadline.
+//! 5. Segments that are dead to a quarter (when memory is short) or a half (else) are compacted: live items move to the end.
+//!
+//! Nothing is done in one go. A put pays for what it takes by looking at four times as many bytes of the segment that is
+//! being emptied, as long as few chunks are free; [`Store::tick`] does the rest, some 50 us at a time. The limit counts all:
+//! chunks (free ones too), mappings, tables, wheels, ghosts, lists.
+//!
+//! Files: `memory` (all `unsafe`), `item` (bytes of an item), `wheel` (expiry in a segment), `log` (segments and the account),
+//! `index` (tables), `ghost` (fingerprints), `upkeep` (eviction, compaction, expiry, giving back).
+
+mod ghost;
+mod index;
+mod item;
+mod log;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod wheel;
 
 use crate::clock::Mono;
 use crate::hash::{KeyHasher, slot_of};
-use crate::ids::{Slot, Version};
+use crate::ids::{SHARD_COUNT, SLOTS_PER_SHARD, Slot, Version};
 use crate::request::{Expiry, Fault, Value};
-use std::collections::BTreeMap;
+use ghost::Ghost;
+use index::{Bearing, Entry, FREQUENCY_MAX, Index, Place, STAMP_COUNT};
+use item::{Facts, HANDLE_BYTES, UNIT_NANOS};
+use log::{Body, Log, Queue};
+use upkeep::Emptying;
 
 /// Bounds of a store.
 #[derive(Clone, Copy, Debug)]
@@ -47,13 +84,14 @@ pub struct Found<'a> {
     pub flags: u32,
     /// Version.
     pub version: Version,
-    /// When it ends.
+    /// When it ends: as put, rounded down to 1/4 ms.
     pub expiry: Expiry,
     /// The engine's bits.
     pub marks: Marks,
-    /// Whether it was found (warm) before.
+    /// Whether it was found (warm) before, as far as the store remembers: what moves on to the main queue proves itself anew.
     pub used: bool,
-    /// Seconds since it was last found (warm), as exactly as the store remembers.
+    /// Seconds since it was last found (warm), or put, as exactly as the store remembers: in steps of 4 seconds,
+    /// and of an item that was used it remembers the last two minutes only.
     pub idle_seconds: u32,
 }
 
@@ -81,92 +119,161 @@ pub struct Departures {
     pub evicted: u64,
 }
 
+/// Longest key, in stores of 128 MiB or more; in smaller ones a key is at most as long as a segment, about a thousandth of
+/// the limit and at least 16 KiB.
+const KEY_BYTES_MAX: usize = 64 << 10;
+/// Seconds that one stamp of an entry stands for.
+const STAMP_SECONDS: u64 = 4;
+/// What of the limit the ghosts may take.
+const GHOST_SHARE: u64 = 256;
+/// Huge pages are worth their rounding from this limit on.
+const HUGE_PAGES_BYTES_MIN: u64 = 256 << 20;
+
 /// The items of one core.
 pub struct Store {
     options: Options,
     hasher: KeyHasher,
-    items: BTreeMap<(Slot, Vec<u8>), Held>,
-    bytes: u64,
+    log: Log,
+    index: Index,
+    ghost: Ghost,
+    emptying: Option<Emptying>,
     departures: Departures,
-}
-
-struct Held {
-    value: Vec<u8>,
-    flags: u32,
-    version: Version,
-    expiry: Expiry,
-    marks: Marks,
-    used: bool,
-    touched: Mono,
+    /// Entries of a walk's page, kept for its memory.
+    page: Vec<(u32, Entry)>,
 }
 
 impl Store {
-    /// An empty store.
+    /// An empty store. Panics if the process may not even have addresses for the limit.
     pub fn new(options: Options) -> Store {
-        let hasher = KeyHasher::new(options.hash_secret);
-        Store { options, hasher, items: BTreeMap::new(), bytes: 0, departures: Departures::default() }
+        let log = Log::new(options.memory_bytes_max);
+        Store {
+            options,
+            hasher: KeyHasher::new(options.hash_secret),
+            index: Index::new(log.chunk_bytes()),
+            log,
+            ghost: Ghost::with_bytes((options.memory_bytes_max / GHOST_SHARE) as usize),
+            emptying: None,
+            departures: Departures::default(),
+            page: Vec::new(),
+        }
+    }
+
+    /// Backs the store with huge pages where the system has them; false if the limit is too small for their rounding.
+    /// A third less time per request on large stores, but the first use of each 2 MiB takes longer.
+    pub fn advise_huge_pages(&mut self) -> bool {
+        let large = self.options.memory_bytes_max >= HUGE_PAGES_BYTES_MIN;
+        if large {
+            self.log.region_mut().advise_huge_pages();
+        }
+        large
     }
 
     /// Where a key belongs. The probe stays good until the store is dropped.
+    #[inline]
     pub fn probe(&self, key: &[u8]) -> Probe {
         Probe { hash: self.hasher.hash(key), slot: slot_of(key) }
     }
 
     /// Finds a live item. `warm` counts it as a use.
+    #[inline]
     pub fn find(&mut self, now: Mono, probe: Probe, key: &[u8], warm: bool) -> Option<Found<'_>> {
-        let _ = probe.hash;
-        let place = (probe.slot, key.to_vec());
-        if matches!(self.items.get(&place)?.expiry, Expiry::At(at) if at <= now) {
+        let (place, entry) = self.entry_of(probe, key)?;
+        let location = entry.location();
+        if self.log.item(location).over(units(now)) {
+            self.drop_entry(place, location);
             self.departures.expired += 1;
-            self.remove(probe, key);
             return None;
         }
-        let held = self.items.get_mut(&place)?;
-        let found = Found {
-            value: Value::One(&held.value),
-            flags: held.flags,
-            version: held.version,
-            expiry: held.expiry,
-            marks: held.marks,
-            used: held.used,
-            idle_seconds: (now.millis_since(held.touched) / 1000) as u32,
-        };
         if warm {
-            held.used = true;
-            held.touched = now;
+            let used = entry.with_use((entry.frequency() + 1).min(FREQUENCY_MAX), stamp(now));
+            if used != entry {
+                self.index.set(self.log.region_mut(), place, used);
+            }
         }
-        Some(found)
+        let item = self.log.item(location);
+        Some(Found {
+            value: Value::One(self.log.value(&item)),
+            flags: item.head.flags(item.bytes),
+            version: item.head.version(item.bytes, item.base),
+            expiry: item.head.expiry(item.bytes, item.base),
+            marks: item.head.marks(),
+            used: entry.frequency() > 0,
+            idle_seconds: self.idle_seconds(now, entry),
+        })
     }
 
     /// Stores an item, in place of the one of that key if there is one. On a fault nothing changed,
     /// but for items that were evicted in the attempt.
     pub fn put(&mut self, now: Mono, probe: Probe, key: &[u8], item: &NewItem<'_>) -> Result<(), Fault> {
-        let value = item.value.concat();
-        if key.len() + value.len() > self.options.item_bytes_max {
+        let value_len = item.value.iter().map(|part| part.len()).sum::<usize>();
+        let too_large = key.len() + value_len > self.options.item_bytes_max
+            || key.len() > KEY_BYTES_MAX
+            || u32::try_from(value_len).is_err();
+        if too_large {
             return Err(Fault::TooLarge);
         }
-        self.remove(probe, key);
-        self.bytes += (key.len() + value.len() + 64) as u64;
-        while self.bytes > self.options.memory_bytes_max {
-            let Some(((slot, victim), _)) = self.items.first_key_value() else { break };
-            let (slot, victim) = (*slot, victim.clone());
-            self.remove(Probe { hash: 0, slot }, &victim);
-            self.departures.evicted += 1;
+        let facts =
+            Facts { flags: item.flags, version: item.version, expiry: item.expiry, marks: item.marks };
+        let mut before = self.live_entry(now, probe, key);
+        let mut queue = Queue::Small;
+        if let Some((place, entry)) = before {
+            let location = entry.location();
+            // A used item moves to the main queue's end instead, so that it does not leave before its new value is used.
+            let old = self.log.item(location).head;
+            let same_len = !old.mapped() && old.value_len as usize == value_len;
+            if same_len && entry.frequency() == 0 && self.log.rewrite(location, &facts, Some(item.value)) {
+                self.index.set(self.log.region_mut(), place, entry.with_use(0, stamp(now)));
+                return Ok(());
+            }
+            queue = if entry.frequency() > 0 { Queue::Main } else { self.log.queue_of(location) };
         }
-        let held = Held {
-            value,
-            flags: item.flags,
-            version: item.version,
-            expiry: item.expiry,
-            marks: item.marks,
-            used: false,
-            touched: now,
+        let inline = self.log.item_bytes_max(key.len(), value_len) <= self.log.inline_bytes_max();
+        let body_len = if inline { value_len } else { HANDLE_BYTES };
+        let bytes = self.log.item_bytes_max(key.len(), body_len);
+        if bytes > self.log.segment_bytes_max() {
+            return Err(Fault::TooLarge);
+        }
+        if before.is_none() && self.ghost.recall(probe.hash) {
+            queue = Queue::Main;
+        }
+        let mut disturbed = self.pay(now, if inline { bytes } else { 0 });
+        let mut handle = None;
+        if !inline {
+            disturbed |= self.make_mapping_room(now, probe, key, value_len)?;
+            handle = Some(self.log.map(item.value, value_len).ok_or(Fault::OutOfMemory)?);
+        }
+        match self.make_room(now, queue, bytes, before.is_none() || disturbed) {
+            Ok(room_made) => disturbed |= room_made,
+            Err(fault) => {
+                handle.into_iter().for_each(|handle| self.log.bury(handle));
+                return Err(fault);
+            }
+        }
+        if disturbed {
+            before = self.entry_of(probe, key);
+        }
+        let body = match handle {
+            Some(handle) => Body::Mapped(handle, value_len),
+            None => Body::Parts(item.value, value_len),
         };
-        self.items.insert((probe.slot, key.to_vec()), held);
+        let location = self.log.append(queue, &facts, key, body);
+        match before {
+            Some((place, entry)) => {
+                self.log.kill(entry.location());
+                let entry = entry.with_location(location).with_use(0, stamp(now));
+                self.index.set(self.log.region_mut(), place, entry);
+            }
+            None => {
+                let rehash = rehash(&self.hasher, self.log.grain());
+                let entry = Entry::new(location, 0, stamp(now));
+                self.index.insert(self.log.region_mut(), bearing(probe), entry, &rehash);
+                self.bury_lost();
+            }
+        }
         Ok(())
     }
 
-    /// Changes what is known of a live item beside its value; false if there is none.
+    /// Changes what is known of a live item beside its value; false if there is none (or no room to move it to).
     pub fn amend(
         &mut self,
         now: Mono,
@@ -176,27 +283,40 @@ impl Store {
         expiry: Expiry,
         marks: Marks,
     ) -> bool {
-        if self.find(now, probe, key, false).is_none() {
+        let Some((_, entry)) = self.live_entry(now, probe, key) else { return false };
+        let location = entry.location();
+        let item = self.log.item(location);
+        let facts = Facts { flags: item.head.flags(item.bytes), version, expiry, marks };
+        let body_len = item.head.item_len() - item.head.value_at();
+        if self.log.rewrite(location, &facts, None) {
+            return true;
+        }
+        let (queue, bytes) = (self.log.queue_of(location), self.log.item_bytes_max(key.len(), body_len));
+        self.pay(now, bytes);
+        if self.make_room(now, queue, bytes, false).is_err() {
             return false;
         }
-        let held = self.items.get_mut(&(probe.slot, key.to_vec())).expect("found above");
-        (held.version, held.expiry, held.marks) = (version, expiry, marks);
+        // Making room may have moved it, or even evicted it.
+        let Some((place, entry)) = self.entry_of(probe, key) else { return false };
+        let location = self.log.relocate(entry.location(), queue, &facts);
+        self.index.set(self.log.region_mut(), place, entry.with_location(location));
         true
     }
 
     /// Removes an item, live or expired; false if there is none.
     pub fn remove(&mut self, probe: Probe, key: &[u8]) -> bool {
-        match self.items.remove(&(probe.slot, key.to_vec())) {
-            Some(held) => {
-                self.bytes -= (key.len() + held.value.len() + 64) as u64;
-                true
-            }
-            None => false,
-        }
+        let Some((place, entry)) = self.entry_of(probe, key) else { return false };
+        self.drop_entry(place, entry.location());
+        true
     }
 
     /// Calls `each` with the keys of about `count` live items from `cursor` on (0 begins) and answers the next cursor
     /// (0: the walk is complete). An item that is there from the first call to the last is seen at least once.
+    ///
+    /// A cursor is a shard and a position in the order of hashes, which no growth and no move of an item changes. With a slot
+    /// only its shard is visited. A call looks at a bounded number of entries, so a page may hold fewer keys, or none.
+    /// Chunk walks for moving a shard (segment by segment, hottest first) begin here too: the entries of one shard,
+    /// sorted by chunk, are its index of (segment, generation) tokens.
     pub fn walk(
         &mut self,
         now: Mono,
@@ -205,44 +325,103 @@ impl Store {
         count: usize,
         each: &mut dyn FnMut(&[u8]),
     ) -> u64 {
-        let live = |held: &Held| !matches!(held.expiry, Expiry::At(at) if at <= now);
-        let wanted = |s: Slot| slot.is_none_or(|only| only == s);
-        let mut page = self.items.iter().skip(cursor as usize);
-        for ((s, key), held) in page.by_ref().take(count) {
-            if wanted(*s) && live(held) {
-                each(key);
+        let (first, last) = match slot {
+            Some(slot) => (slot.shard().number(), slot.shard().number()),
+            None => (0, SHARD_COUNT - 1),
+        };
+        let (mut shard, mut position) = match cursor.checked_sub(1) {
+            Some(cursor) => ((cursor >> 32) as u16, cursor as u32),
+            None => (first, 0),
+        };
+        let (mut looks, mut wanted) = (4 * count.saturating_add(256), count.max(1));
+        let mut page = std::mem::take(&mut self.page);
+        let next = loop {
+            if shard > last || shard < first {
+                break 0;
             }
-        }
-        if page.next().is_some() { cursor + count as u64 } else { 0 }
+            page.clear();
+            let mut next = self.index.entries_from(self.log.region(), shard, position, &mut page);
+            page.sort_unstable_by_key(|&(position, _)| position);
+            for (i, &(at, entry)) in page.iter().enumerate() {
+                if (wanted == 0 || looks == 0) && at != page[i.saturating_sub(1)].0 {
+                    next = Some(at);
+                    break;
+                }
+                looks = looks.saturating_sub(1);
+                let of_slot =
+                    slot.is_none_or(|slot| slot.number() % SLOTS_PER_SHARD == entry.slot_in_shard());
+                if !of_slot {
+                    continue;
+                }
+                let item = self.log.item(entry.location());
+                if !item.over(units(now)) {
+                    each(item.key());
+                    wanted = wanted.saturating_sub(1);
+                }
+            }
+            (shard, position) = match next {
+                Some(position) => (shard, position),
+                None => (shard + 1, 0),
+            };
+            if (wanted == 0 || looks == 0) && shard <= last {
+                break 1 + (u64::from(shard) << 32 | u64::from(position));
+            }
+        };
+        self.page = page;
+        next
     }
 
-    /// Calls `each` with the key of some live item, picked by `dice`; false if there is none.
+    /// Calls `each` with the key of some live item, picked by `dice`; false if there is none (or none was met in a
+    /// bounded search among items that are all over).
     pub fn random(&mut self, now: Mono, dice: u64, each: &mut dyn FnMut(&[u8])) -> bool {
-        let live = |held: &Held| !matches!(held.expiry, Expiry::At(at) if at <= now);
-        let start = if self.items.is_empty() { 0 } else { dice as usize % self.items.len() };
-        match self.items.iter().cycle().skip(start).take(self.items.len()).find(|(_, held)| live(held)) {
-            Some(((_, key), _)) => {
-                each(key);
-                true
-            }
-            None => false,
+        const LOOKS: usize = 64;
+        if self.is_empty() {
+            return false;
         }
+        // The shard in proportion to its items, then a position in it, then the first live item from there on.
+        let mut nth = dice % self.len();
+        let shard = (0..SHARD_COUNT).find(|&shard| {
+            let len = u64::from(self.index.shard_len(shard));
+            let here = nth < len;
+            nth = nth.saturating_sub(len);
+            here
+        });
+        let mut shard = shard.unwrap_or_default();
+        let mut position = (dice.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32;
+        let mut page = std::mem::take(&mut self.page);
+        let mut found = false;
+        // Twice round at most, so that the items before the position have their turn; empty shards cost next to nothing.
+        let mut looks = LOOKS;
+        for _ in 0..2 * SHARD_COUNT as usize + LOOKS {
+            page.clear();
+            let next = self.index.entries_from(self.log.region(), shard, position, &mut page);
+            page.sort_unstable_by_key(|&(position, _)| position);
+            let live = page.iter().map(|&(_, entry)| self.log.item(entry.location()));
+            if let Some(item) = live.take(LOOKS).find(|item| !item.over(units(now))) {
+                each(item.key());
+                found = true;
+                break;
+            }
+            looks = looks.saturating_sub(usize::from(!page.is_empty()));
+            if looks == 0 {
+                break;
+            }
+            (shard, position) = match next {
+                Some(position) => (shard, position),
+                None => ((shard + 1) % SHARD_COUNT, 0),
+            };
+        }
+        self.page = page;
+        found
     }
 
     /// Forgets everything; answers how many items there were. Memory is given back in bounded steps by `tick`.
     pub fn clear(&mut self) -> u64 {
-        let count = self.items.len() as u64;
-        self.items.clear();
-        self.bytes = 0;
+        let count = self.index.len();
+        self.index = Index::new(self.log.chunk_bytes());
+        self.log.clear();
+        self.emptying = None;
         count
-    }
-
-    /// Bounded housekeeping: expiry, compaction, giving back. Answers whether more is waiting to be done.
-    pub fn tick(&mut self, now: Mono) -> bool {
-        let before = self.items.len();
-        self.items.retain(|_, held| !matches!(held.expiry, Expiry::At(at) if at <= now));
-        self.departures.expired += (before - self.items.len()) as u64;
-        false
     }
 
     /// What left since this was asked last.
@@ -252,32 +431,32 @@ impl Store {
 
     /// Number of items, expired ones that were not yet noticed included.
     pub fn len(&self) -> u64 {
-        self.items.len() as u64
+        self.index.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.index.len() == 0
     }
 
     /// Number of items that have an expiry.
     pub fn len_expiring(&self) -> u64 {
-        self.items.values().filter(|held| held.expiry != Expiry::Never).count() as u64
+        self.log.expiring()
     }
 
     /// Number of items in a slot.
     pub fn slot_len(&self, slot: Slot) -> u64 {
-        self.items.keys().filter(|(s, _)| *s == slot).count() as u64
+        self.index.slot_len(slot)
     }
 
     /// Bytes held from the system.
     pub fn held_bytes(&self) -> u64 {
-        self.bytes
+        self.log.held() + self.overhead()
     }
 
     /// Bytes of keys and values.
     pub fn payload_bytes(&self) -> u64 {
-        self.items.iter().map(|((_, key), held)| (key.len() + held.value.len()) as u64).sum()
+        self.log.payload()
     }
 
     /// Most bytes it may hold.
@@ -288,5 +467,85 @@ impl Store {
     /// Changes the limit; `tick` shrinks to a lower one in bounded steps, `put` never goes over it.
     pub fn set_memory_bytes_max(&mut self, bytes: u64) {
         self.options.memory_bytes_max = bytes;
+        self.log.expect_limit(bytes);
+        self.ghost = Ghost::with_bytes((bytes / GHOST_SHARE) as usize);
+    }
+
+    /// What is held beside the log.
+    fn overhead(&self) -> u64 {
+        let page = self.page.capacity() * size_of::<(u32, Entry)>();
+        self.index.heap_bytes() + self.ghost.heap_bytes() + page as u64
+    }
+
+    /// What the log may hold.
+    fn log_limit(&self) -> u64 {
+        self.options.memory_bytes_max.saturating_sub(self.overhead())
+    }
+
+    #[inline]
+    fn entry_of(&self, probe: Probe, key: &[u8]) -> Option<(Place, Entry)> {
+        self.index.find(self.log.region(), bearing(probe), |location| self.log.has_key(location, key))
+    }
+
+    /// As `entry_of`, but an item that is over is dropped.
+    fn live_entry(&mut self, now: Mono, probe: Probe, key: &[u8]) -> Option<(Place, Entry)> {
+        let (place, entry) = self.entry_of(probe, key)?;
+        if self.log.item(entry.location()).over(units(now)) {
+            self.drop_entry(place, entry.location());
+            self.departures.expired += 1;
+            return None;
+        }
+        Some((place, entry))
+    }
+
+    /// Removes an item from the index and the log.
+    fn drop_entry(&mut self, place: Place, location: u64) {
+        self.log.kill(location);
+        let rehash = rehash(&self.hasher, self.log.grain());
+        self.index.remove(self.log.region_mut(), place, &rehash);
+        self.bury_lost();
+    }
+
+    /// Buries items whose entries the index had no room for.
+    fn bury_lost(&mut self) {
+        while let Some(entry) = self.index.take_lost() {
+            self.log.kill(entry.location());
+            self.departures.evicted += 1;
+        }
+    }
+
+    fn idle_seconds(&self, now: Mono, entry: Entry) -> u32 {
+        let age = (stamp(now) + STAMP_COUNT - entry.stamp()) % STAMP_COUNT * STAMP_SECONDS;
+        // One that was never used has been idle since it was written, and that was before its segment was sealed.
+        let sealed = if entry.frequency() == 0 { self.log.written_before(entry.location()) } else { None };
+        let round = STAMP_COUNT * STAMP_SECONDS;
+        let least = sealed
+            .map_or(0, |sealed| units(now).saturating_sub(sealed) * UNIT_NANOS / Mono::NANOS_PER_SECOND);
+        let rounds = least.saturating_sub(age + STAMP_SECONDS - 1).div_ceil(round);
+        u32::try_from(age + rounds * round).unwrap_or(u32::MAX)
+    }
+}
+
+#[inline]
+fn units(now: Mono) -> u64 {
+    now.0 / UNIT_NANOS
+}
+
+#[inline]
+fn stamp(now: Mono) -> u64 {
+    now.0 / (STAMP_SECONDS * Mono::NANOS_PER_SECOND) % STAMP_COUNT
+}
+
+#[inline]
+fn bearing(probe: Probe) -> Bearing {
+    Bearing::new(probe.hash, probe.slot)
+}
+
+/// Reads an item's key from the region and hashes it.
+fn rehash(hasher: &KeyHasher, grain: u32) -> impl Fn(&memory::Region, u64) -> u64 + use<> {
+    let hasher = hasher.clone();
+    move |region, location| {
+        let head = item::Head::read(region.bytes(location << grain, item::HEAD_BYTES_MAX));
+        hasher.hash(region.bytes((location << grain) + u64::from(head.key_at), head.key_len as usize))
     }
 }

@@ -13,6 +13,7 @@
 //! *note*; how to write it is its *shape*, an enum of the codec.
 
 mod memcached;
+pub mod native;
 mod order;
 mod resp;
 mod sniff;
@@ -25,6 +26,7 @@ use crate::topology::Node;
 use std::sync::Arc;
 
 pub(crate) use order::{Encode, Exchange, Order};
+pub use resp::commands;
 
 /// Whom a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub enum Protocol {
     Resp,
     /// memcached text and meta.
     Memcached,
+    /// The native binary protocol.
+    Native,
 }
 
 /// Bounds of a session and what it must know of the configuration.
@@ -68,6 +72,9 @@ pub enum Protocol {
 pub struct Options {
     /// Protocol of the listener.
     pub protocol: Protocol,
+    /// The core whose own port this is: to cluster clients it is a node of its own, so what they ask about all items
+    /// (`DBSIZE`, `SCAN`, `KEYS`, `RANDOMKEY`, `INFO`, `FLUSHALL`) is about that core's. `None`: about all cores'.
+    pub only_core: Option<CoreId>,
     /// Password of the default user; `None`: no authentication.
     pub password: Option<String>,
     /// Longest key in bytes (memcached's own limit of 250 holds beside it).
@@ -94,6 +101,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             protocol: Protocol::Sniff,
+            only_core: None,
             password: None,
             key_bytes_max: 64 * 1024,
             value_bytes_max: 512 * 1024 * 1024,
@@ -176,6 +184,7 @@ enum Codec {
     Sniffing,
     Resp(Box<resp::Resp>),
     Memcached(Box<memcached::Memcached>),
+    Native(Box<native::Native>),
 }
 
 impl Session {
@@ -186,6 +195,7 @@ impl Session {
             Protocol::Sniff => {}
             Protocol::Resp => session.speak_resp(),
             Protocol::Memcached => session.speak_memcached(),
+            Protocol::Native => session.speak_native(),
         }
         session
     }
@@ -198,6 +208,10 @@ impl Session {
         self.codec = Codec::Memcached(Box::new(memcached::Memcached::new(self.options.clone())));
     }
 
+    fn speak_native(&mut self) {
+        self.codec = Codec::Native(Box::new(native::Native::new(self.options.clone())));
+    }
+
     /// Executes what stands complete in `input`, up to a bound, and says how far it came.
     ///
     /// `input` starts where the last call's `consumed` ended. Replies that are ready are appended to [`Session::output`].
@@ -206,6 +220,7 @@ impl Session {
             match sniff::sniff(input) {
                 sniff::Guess::Resp => self.speak_resp(),
                 sniff::Guess::Memcached => self.speak_memcached(),
+                sniff::Guess::Native => self.speak_native(),
                 sniff::Guess::More => {
                     return Progress { consumed: 0, next: Next::More { at_least: input.len() + 1 } };
                 }
@@ -217,6 +232,7 @@ impl Session {
         match &mut self.codec {
             Codec::Resp(codec) => codec.serve(now, node, input, backend, &mut self.out),
             Codec::Memcached(codec) => codec.serve(now, node, input, backend, &mut self.out),
+            Codec::Native(codec) => codec.serve(now, node, input, backend, &mut self.out),
             Codec::Sniffing => unreachable!("decided above"),
         }
     }
@@ -226,6 +242,7 @@ impl Session {
         match &mut self.codec {
             Codec::Resp(codec) => codec.complete(now, node, ticket, outcome, &mut self.out),
             Codec::Memcached(codec) => codec.complete(now, node, ticket, outcome, &mut self.out),
+            Codec::Native(codec) => codec.complete(now, node, ticket, outcome, &mut self.out),
             Codec::Sniffing => {}
         }
     }
@@ -241,7 +258,8 @@ impl Session {
             + match &self.codec {
                 Codec::Resp(codec) => codec.held_bytes(),
                 Codec::Memcached(codec) => codec.held_bytes(),
-                Codec::Sniffing => 0,
+                // Native replies wait for none, so none is held.
+                Codec::Native(_) | Codec::Sniffing => 0,
             }
     }
 
@@ -250,6 +268,7 @@ impl Session {
         match &self.codec {
             Codec::Resp(codec) => codec.awaited(),
             Codec::Memcached(codec) => codec.awaited(),
+            Codec::Native(codec) => codec.awaited(),
             Codec::Sniffing => 0,
         }
     }
@@ -259,6 +278,7 @@ impl Session {
         match &self.codec {
             Codec::Resp(codec) => codec.authenticated(),
             Codec::Memcached(codec) => codec.authenticated(),
+            Codec::Native(codec) => codec.authenticated(),
             Codec::Sniffing => self.options.password.is_none(),
         }
     }
@@ -272,7 +292,7 @@ impl Session {
     pub fn describe(&self, now: Now, out: &mut Vec<u8>) {
         match &self.codec {
             Codec::Resp(codec) => codec.describe(now, out),
-            Codec::Memcached(_) | Codec::Sniffing => {
+            Codec::Memcached(_) | Codec::Native(_) | Codec::Sniffing => {
                 let age = now.mono.millis_since(self.client.since.mono) / 1000;
                 let line = format!(
                     "id={} addr={} laddr={} name= age={age} idle=0 flags=N db=0 cmd=NULL resp=0\n",

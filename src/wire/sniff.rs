@@ -1,13 +1,15 @@
 //! Which protocol a connection speaks, by its first bytes.
 //!
 //! 1. `*` begins a RESP array.
-//! 2. 0x16 0x03 begins a TLS hello, 0x80 a memcached binary request: neither belongs on a plain port.
-//! 3. Otherwise it is a line. Its first word decides: an HTTP method before `/` or `*` and a version is HTTP, a lower-case
+//! 2. 0xF5 begins a native frame: no text, no other protocol does.
+//! 3. 0x16 0x03 begins a TLS hello, 0x80 a memcached binary request: neither belongs on a plain port.
+//! 4. Otherwise it is a line. Its first word decides: an HTTP method before `/` or `*` and a version is HTTP, a lower-case
 //!    word of memcached is memcached, everything else is an inline command of RESP.
 //!
 //! A lower-case `get key` typed by hand is therefore memcached; redis-cli and the client libraries send arrays.
 
 use super::Reason;
+use super::native::frame::MAGIC_REQUEST;
 
 /// What the bytes so far say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub enum Guess {
     Resp,
     /// memcached text or meta.
     Memcached,
+    /// The native binary protocol.
+    Native,
     /// Not enough bytes yet.
     More,
     /// Nothing we speak.
@@ -68,6 +72,7 @@ pub fn sniff(input: &[u8]) -> Guess {
     match input {
         [] => Guess::More,
         [b'*' | b'\r' | b'\n', ..] => Guess::Resp,
+        [MAGIC_REQUEST, ..] => Guess::Native,
         [0x16, 0x03, ..] => Guess::Close(Reason::Tls),
         [0x16] => Guess::More,
         [0x80, ..] => Guess::Close(Reason::Unknown),
@@ -102,7 +107,7 @@ mod tests {
 
     #[test]
     fn first_bytes_tell_the_protocol() {
-        let cases: [(&[u8], Guess); 14] = [
+        let cases: [(&[u8], Guess); 15] = [
             (b"*1\r\n$4\r\nPING\r\n", Guess::Resp),
             (b"PING\r\n", Guess::Resp),
             (b"PI", Guess::More),
@@ -113,6 +118,7 @@ mod tests {
             (b"GET foo\r\n", Guess::Resp),
             (b"GET /", Guess::More),
             (b"\x16\x03\x01", Guess::Close(Reason::Tls)),
+            (b"\xF5", Guess::Native),
             (b"\x80\x00", Guess::Close(Reason::Unknown)),
             (b"verbosity 1\r\n", Guess::Memcached),
             (b"averyveryverylongword and more", Guess::Resp),

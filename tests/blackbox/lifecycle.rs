@@ -39,7 +39,7 @@ fn sigterm_and_sigint_drain_and_end_with_0() {
 
 #[test]
 fn replies_that_were_earned_before_sigterm_still_arrive() {
-    let mut server = Server::start(&[]);
+    let mut server = Server::start(&["--memory", "1GiB"]);
     let value = "v".repeat(100_000);
     let mut client = server.connect();
     ask(&mut client, resp(&["SET", "k", &value]), "+OK\r\n");
@@ -57,7 +57,7 @@ fn replies_that_were_earned_before_sigterm_still_arrive() {
 
 #[test]
 fn draining_ends_in_its_time_although_a_client_takes_nothing() {
-    let mut server = Server::start(&["--drain-timeout", "300ms"]);
+    let mut server = Server::start(&["--drain-timeout", "300ms", "--memory", "1GiB"]);
     let value = "v".repeat(1_000_000);
     let mut client = server.connect();
     ask(&mut client, resp(&["SET", "k", &value]), "+OK\r\n");
@@ -69,7 +69,7 @@ fn draining_ends_in_its_time_although_a_client_takes_nothing() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let mut server = Server::start(&["--drain-timeout", "1h"]);
+    let mut server = Server::start(&["--drain-timeout", "1h", "--memory", "1GiB"]);
     let mut client = server.connect();
     ask(&mut client, resp(&["SET", "k", &"v".repeat(1_000_000)]), "+OK\r\n");
     client.write_all(&resp(&["GET", "k"]).repeat(30)).unwrap();

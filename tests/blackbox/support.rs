@@ -120,13 +120,26 @@ impl Server {
 
     /// Sum of a metric over its labels.
     pub fn metric(&self, name: &str) -> f64 {
+        self.metric_values(name).iter().sum()
+    }
+
+    /// A metric's value for each of its labels.
+    fn metric_values(&self, name: &str) -> Vec<f64> {
         let (_, text) = self.page("/metrics");
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
         });
         let values: Vec<f64> = lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
         assert!(!values.is_empty(), "no metric {name}");
-        values.iter().sum()
+        values
+    }
+
+    /// Bytes of buffers that are there without any client: those for receiving, as soon as all cores have reported.
+    pub fn idle_buffer_bytes(&self) -> f64 {
+        eventually("all cores report", || {
+            let values = self.metric_values("foreshadow_buffer_bytes");
+            values.iter().all(|bytes| *bytes > 0.0).then(|| values.iter().sum())
+        })
     }
 
     /// Waits until a metric is as wanted.

@@ -206,11 +206,12 @@ impl Talk {
         if held + more > SUBSCRIPTION_BYTES_MAX {
             return self.fail(ex, "ERR too many subscriptions");
         }
+        let mut text = Vec::new();
         for name in arguments.from(1) {
             self.subscriptions[kind].insert(name.to_vec());
-            let count = self.subscription_count(kind);
-            self.say(ex, |protocol, out| confirm(out, protocol, verb, Some(name), count));
+            confirm(&mut text, self.protocol, verb, Some(name), self.subscription_count(kind));
         }
+        ex.say(Shape::Raw, &text);
     }
 
     fn unsubscribe<B: Backend>(
@@ -368,49 +369,58 @@ impl Talk {
     /// Asks for all connections, picks those meant, and has their cores close them.
     fn kill<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) -> Flow {
         let Some(wanted) = self.kill_filter(ex, arguments) else { return Flow::Done };
-        if !ex.order.is_empty() {
-            if self.task == Task::None {
-                self.task = Task::Arguments { phase: 0, next: 0 };
-            }
-            return Flow::Wait;
-        }
-        if self.task != Task::Kill {
-            self.task = Task::Kill;
-            self.ask_all(ex, Verb::Connections, Shape::PagePart);
-            if !ex.order.is_empty() {
+        let own_id = self.client.id;
+        let mut next = match self.task {
+            Task::Kill { next } => next as usize,
+            // Its parts would mix with those of commands that are not answered yet.
+            _ if !ex.order.is_empty() => {
+                if self.task == Task::None {
+                    self.task = Task::Arguments { phase: 0, next: 0 };
+                }
                 return Flow::Wait;
             }
-        }
-        let mut text = std::mem::take(&mut ex.writer.gathered);
-        ex.writer.forget();
-        let own_id = self.client.id;
-        if !reply::client_lines(&text).any(|line| reply::client_id(line) == Some(own_id)) {
-            self.describe(ex.now, 0, &mut text);
-        }
-        let mut own = false;
-        let mut others = 0;
-        for line in reply::client_lines(&text).filter(|line| wanted.matches(line)) {
-            match reply::client_id(line) {
-                Some(id) if id == own_id => own = !wanted.skip_own,
-                Some(client) => {
-                    others += 1;
-                    self.ask_all(ex, Verb::Disconnect { client }, Shape::SumPart);
+            Task::Walk { .. } => {
+                let text = &mut ex.writer.gathered;
+                if !reply::client_lines(text).any(|line| reply::client_id(line) == Some(own_id)) {
+                    self.describe(ex.now, 0, text);
                 }
-                None => {}
+                0
             }
+            _ => {
+                self.task = Task::Walk { asked: None };
+                self.ask_all(ex, Verb::Connections, Shape::PagePart);
+                return Flow::Pause;
+            }
+        };
+        let text = std::mem::take(&mut ex.writer.gathered);
+        let meant: Vec<u64> = reply::client_lines(&text)
+            .filter(|line| wanted.matches(line))
+            .filter_map(reply::client_id)
+            .filter(|&id| id != own_id || !wanted.skip_own)
+            .collect();
+        for &client in meant.iter().filter(|&&id| id != own_id).skip(next) {
+            if !ex.has_room(self.options.output_soft_bytes) {
+                self.task = Task::Kill { next: next as u32 };
+                ex.writer.gathered = text;
+                return Flow::Wait;
+            }
+            self.ask_all(ex, Verb::Disconnect { client }, Shape::SumPart);
+            next += 1;
         }
+        let own = meant.contains(&own_id);
         if own {
             // Closed as soon as the answer is sent.
             self.closing = Some(Reason::Quit);
         }
         if wanted.by_address_alone {
-            if own || others > 0 {
+            if own || next > 0 {
                 ex.say(Shape::OkEnd, &[]);
             } else {
+                ex.writer.forget();
                 self.fail(ex, "ERR No such client");
             }
         } else {
-            // Nothing older is on its way, so the sum is this command's.
+            // Only parts of this command are on their way, so the sum is its own.
             ex.writer.sum += i64::from(own);
             ex.say(Shape::SumEnd, &[]);
         }
@@ -428,7 +438,7 @@ impl Talk {
             (filter.by_address_alone, filter.skip_own) = (true, false);
             return Some(filter);
         }
-        if arguments.len() % 2 != 0 {
+        if !arguments.len().is_multiple_of(2) {
             self.fail(ex, SYNTAX);
             return None;
         }

@@ -115,7 +115,7 @@ impl Talk {
         };
         let step = if command.id == Id::Mset { 2 } else { 1 };
         if self.task == Task::None {
-            if (arguments.len() - 1) % step != 0 {
+            if !(arguments.len() - 1).is_multiple_of(step) {
                 self.fail(ex, "ERR wrong number of arguments for 'mset' command");
                 return Flow::Done;
             }
@@ -184,7 +184,7 @@ impl Talk {
         budget: &mut usize,
     ) -> Flow {
         if self.task == Task::None {
-            if arguments.len() % 2 == 0 {
+            if arguments.len().is_multiple_of(2) {
                 self.fail(ex, "ERR wrong number of arguments for 'msetnx' command");
                 return Flow::Done;
             }
@@ -253,7 +253,7 @@ impl Talk {
                 let owner = ex.node.map.owner(crate::ids::Slot::new(slot).shard()).0;
                 (owner, owner + 1)
             }
-            None => (0, ex.node.core_count()),
+            None => self.cores(ex.node),
         };
         // Pages are told apart by the cursor that the writer saw last, so nothing else may be on its way.
         if !ex.order.is_empty() {
@@ -322,10 +322,14 @@ impl Talk {
         if !matchable {
             return ex.say(Shape::Raw, b"*2\r\n$1\r\n0\r\n*0\r\n");
         }
-        let (core, cursor) = reply::split_cursor(ex.node, cursor);
+        let alone = self.options.only_core.is_some();
+        let (core, cursor) = match self.options.only_core {
+            Some(core) => (core.0, cursor),
+            None => reply::split_cursor(ex.node, cursor),
+        };
         let verb = Verb::Scan(Scan { cursor, count, slot: None });
         let request = Request { key: &[], value: pattern, verb };
-        ex.ask(Target::Core(CoreId(core)), &request, Shape::Page { core }, &[]);
+        ex.ask(Target::Core(CoreId(core)), &request, Shape::Page { core, alone }, &[]);
     }
 
     fn object<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &Command, arguments: Arguments<'_>) {

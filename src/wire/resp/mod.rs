@@ -38,6 +38,8 @@ use std::sync::Arc;
 
 /// Longest echo of a client's bytes in an error.
 const ECHO_BYTES_MAX: usize = 128;
+/// Most arguments of a command that is not about keys or channels; its reply or its work may be long for each.
+const WORDS_MAX: usize = 1024;
 
 /// A RESP session's codec.
 pub(crate) struct Resp {
@@ -93,8 +95,8 @@ enum Task {
     Arguments { phase: u8, next: u32 },
     /// A walk over items: the core that was asked for a page last.
     Walk { asked: Option<u16> },
-    /// `CLIENT KILL`: the connections were asked for.
-    Kill,
+    /// `CLIENT KILL`: how many of the connections meant were told to close.
+    Kill { next: u32 },
 }
 
 /// How far a call came.
@@ -166,18 +168,20 @@ impl Resp {
                 break Next::Blocked;
             }
             if talk.task == Task::None {
-                if talk.plain && parser.is_fresh() {
-                    if let Some(short) = Short::find(rest, &talk.options) {
-                        consumed += short.frame_len;
-                        budget -= 1;
-                        talk.short(&mut ex, short);
-                        continue;
-                    }
+                if talk.plain
+                    && parser.is_fresh()
+                    && let Some(short) = Short::find(rest, &talk.options)
+                {
+                    consumed += short.frame_len;
+                    budget -= 1;
+                    talk.short(&mut ex, short);
+                    continue;
                 }
                 match parser.parse(rest, talk.limits()) {
                     Parsed::Command(_) => talk.begin(&mut ex, parser.arguments(rest)),
                     Parsed::Nothing(len) => {
                         consumed += len;
+                        budget -= 1;
                         continue;
                     }
                     Parsed::Refused(len, why) => {
@@ -380,6 +384,11 @@ impl Talk {
                 }
             },
         };
+        use commands::Group;
+        let many = matches!(command.group, Group::String | Group::Generic | Group::Pubsub);
+        if fits && !many && arguments.len() > WORDS_MAX {
+            return self.fail(ex, "ERR too many arguments");
+        }
         if !fits || !self.allowed_while_subscribed(ex, command) {
             return;
         }
@@ -469,9 +478,18 @@ impl Talk {
         self.scratch = scratch;
     }
 
-    /// Asks every core, and writes nothing before `end` is said.
+    /// The cores whose items this session speaks of: first, and the one behind the last.
+    fn cores(&self, node: &Node) -> (u16, u16) {
+        self.options.only_core.map_or((0, node.core_count()), |core| (core.0, core.0 + 1))
+    }
+
+    /// Asks every core that the session speaks of for its part of an answer; about connections, all.
     fn ask_all<B: Backend>(&mut self, ex: &mut Ex<'_, B>, verb: Verb, part: Shape) {
-        for core in 0..ex.node.core_count() {
+        let (first, end) = match verb {
+            Verb::Connections | Verb::Disconnect { .. } => (0, ex.node.core_count()),
+            _ => self.cores(ex.node),
+        };
+        for core in first..end {
             let request = Request { key: &[], value: &[], verb };
             ex.ask(Target::Core(crate::ids::CoreId(core)), &request, part, &[]);
         }

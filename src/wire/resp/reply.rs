@@ -66,6 +66,8 @@ pub(super) enum Shape {
     /// A page of `SCAN` on this core.
     Page {
         core: u16,
+        /// Whether the walk ends with this core.
+        alone: bool,
     },
 
     /// Parts: 1 for something there, or the number; faults are remembered.
@@ -306,11 +308,14 @@ impl Writer {
             ) => {
                 null(out, self.protocol);
             }
-            (Shape::Page { core }, Answer::Page { cursor }) => {
+            (Shape::Page { core, alone }, Answer::Page { cursor }) => {
                 let value = value.to_cow();
                 header(out, b'*', 2usize);
                 let mut digits = itoa::Buffer::new();
-                bulk(out, digits.format(join_cursor(node, core, cursor)).as_bytes());
+                bulk(
+                    out,
+                    digits.format(if alone { cursor } else { join_cursor(node, core, cursor) }).as_bytes(),
+                );
                 header(out, b'*', keys(&value).count());
                 keys(&value).for_each(|key| bulk(out, key));
             }

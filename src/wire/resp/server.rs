@@ -121,8 +121,7 @@ impl Talk {
                 for name in arguments.from(2) {
                     match commands::lookup(name) {
                         Some(command) => row(out, protocol, command),
-                        None if protocol == 3 => reply::null(out, protocol),
-                        None => out.extend_from_slice(b"*-1\r\n"),
+                        None => reply::null(out, protocol),
                     }
                 }
             }),
@@ -208,7 +207,7 @@ impl Talk {
                     }
                 });
             }
-            "set" if arguments.len() % 2 != 0 => self.fail(ex, SYNTAX),
+            "set" if !arguments.len().is_multiple_of(2) => self.fail(ex, SYNTAX),
             "set" => {
                 let settings = settings(ex.node);
                 let known = |name: &[u8]| settings.iter().any(|(known, _)| is(name, known));

@@ -1,0 +1,30 @@
+# The two things to do with a clone: `make run` and `make test`.
+
+.PHONY: help run test soak clean
+
+help:
+	@echo 'make run    build and serve on 127.0.0.1:7400 with 1 GiB of memory; FLAGS="--memory 4GiB ..." adds flags'
+	@echo 'make test   install what the tests need where that is possible, run everything, say what was skipped'
+	@echo 'make soak   ten minutes, 500 connections, every answer checked; SOAK="--seconds 60" changes it'
+	@echo 'make clean  remove what was built and the tests'"'"' Python environment'
+
+run:
+	cargo build --release
+	@echo
+	@echo 'Talk to it from another terminal (Ctrl-C here stops it):'
+	@echo "  redis-cli -p 7400 set greeting hello        any Redis client, by RESP2 or RESP3"
+	@echo "  printf 'get greeting\r\nquit\r\n' | nc 127.0.0.1 7400   any memcached client, on the same port"
+	@echo "  http://127.0.0.1:7401/                       dashboard; /metrics for Prometheus"
+	@echo
+	@exec target/release/foreshadow serve $(FLAGS)
+
+test:
+	@scripts/test
+
+soak:
+	cargo build --release --bin foreshadow --example soak
+	target/release/examples/soak $(SOAK)
+
+clean:
+	cargo clean
+	rm -rf .venv

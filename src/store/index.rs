@@ -1,0 +1,919 @@
+//! The index: which item lies where. One table per shard, so that a shard is found, walked and freed without touching
+//! the others, and grows by itself.
+//!
+//! ```text
+//! entry (8 bytes)  | tag 13 | spread 5 | slot in shard 4 | stamp 5 | frequency 2 | location 35 |
+//! bucket           8 entries, one cache line; zero is an empty entry
+//! leaf             32 buckets (2 KiB), 16 in a small table, fewer (1, 2, 3, ..) in one with a single leaf
+//! table            n leaves, ordered by the hash: leaf = position * n >> 32
+//! ```
+//! `position` is the upper half of the key's hash, `spread` five bits of the lower half. A leaf is found by position, a
+//! bucket in it by spread; full buckets spill into the next bucket of the same leaf. Because leaves are ordered by position,
+//! for every n, a place in a walk is a position, and it means the same in every size the table ever has.
+//!
+//! Growth goes from n leaves to about 9/8 n: the leaves of the old layout are emptied into the new one from the last to
+//! the first, one with each change of the table, and lookups know from the position which layout has the key. No item
+//! is read for it: an entry's tag is 13 bits of its position, which the leaf's place completes. Only when a table passes 512
+//! (or 65,536) leaves does the tag have to move to lower bits, and then keys are read and hashed again, once.
+//!
+//! Leaves live in a pool that is kept dense (the last page fills a hole), so an index gives whole chunks back when it shrinks.
+
+use super::memory::Region;
+use crate::ids::{SHARD_COUNT, SLOTS_PER_SHARD, Slot};
+
+/// Bits of a location.
+pub(super) const LOCATION_BITS: u32 = 35;
+/// Highest frequency that is counted.
+pub(super) const FREQUENCY_MAX: u8 = 3;
+/// Number of different stamps.
+pub(super) const STAMP_COUNT: u64 = 32;
+/// Pages that must be spare before an insertion.
+pub(super) const SPARE_PAGES: usize = 8;
+/// Pages that must be spare before a leaf is moved: what it moves to, and a page for a leaf in between.
+const SPARE_PAGES_TO_MOVE: usize = 4;
+/// Bytes of a page of the pool.
+pub(super) const PAGE_BYTES: usize = LEAF_BUCKETS as usize * 64;
+
+const FREQUENCY_SHIFT: u32 = LOCATION_BITS;
+const STAMP_SHIFT: u32 = FREQUENCY_SHIFT + 2;
+const SLOT_SHIFT: u32 = STAMP_SHIFT + 5;
+const SPREAD_SHIFT: u32 = SLOT_SHIFT + 4;
+const TAG_SHIFT: u32 = SPREAD_SHIFT + 5;
+const TAG_BITS: u32 = 64 - TAG_SHIFT;
+const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
+/// How far the tag moves down the position from one window to the next.
+const WINDOW_STEP: u32 = 7;
+
+const BUCKET_ENTRIES: u32 = 8;
+const LEAF_BUCKETS: u32 = 32;
+const LEAF_ENTRIES: u32 = LEAF_BUCKETS * BUCKET_ENTRIES;
+/// Buckets of the leaves of each class.
+const CLASS_BUCKETS: [u32; 9] = [1, 2, 3, 4, 6, 8, 10, 16, LEAF_BUCKETS];
+/// The class of the largest leaves, which are whole pages.
+const PAGE_CLASS: u8 = CLASS_BUCKETS.len() as u8 - 1;
+/// The class of the leaves of tables that have a few.
+const HALF_CLASS: u8 = PAGE_CLASS - 1;
+/// Tables with more buckets have leaves of the largest class: fewer and evener. Smaller ones grow in finer steps.
+const HALF_BUCKETS_MAX: u32 = 128;
+/// Tables of up to so many leaves are counted through before they change their size.
+const COUNTED_LEAVES_MAX: u32 = 64;
+/// Most leaves of one table: as many as an owner note can count.
+const LEAVES_MAX: u32 = 1 << 20;
+const NO_LINE: u32 = u32::MAX;
+
+/// What of a key leads to its entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bearing {
+    shard: u16,
+    slot: u8,
+    position: u32,
+    spread: u8,
+}
+
+impl Bearing {
+    #[inline]
+    pub(super) fn new(hash: u64, slot: Slot) -> Bearing {
+        Bearing {
+            shard: slot.shard().number(),
+            slot: (slot.number() % SLOTS_PER_SHARD) as u8,
+            position: (hash >> 32) as u32,
+            spread: hash as u8 & 31,
+        }
+    }
+
+    /// The bits above the stamp of this key's entry.
+    #[inline]
+    fn upper(self, window: u8) -> u64 {
+        let tag = u64::from(self.position >> grid_bits(window)) & TAG_MASK;
+        tag << TAG_SHIFT | u64::from(self.spread) << SPREAD_SHIFT | u64::from(self.slot) << SLOT_SHIFT
+    }
+}
+
+/// An entry of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry(u64);
+
+impl Entry {
+    /// An entry for an item at `location` (not 0), without the bits that the index adds.
+    #[inline]
+    pub(super) fn new(location: u64, frequency: u8, stamp: u64) -> Entry {
+        debug_assert!(location != 0 && location >> LOCATION_BITS == 0 && frequency <= FREQUENCY_MAX);
+        Entry(location | u64::from(frequency) << FREQUENCY_SHIFT | (stamp % STAMP_COUNT) << STAMP_SHIFT)
+    }
+
+    #[inline]
+    pub(super) fn location(self) -> u64 {
+        self.0 & ((1 << LOCATION_BITS) - 1)
+    }
+
+    #[inline]
+    pub(super) fn frequency(self) -> u8 {
+        (self.0 >> FREQUENCY_SHIFT & 3) as u8
+    }
+
+    #[inline]
+    pub(super) fn stamp(self) -> u64 {
+        self.0 >> STAMP_SHIFT & (STAMP_COUNT - 1)
+    }
+
+    #[inline]
+    pub(super) fn slot_in_shard(self) -> u16 {
+        (self.0 >> SLOT_SHIFT & 15) as u16
+    }
+
+    #[inline]
+    pub(super) fn with_location(self, location: u64) -> Entry {
+        Entry(self.0 & !((1 << LOCATION_BITS) - 1) | location)
+    }
+
+    #[inline]
+    pub(super) fn with_use(self, frequency: u8, stamp: u64) -> Entry {
+        let cleared = self.0 & !(3 << FREQUENCY_SHIFT | (STAMP_COUNT - 1) << STAMP_SHIFT);
+        Entry(cleared | u64::from(frequency) << FREQUENCY_SHIFT | (stamp % STAMP_COUNT) << STAMP_SHIFT)
+    }
+
+    #[inline]
+    fn spread(self) -> u32 {
+        (self.0 >> SPREAD_SHIFT & 31) as u32
+    }
+}
+
+/// Where an entry is; good until the index changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    shard: u16,
+    old: bool,
+    leaf: u32,
+    bucket: u32,
+    line: u32,
+    entry: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Leaf {
+    /// First cache line, or `NO_LINE`.
+    line: u32,
+    len: u32,
+}
+
+#[derive(Debug, Default)]
+struct Layout {
+    leaves: Vec<Leaf>,
+    /// Number of leaves that positions are spread over; the old layout of a growing table has fewer left.
+    count: u32,
+    class: u8,
+    window: u8,
+    /// Told to the pool, so that a page that moves finds its leaf.
+    parity: bool,
+}
+
+impl Layout {
+    fn new(count: u32, class: u8, parity: bool) -> Layout {
+        let window = match count {
+            0..=512 => 0,
+            513..=65_536 => 1,
+            _ => 2,
+        };
+        Layout { leaves: vec![Leaf { line: NO_LINE, len: 0 }; count as usize], count, class, window, parity }
+    }
+
+    #[inline]
+    fn leaf_of(&self, position: u32) -> usize {
+        (u64::from(self.known(position)) * u64::from(self.count) >> 32) as usize
+    }
+
+    /// What of a position an entry still knows.
+    #[inline]
+    fn known(&self, position: u32) -> u32 {
+        position >> grid_bits(self.window) << grid_bits(self.window)
+    }
+
+    #[inline]
+    fn buckets(&self) -> u32 {
+        CLASS_BUCKETS[self.class as usize]
+    }
+
+    /// Whether the entries would find room in so many leaves of a class.
+    fn fits(&self, region: &Region, count: u32, class: u8) -> bool {
+        let mut lens = [0u32; 2 * COUNTED_LEAVES_MAX as usize];
+        for (i, leaf) in self.leaves.iter().enumerate().filter(|(_, leaf)| leaf.line != NO_LINE) {
+            for line in leaf.line..leaf.line + self.buckets() {
+                for &word in region.line(line).iter().filter(|&&word| word != 0) {
+                    let position = self.position_of(i, Entry(word));
+                    lens[(u64::from(position) * u64::from(count) >> 32) as usize] += 1;
+                }
+            }
+        }
+        lens.iter().all(|&len| len < crowd(class))
+    }
+
+    /// Entries there is room for.
+    fn room(&self) -> u64 {
+        u64::from(self.count) * u64::from(self.buckets() * BUCKET_ENTRIES)
+    }
+
+    /// The known part of the position of an entry that is in this leaf.
+    fn position_of(&self, leaf: usize, entry: Entry) -> u32 {
+        let bits = grid_bits(self.window);
+        let start = ((leaf as u64) << 32).div_ceil(u64::from(self.count));
+        let first = start.div_ceil(1 << bits);
+        let tag = entry.0 >> TAG_SHIFT;
+        ((first + (tag.wrapping_sub(first) & TAG_MASK)) << bits) as u32
+    }
+
+    /// The first position that belongs to the leaf behind this one; nothing at the end.
+    fn position_behind(&self, leaf: usize) -> Option<u32> {
+        let bits = grid_bits(self.window);
+        let start = ((leaf as u64 + 1) << 32).div_ceil(u64::from(self.count));
+        u32::try_from(start.div_ceil(1 << bits) << bits).ok()
+    }
+}
+
+/// From how many entries on a leaf is crowded: beyond it, spilling gets long, and a large table takes a while to grow.
+fn crowd(class: u8) -> u32 {
+    let room = CLASS_BUCKETS[class as usize] * BUCKET_ENTRIES;
+    match class {
+        0 => room,
+        PAGE_CLASS => room - 8,
+        _ => room - room.div_ceil(64),
+    }
+}
+
+/// Bits of the position below the tag.
+#[inline]
+fn grid_bits(window: u8) -> u32 {
+    32 - TAG_BITS - WINDOW_STEP * u32::from(window)
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    current: Layout,
+    /// While the table changes its size: what has not been moved yet.
+    old: Option<Box<Layout>>,
+    len: u32,
+    slot_lens: [u32; SLOTS_PER_SHARD as usize],
+}
+
+impl Table {
+    #[inline]
+    fn layout(&self, old: bool) -> &Layout {
+        if old {
+            self.old.as_ref().expect("places in the old layout exist only while there is one")
+        } else {
+            &self.current
+        }
+    }
+
+    fn layout_mut(&mut self, old: bool) -> &mut Layout {
+        if old {
+            self.old.as_mut().expect("places in the old layout exist only while there is one")
+        } else {
+            &mut self.current
+        }
+    }
+
+    /// Whether a position is in the old layout, and its leaf there or in the current one.
+    #[inline]
+    fn leaf_of(&self, position: u32) -> (bool, usize) {
+        if let Some(old) = &self.old {
+            let leaf = old.leaf_of(position);
+            if leaf < old.leaves.len() {
+                return (true, leaf);
+            }
+        }
+        (false, self.current.leaf_of(position))
+    }
+}
+
+/// The index of a store.
+#[derive(Debug)]
+pub(super) struct Index {
+    tables: Box<[Table]>,
+    pool: Pool,
+    len: u64,
+    /// Leaves that all layouts have room for, for the account.
+    leaf_room: usize,
+    /// Entries that a crowded leaf had no room for.
+    lost: Vec<Entry>,
+}
+
+/// How the index reads the hash of the key of an item at a location.
+pub(super) type Rehash<'a> = &'a dyn Fn(&Region, u64) -> u64;
+
+impl Index {
+    pub(super) fn new(chunk_bytes: usize) -> Index {
+        Index {
+            tables: (0..SHARD_COUNT).map(|_| Table::default()).collect(),
+            pool: Pool::new(chunk_bytes),
+            len: 0,
+            leaf_room: 0,
+            lost: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn slot_len(&self, slot: Slot) -> u64 {
+        let table = &self.tables[slot.shard().number() as usize];
+        u64::from(table.slot_lens[(slot.number() % SLOTS_PER_SHARD) as usize])
+    }
+
+    pub(super) fn shard_len(&self, shard: u16) -> u32 {
+        self.tables[shard as usize].len
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_bytes(&self) -> u64 {
+        let tables = self.tables.len() * size_of::<Table>();
+        (tables + self.leaf_room * size_of::<Leaf>() + self.pool.heap_bytes()) as u64
+    }
+
+    /// Whether an insertion is sure to find the pages it needs; if not, it needs a chunk first.
+    #[inline]
+    pub(super) fn has_spare_pages(&self) -> bool {
+        self.pool.spare() >= SPARE_PAGES
+    }
+
+    /// Takes a chunk for pages.
+    pub(super) fn add_chunk(&mut self, chunk: u32) {
+        self.pool.add_chunk(chunk);
+    }
+
+    /// A chunk that is not needed any more.
+    pub(super) fn give_chunk(&mut self) -> Option<u32> {
+        self.pool.give_chunk()
+    }
+
+    /// The entry of a key; `same` compares the key of the item at a location.
+    #[inline]
+    pub(super) fn find(
+        &self,
+        region: &Region,
+        bearing: Bearing,
+        mut same: impl FnMut(u64) -> bool,
+    ) -> Option<(Place, Entry)> {
+        let table = &self.tables[bearing.shard as usize];
+        if table.len == 0 {
+            return None;
+        }
+        let (old, leaf) = table.leaf_of(bearing.position);
+        let layout = table.layout(old);
+        let first = layout.leaves[leaf].line;
+        if first == NO_LINE {
+            return None;
+        }
+        let wanted = bearing.upper(layout.window);
+        let buckets = layout.buckets();
+        let mut bucket = home(u32::from(bearing.spread), buckets);
+        for _ in 0..buckets {
+            let line = first + bucket;
+            let mut full = true;
+            for (i, &word) in region.line(line).iter().enumerate() {
+                full &= word != 0;
+                if (word ^ wanted) >> SLOT_SHIFT == 0 && word != 0 && same(Entry(word).location()) {
+                    let place =
+                        Place { shard: bearing.shard, old, leaf: leaf as u32, bucket, line, entry: i as u8 };
+                    return Some((place, Entry(word)));
+                }
+            }
+            if !full {
+                return None;
+            }
+            bucket = next(bucket, buckets);
+        }
+        None
+    }
+
+    /// Writes an entry over the one that is there; only what the entry's maker chose may differ.
+    #[inline]
+    pub(super) fn set(&mut self, region: &mut Region, place: Place, entry: Entry) {
+        let word = &mut region.line_mut(place.line)[place.entry as usize];
+        debug_assert!((*word ^ entry.0) >> SLOT_SHIFT == 0, "another key's entry");
+        *word = entry.0;
+    }
+
+    /// Adds an entry for a key that has none. There must be spare pages. Entries that had to go because their leaf was full
+    /// are in [`Index::take_lost`] afterwards; with a keyed hash that does not happen.
+    pub(super) fn insert(&mut self, region: &mut Region, bearing: Bearing, entry: Entry, rehash: Rehash<'_>) {
+        debug_assert!(self.has_spare_pages(), "the caller sees to spare pages");
+        let shard = bearing.shard;
+        self.move_leaf(region, shard, rehash);
+        self.make_place(region, bearing, rehash);
+        let table = &mut self.tables[shard as usize];
+        let (old, leaf) = table.leaf_of(bearing.position);
+        let layout = table.layout_mut(old);
+        let word = entry.0 | bearing.upper(layout.window);
+        if layout.leaves[leaf].line == NO_LINE {
+            let owner = Owner::Leaf { shard, parity: layout.parity, leaf: leaf as u32 };
+            layout.leaves[leaf].line = self.pool.take_leaf(region, layout.class, owner);
+        }
+        let buckets = layout.buckets();
+        let leaf = &mut layout.leaves[leaf];
+        if !place(region, leaf.line, buckets, word) {
+            let victim = coldest(region, leaf.line, buckets);
+            let word_lost = std::mem::replace(&mut region.line_mut(victim.0)[victim.1], 0);
+            table.slot_lens[Entry(word_lost).slot_in_shard() as usize] -= 1;
+            table.len -= 1;
+            self.len -= 1;
+            self.lost.push(Entry(word_lost));
+            // The victim's bucket may lie behind a full one, so the word goes exactly there; every bucket is full, so it
+            // is found from its home.
+            region.line_mut(victim.0)[victim.1] = word;
+        } else {
+            leaf.len += 1;
+        }
+        table.slot_lens[bearing.slot as usize] += 1;
+        table.len += 1;
+        self.len += 1;
+    }
+
+    /// Entries that had to go, one by one.
+    #[inline]
+    pub(super) fn take_lost(&mut self) -> Option<Entry> {
+        self.lost.pop()
+    }
+
+    /// Removes an entry.
+    pub(super) fn remove(&mut self, region: &mut Region, place: Place, rehash: Rehash<'_>) {
+        let table = &mut self.tables[place.shard as usize];
+        let layout = table.layout_mut(place.old);
+        let buckets = layout.buckets();
+        let leaf = &mut layout.leaves[place.leaf as usize];
+        let entry = Entry(region.line(place.line)[place.entry as usize]);
+        take_out(region, leaf.line, buckets, place.bucket, place.entry as usize);
+        leaf.len -= 1;
+        table.slot_lens[entry.slot_in_shard() as usize] -= 1;
+        table.len -= 1;
+        self.len -= 1;
+        if table.len == 0 {
+            self.empty_table(region, place.shard);
+        } else if self.pool.spare() >= SPARE_PAGES_TO_MOVE {
+            self.move_leaf(region, place.shard, rehash);
+            self.shrink(region, place.shard);
+        }
+    }
+
+    /// Adds to `found` the entries from a position of a shard on, with their positions, as far as one leaf goes; answers
+    /// where the next leaf begins. What is in the shard throughout a walk over all positions is seen at least once,
+    /// whatever size the table takes meanwhile.
+    pub(super) fn entries_from(
+        &self,
+        region: &Region,
+        shard: u16,
+        position: u32,
+        found: &mut Vec<(u32, Entry)>,
+    ) -> Option<u32> {
+        let table = &self.tables[shard as usize];
+        if table.len == 0 {
+            return None;
+        }
+        let (old, leaf) = table.leaf_of(position);
+        let layout = table.layout(old);
+        let first = layout.leaves[leaf].line;
+        if first != NO_LINE {
+            let known = layout.known(position);
+            for line in first..first + layout.buckets() {
+                for entry in region.line(line).iter().filter(|&&word| word != 0).map(|&word| Entry(word)) {
+                    let at = layout.position_of(leaf, entry);
+                    if at >= known {
+                        found.push((at, entry));
+                    }
+                }
+            }
+        }
+        layout.position_behind(leaf)
+    }
+
+    /// Makes sure that the key's leaf has a free entry if that is possible, and begins to grow what gets crowded.
+    fn make_place(&mut self, region: &mut Region, bearing: Bearing, rehash: Rehash<'_>) {
+        loop {
+            let table = &mut self.tables[bearing.shard as usize];
+            if table.current.count == 0 {
+                table.current = Layout::new(1, 0, false);
+                self.leaf_room += 1;
+                let owner = Owner::Leaf { shard: bearing.shard, parity: false, leaf: 0 };
+                table.current.leaves[0].line = self.pool.take_leaf(region, 0, owner);
+                return;
+            }
+            let (old, leaf) = table.leaf_of(bearing.position);
+            let layout = table.layout(old);
+            let leaf_len = layout.leaves[leaf].len;
+            let leaf_room = layout.buckets() * BUCKET_ENTRIES;
+            if table.old.is_some() {
+                if leaf_len < leaf_room || self.pool.spare() < SPARE_PAGES_TO_MOVE {
+                    return;
+                }
+                self.move_leaf(region, bearing.shard, rehash);
+                continue;
+            }
+            // If a leaf is crowded and the table is not, the hash does not spread, and growing would not help.
+            let limit = crowd(layout.class);
+            let (count, class, room) = (layout.count, layout.class, layout.room());
+            let crowded = leaf_len >= limit && u64::from(table.len) * 2 > room;
+            let loaded = count > 1 && u64::from(table.len) * 16 > room * 15;
+            if !(crowded || loaded) || count >= LEAVES_MAX {
+                return;
+            }
+            if count == 1 && class < HALF_CLASS {
+                self.rebuild(region, bearing.shard, class + 1);
+            } else {
+                let buckets = (room / u64::from(BUCKET_ENTRIES)) as u32;
+                self.resize(region, bearing.shard, buckets + (buckets / 8).max(1));
+            }
+        }
+    }
+
+    /// Begins to change the number of leaves, to one for at least so many buckets.
+    fn resize(&mut self, region: &Region, shard: u16, buckets: u32) {
+        let table = &mut self.tables[shard as usize];
+        let buckets_max = buckets * 2;
+        let mut buckets = buckets;
+        let (class, count) = loop {
+            let class = if buckets <= HALF_BUCKETS_MAX { HALF_CLASS } else { PAGE_CLASS };
+            let count = buckets.div_ceil(CLASS_BUCKETS[class as usize]);
+            // A leaf of a small table can get more than its share. The leaves of a large table that is to grow are so much
+            // fuller in the mean that the largest new one has room.
+            let counted = table.current.count <= COUNTED_LEAVES_MAX && count <= 2 * COUNTED_LEAVES_MAX;
+            if !counted || buckets >= buckets_max || table.current.fits(region, count, class) {
+                break (class, count);
+            }
+            buckets += (buckets / 8).max(1);
+        };
+        let parity = !table.current.parity;
+        self.leaf_room += count as usize;
+        let old = std::mem::replace(&mut table.current, Layout::new(count, class, parity));
+        table.old = Some(Box::new(old));
+    }
+
+    /// Goes on with a change of size by one leaf, if there is one under way.
+    fn move_leaf(&mut self, region: &mut Region, shard: u16, rehash: Rehash<'_>) {
+        let table = &mut self.tables[shard as usize];
+        let Some(old) = &mut table.old else { return };
+        let number = old.leaves.len() - 1;
+        let leaf = old.leaves.pop().expect("a finished old layout is dropped");
+        let mut words = [0u64; LEAF_ENTRIES as usize];
+        let mut word_count = 0;
+        if leaf.line != NO_LINE {
+            for line in leaf.line..leaf.line + old.buckets() {
+                for &word in region.line(line).iter().filter(|&&word| word != 0) {
+                    words[word_count] = word;
+                    word_count += 1;
+                }
+            }
+        }
+        let read_keys = table.current.window > old.window;
+        for word in &mut words[..word_count] {
+            let entry = Entry(*word);
+            let position = if read_keys {
+                (rehash(region, entry.location()) >> 32) as u32
+            } else {
+                old.position_of(number, entry)
+            };
+            // The tag is rewritten for the new window; the position travels in a copy beside it.
+            let tag = u64::from(position >> grid_bits(table.current.window)) & TAG_MASK;
+            let moved = entry.0 & !(TAG_MASK << TAG_SHIFT) | tag << TAG_SHIFT;
+            let target = table.current.leaf_of(position);
+            let layout = &mut table.current;
+            if layout.leaves[target].line == NO_LINE {
+                let owner = Owner::Leaf { shard, parity: layout.parity, leaf: target as u32 };
+                layout.leaves[target].line = self.pool.take_leaf(region, layout.class, owner);
+            }
+            let buckets = layout.buckets();
+            let target = &mut layout.leaves[target];
+            if place(region, target.line, buckets, moved) {
+                target.len += 1;
+            } else {
+                table.slot_lens[entry.slot_in_shard() as usize] -= 1;
+                table.len -= 1;
+                self.len -= 1;
+                self.lost.push(Entry(moved));
+            }
+        }
+        let class = old.class;
+        if old.leaves.is_empty() {
+            self.leaf_room -= old.count as usize;
+            table.old = None;
+        }
+        if leaf.line != NO_LINE {
+            self.give_leaf(region, class, leaf.line);
+        }
+    }
+
+    /// Gives a table that has one leaf a leaf of another class.
+    fn rebuild(&mut self, region: &mut Region, shard: u16, class: u8) {
+        let layout = &self.tables[shard as usize].current;
+        let (before, line, buckets, parity) =
+            (layout.class, layout.leaves[0].line, layout.buckets(), layout.parity);
+        let mut words = [0u64; LEAF_ENTRIES as usize];
+        let mut word_count = 0;
+        for line in line..line + buckets {
+            for &word in region.line(line).iter().filter(|&&word| word != 0) {
+                words[word_count] = word;
+                word_count += 1;
+            }
+        }
+        self.give_leaf(region, before, line);
+        let line = self.pool.take_leaf(region, class, Owner::Leaf { shard, parity, leaf: 0 });
+        for &word in &words[..word_count] {
+            let placed = place(region, line, CLASS_BUCKETS[class as usize], word);
+            assert!(placed, "the class was chosen to have room");
+        }
+        let layout = &mut self.tables[shard as usize].current;
+        layout.class = class;
+        layout.leaves[0].line = line;
+    }
+
+    /// Begins to shrink a table that has become much too large.
+    fn shrink(&mut self, region: &mut Region, shard: u16) {
+        let table = &self.tables[shard as usize];
+        let (count, class, len) = (table.current.count, table.current.class, table.len);
+        if table.old.is_some() || u64::from(len) * 8 >= table.current.room() * 3 {
+            return;
+        }
+        let buckets = (len * 5).div_ceil(BUCKET_ENTRIES * 3);
+        if count > 1 {
+            self.resize(region, shard, buckets);
+        } else if let Some(smaller) = CLASS_BUCKETS[..class as usize].iter().position(|&room| room >= buckets)
+        {
+            self.rebuild(region, shard, smaller as u8);
+        }
+    }
+
+    fn empty_table(&mut self, region: &mut Region, shard: u16) {
+        let table = std::mem::take(&mut self.tables[shard as usize]);
+        for layout in [Some(table.current), table.old.map(|old| *old)].into_iter().flatten() {
+            self.leaf_room -= layout.count as usize;
+            for leaf in layout.leaves.iter().filter(|leaf| leaf.line != NO_LINE) {
+                self.give_leaf(region, layout.class, leaf.line);
+            }
+        }
+    }
+
+    /// Gives the memory of a leaf back. The last leaf of its class moves into its place, and the last page of the pool into
+    /// that of a page that is not needed any more.
+    fn give_leaf(&mut self, region: &mut Region, class: u8, line: u32) {
+        let mut free_page = Some(line);
+        if class < PAGE_CLASS {
+            let (moved, free) = self.pool.give_block(region, class, line);
+            if let Some((owner, line)) = moved {
+                self.tell(owner, line);
+            }
+            free_page = free;
+        }
+        let Some(page) = free_page else { return };
+        let Some((owner, line)) = self.pool.give_page(region, page) else { return };
+        match owner {
+            Owner::Leaf { .. } => self.tell(owner, line),
+            Owner::Class { class, page } => {
+                self.pool.classes[class as usize].pages[page as usize] = line;
+                let buckets = CLASS_BUCKETS[class as usize];
+                let per_page = (LEAF_BUCKETS / buckets) as usize;
+                for i in 0..per_page {
+                    let owners = &self.pool.classes[class as usize].owners;
+                    let Some(&owner) = owners.get(page as usize * per_page + i) else { break };
+                    self.tell(Owner::unpack(owner), line + i as u32 * buckets);
+                }
+            }
+        }
+    }
+
+    /// Tells a leaf's owner where it lies now.
+    fn tell(&mut self, owner: Owner, line: u32) {
+        let Owner::Leaf { shard, parity, leaf } = owner else { unreachable!("leaves belong to tables") };
+        let table = &mut self.tables[shard as usize];
+        let old = table.current.parity != parity;
+        table.layout_mut(old).leaves[leaf as usize].line = line;
+    }
+}
+
+/// The bucket in which a search for a spread begins.
+#[inline]
+fn home(spread: u32, buckets: u32) -> u32 {
+    spread * buckets >> 5
+}
+
+#[inline]
+fn next(bucket: u32, buckets: u32) -> u32 {
+    if bucket + 1 == buckets { 0 } else { bucket + 1 }
+}
+
+/// Writes a word into the first free entry from its home on; false if the leaf is full.
+fn place(region: &mut Region, first: u32, buckets: u32, word: u64) -> bool {
+    let mut bucket = home(Entry(word).spread(), buckets);
+    for _ in 0..buckets {
+        if let Some(free) = region.line_mut(first + bucket).iter_mut().find(|word| **word == 0) {
+            *free = word;
+            return true;
+        }
+        bucket = next(bucket, buckets);
+    }
+    false
+}
+
+/// Empties an entry and closes the gap: whoever spilled over a full bucket must stay reachable from its home without
+/// passing one that is not full.
+fn take_out(region: &mut Region, first: u32, buckets: u32, bucket: u32, entry: usize) {
+    let (mut gap, mut gap_entry) = (bucket, entry);
+    let was_full = region.line(first + gap).iter().all(|&word| word != 0);
+    region.line_mut(first + gap)[gap_entry] = 0;
+    if !was_full {
+        return;
+    }
+    let mut at = gap;
+    for _ in 1..buckets {
+        at = next(at, buckets);
+        let line = *region.line(first + at);
+        let distance = |from: u32| (at + buckets - from) % buckets;
+        let movable = line
+            .iter()
+            .position(|&word| word != 0 && distance(home(Entry(word).spread(), buckets)) >= distance(gap));
+        let full = line.iter().all(|&word| word != 0);
+        if let Some(movable) = movable {
+            region.line_mut(first + gap)[gap_entry] = line[movable];
+            region.line_mut(first + at)[movable] = 0;
+            (gap, gap_entry) = (at, movable);
+        }
+        if !full {
+            return;
+        }
+    }
+}
+
+/// The line and entry of the least used item of a full leaf.
+fn coldest(region: &Region, first: u32, buckets: u32) -> (u32, usize) {
+    let entries =
+        (first..first + buckets).flat_map(|line| (0..BUCKET_ENTRIES as usize).map(move |i| (line, i)));
+    entries
+        .min_by_key(|&(line, i)| Entry(region.line(line)[i]).frequency())
+        .expect("a leaf has at least one bucket")
+}
+
+/// Who has to be told when a page moves.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    Leaf { shard: u16, parity: bool, leaf: u32 },
+    Class { class: u8, page: u32 },
+}
+
+impl Owner {
+    fn pack(self) -> u32 {
+        match self {
+            Owner::Leaf { shard, parity, leaf } => u32::from(shard) << 21 | u32::from(parity) << 20 | leaf,
+            Owner::Class { class, page } => 1 << 31 | u32::from(class) << 24 | page,
+        }
+    }
+
+    fn unpack(packed: u32) -> Owner {
+        if packed >> 31 == 0 {
+            let (shard, parity) = ((packed >> 21) as u16, packed >> 20 & 1 == 1);
+            Owner::Leaf { shard, parity, leaf: packed & 0xF_FFFF }
+        } else {
+            Owner::Class { class: (packed >> 24 & 0x7F) as u8, page: packed & 0xFF_FFFF }
+        }
+    }
+}
+
+/// Pages of 2 KiB in chunks, dense: page numbers below `owners.len()` are in use, all others are free.
+#[derive(Debug)]
+struct Pool {
+    chunk_lines: u32,
+    chunks: Vec<u32>,
+    /// Place in `chunks` of each chunk of the region.
+    ordinals: Vec<u32>,
+    owners: Vec<u32>,
+    classes: [Class; PAGE_CLASS as usize],
+}
+
+/// Blocks of one size below a page, dense as the pages are.
+#[derive(Debug, Default)]
+struct Class {
+    pages: Vec<u32>,
+    owners: Vec<u32>,
+}
+
+impl Pool {
+    fn new(chunk_bytes: usize) -> Pool {
+        Pool {
+            chunk_lines: (chunk_bytes / 64) as u32,
+            chunks: Vec::new(),
+            ordinals: Vec::new(),
+            owners: Vec::new(),
+            classes: Default::default(),
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let words = self.chunks.capacity() + self.ordinals.capacity() + self.owners.capacity();
+        let classes =
+            self.classes.iter().map(|class| class.pages.capacity() * 4 + class.owners.capacity() * 4);
+        words * 4 + classes.sum::<usize>()
+    }
+
+    fn pages_per_chunk(&self) -> usize {
+        (self.chunk_lines / LEAF_BUCKETS) as usize
+    }
+
+    #[inline]
+    fn spare(&self) -> usize {
+        self.chunks.len() * self.pages_per_chunk() - self.owners.len()
+    }
+
+    fn add_chunk(&mut self, chunk: u32) {
+        if self.ordinals.len() <= chunk as usize {
+            self.ordinals.resize(chunk as usize + 1, 0);
+        }
+        self.ordinals[chunk as usize] = self.chunks.len() as u32;
+        self.chunks.push(chunk);
+        // By what is needed: doubling would hold much that is not used.
+        self.owners.reserve_exact(self.chunks.len() * self.pages_per_chunk() - self.owners.len());
+    }
+
+    fn give_chunk(&mut self) -> Option<u32> {
+        if self.spare()
+            < self.pages_per_chunk()
+                + if self.owners.is_empty() { 0 } else { SPARE_PAGES + SPARE_PAGES_TO_MOVE }
+        {
+            return None;
+        }
+        self.chunks.pop()
+    }
+
+    fn line_of(&self, page: usize) -> u32 {
+        let per_chunk = self.pages_per_chunk();
+        self.chunks[page / per_chunk] * self.chunk_lines + (page % per_chunk) as u32 * LEAF_BUCKETS
+    }
+
+    fn page_of(&self, line: u32) -> usize {
+        let ordinal = self.ordinals[(line / self.chunk_lines) as usize] as usize;
+        ordinal * self.pages_per_chunk() + (line % self.chunk_lines / LEAF_BUCKETS) as usize
+    }
+
+    /// A page of zeros.
+    fn take_page(&mut self, region: &mut Region, owner: Owner) -> u32 {
+        assert!(self.spare() > 0, "spare pages are seen to before the index changes");
+        let line = self.line_of(self.owners.len());
+        self.owners.push(owner.pack());
+        region.bytes_mut(u64::from(line) * 64, PAGE_BYTES).fill(0);
+        line
+    }
+
+    fn give_page(&mut self, region: &mut Region, line: u32) -> Option<(Owner, u32)> {
+        let (page, last) = (self.page_of(line), self.owners.len() - 1);
+        let owner = self.owners.pop().expect("the page given back is in use");
+        if page == last {
+            return None;
+        }
+        self.owners[page] = owner;
+        region.copy(u64::from(self.line_of(last)) * 64, u64::from(line) * 64, PAGE_BYTES);
+        Some((Owner::unpack(owner), line))
+    }
+
+    /// Memory for a leaf, all zero.
+    fn take_leaf(&mut self, region: &mut Region, class: u8, owner: Owner) -> u32 {
+        if class == PAGE_CLASS {
+            return self.take_page(region, owner);
+        }
+        let buckets = CLASS_BUCKETS[class as usize];
+        let per_page = (LEAF_BUCKETS / buckets) as usize;
+        let block = self.classes[class as usize].owners.len();
+        if block == self.classes[class as usize].pages.len() * per_page {
+            let page = self.classes[class as usize].pages.len() as u32;
+            let line = self.take_page(region, Owner::Class { class, page });
+            self.classes[class as usize].pages.push(line);
+        }
+        let class = &mut self.classes[class as usize];
+        class.owners.push(owner.pack());
+        let line = class.pages[block / per_page] + (block % per_page) as u32 * buckets;
+        region.bytes_mut(u64::from(line) * 64, buckets as usize * 64).fill(0);
+        line
+    }
+
+    /// Takes the memory of a leaf below a page back; answers which leaf moved where, and a page that has become free.
+    fn give_block(
+        &mut self,
+        region: &mut Region,
+        class: u8,
+        line: u32,
+    ) -> (Option<(Owner, u32)>, Option<u32>) {
+        let Owner::Class { page, .. } = Owner::unpack(self.owners[self.page_of(line)]) else {
+            unreachable!("blocks lie in pages of their class");
+        };
+        let buckets = CLASS_BUCKETS[class as usize];
+        let per_page = (LEAF_BUCKETS / buckets) as usize;
+        let class = &mut self.classes[class as usize];
+        let block = page as usize * per_page + ((line - class.pages[page as usize]) / buckets) as usize;
+        let last = class.owners.len() - 1;
+        let owner = class.owners.pop().expect("the block given back is in use");
+        let mut moved = None;
+        if block != last {
+            class.owners[block] = owner;
+            let source = class.pages[last / per_page] + (last % per_page) as u32 * buckets;
+            region.copy(u64::from(source) * 64, u64::from(line) * 64, buckets as usize * 64);
+            moved = Some((Owner::unpack(owner), line));
+        }
+        let free = if last % per_page == 0 { class.pages.pop() } else { None };
+        (moved, free)
+    }
+}

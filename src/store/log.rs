@@ -1,0 +1,764 @@
+//! The log: segments of the region that items are appended to, and the account of all memory they take.
+//!
+//! ```text
+//! region   | chunk 0 | chunk 1 | chunk 2 | ..          a chunk is a segment, pages of the index, or free
+//! segment  |8| item | item | item (dead) | item | .. -> used       |8|
+//! ```
+//! Two queues of segments, as in S3-FIFO: `Small` for what is new, `Main` for what has proved itself. Each has one open
+//! segment at its end. A segment's items count versions and expiries from the segment's base, and the segment's own wheel
+//! knows which of them end when. An item that is overwritten, removed or over is marked dead; a sealed segment whose items
+//! are all dead is free at once.
+//!
+//! Copying a shard hooks in here: (chunk, `generation`) is the token of rule O4, void as soon as the segment is freed;
+//! `append` and `relocate` are the only ways an item gets to a place, `rewrite` the only way it changes there, `kill` the
+//! only way it leaves.
+
+use super::item::{Base, Draft, Facts, HEAD_BYTES_MAX, Head, READ_AHEAD_BYTES, units_of};
+use super::memory::{Mapping, PAGE_BYTES, Region};
+use super::wheel::{NEVER, Wheel, tick_of};
+use crate::request::Expiry;
+use std::collections::VecDeque;
+
+/// First byte of a segment that an item may take: offset 0 means "none" in links, location 0 in the index.
+const FIRST: u32 = 8;
+/// Smallest and largest chunk: the smallest is a few pages, the largest is what a link can address.
+const CHUNK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=512 << 10;
+/// Chunks that the limit should make.
+const CHUNKS_WANTED: u64 = 1024;
+/// Values below this are never worth a mapping of their own, which takes whole pages.
+const MAPPED_BYTES_MIN: usize = 16 << 10;
+/// Addresses reserved, at least: room for limits that grow at run time.
+const RESERVED_BYTES_MIN: u64 = 32 << 30;
+/// What of a buried mapping is released in one step.
+const RELEASE_BYTES: usize = 512 << 10;
+
+/// Where an item waits for its eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queue {
+    Small,
+    Main,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// Not held.
+    Nothing,
+    /// Held, for whoever needs a chunk next.
+    Free,
+    Index,
+    Open(Queue),
+    Sealed(Queue),
+    /// Taken out of its queue to be emptied.
+    Leaving(Queue),
+}
+
+#[derive(Debug)]
+struct Segment {
+    usage: Use,
+    base: Base,
+    used: u32,
+    dead: u32,
+    live: u32,
+    /// When it was sealed, in units.
+    sealed: u64,
+    /// How often the chunk was freed.
+    generation: u32,
+    /// Bytes of mappings that its items have.
+    mapped: u64,
+    wheel: Option<Box<Wheel>>,
+}
+
+const NO_SEGMENT: Segment = Segment {
+    usage: Use::Nothing,
+    base: Base { version: 0, units: 0 },
+    used: 0,
+    dead: 0,
+    live: 0,
+    sealed: 0,
+    generation: 0,
+    mapped: 0,
+    wheel: None,
+};
+
+/// The bytes of an item's value, on their way in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Body<'a> {
+    Parts(&'a [&'a [u8]], usize),
+    Mapped(u32, usize),
+}
+
+/// A mapping whose value is gone, on its way back to the system.
+#[derive(Debug)]
+struct Buried {
+    mapping: Mapping,
+    left: usize,
+}
+
+/// An item in the log: its head and its bytes from the head on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Item<'a> {
+    pub head: Head,
+    pub bytes: &'a [u8],
+    pub base: Base,
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn key(&self) -> &'a [u8] {
+        &self.bytes[self.head.key_at as usize..self.head.value_at()]
+    }
+
+    /// Whether it is over at a moment (units).
+    #[inline]
+    pub(super) fn over(&self, now_units: u64) -> bool {
+        self.head.deadline(self.bytes, self.base).is_some_and(|deadline| deadline <= now_units)
+    }
+
+    /// Bytes of key and value.
+    pub(super) fn payload(&self) -> u64 {
+        u64::from(self.head.key_len) + u64::from(self.head.value_len)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    region: Region,
+    chunk_shift: u32,
+    /// Items begin at multiples of `1 << grain`, so that locations reach over the whole region.
+    grain: u32,
+    segments: Vec<Segment>,
+    /// When something in the segment is due; beside the segments so that looking for what is due reads little.
+    next_due: Vec<u64>,
+    due_cursor: usize,
+    due_tick: u64,
+    free: Vec<u32>,
+    unheld: Vec<u32>,
+    queues: [VecDeque<u32>; 2],
+    open: [Option<u32>; 2],
+    mappings: Vec<Option<Mapping>>,
+    handles: Vec<u32>,
+    buried: VecDeque<Buried>,
+    chunks_held: u64,
+    /// Bytes of wheels.
+    wheels: u64,
+    mapped: u64,
+    mapped_small: u64,
+    dead: u64,
+    payload: u64,
+    expiring: u64,
+    compact_cursor: usize,
+}
+
+impl Log {
+    /// An empty log for a store of about this limit.
+    pub(super) fn new(limit: u64) -> Log {
+        let bytes = (limit / CHUNKS_WANTED).clamp(*CHUNK_BYTES.start(), *CHUNK_BYTES.end());
+        let chunk_shift = bytes.ilog2();
+        let wanted = limit.saturating_mul(2).clamp(RESERVED_BYTES_MIN, 1 << 44) as usize;
+        let least = limit.next_multiple_of(1 << chunk_shift).clamp(1 << chunk_shift, 1 << 44) as usize;
+        let region = Region::reserve(wanted, least)
+            .expect("addresses for the store's limit (is there a ulimit on virtual memory?)");
+        let grain = (region.reserved() as u64)
+            .next_power_of_two()
+            .ilog2()
+            .saturating_sub(super::index::LOCATION_BITS);
+        let mut log = Log {
+            region,
+            chunk_shift,
+            grain,
+            segments: Vec::new(),
+            next_due: Vec::new(),
+            due_cursor: 0,
+            due_tick: 0,
+            free: Vec::new(),
+            unheld: Vec::new(),
+            queues: Default::default(),
+            open: [None; 2],
+            mappings: Vec::new(),
+            handles: Vec::new(),
+            buried: VecDeque::new(),
+            chunks_held: 0,
+            wheels: 0,
+            mapped: 0,
+            mapped_small: 0,
+            dead: 0,
+            payload: 0,
+            expiring: 0,
+            compact_cursor: 0,
+        };
+        log.expect_limit(limit);
+        log
+    }
+
+    /// Makes room in the lists for as many chunks as a limit allows, so that they do not grow at a bad moment.
+    pub(super) fn expect_limit(&mut self, limit: u64) {
+        let chunks = (limit.min(self.region.reserved() as u64) >> self.chunk_shift) as usize + 1;
+        self.segments.reserve_exact(chunks.saturating_sub(self.segments.len()));
+        self.next_due.reserve_exact(chunks.saturating_sub(self.next_due.len()));
+        for list in [&mut self.free, &mut self.unheld] {
+            list.reserve_exact(chunks.saturating_sub(list.len()));
+        }
+        for queue in &mut self.queues {
+            queue.reserve_exact(chunks.saturating_sub(queue.len()));
+        }
+    }
+
+    pub(super) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    pub(super) fn region_mut(&mut self) -> &mut Region {
+        &mut self.region
+    }
+
+    pub(super) fn grain(&self) -> u32 {
+        self.grain
+    }
+
+    pub(super) fn chunk_bytes(&self) -> usize {
+        1 << self.chunk_shift
+    }
+
+    /// Bytes of keys and values of live items.
+    pub(super) fn payload(&self) -> u64 {
+        self.payload
+    }
+
+    /// Number of live items with an expiry.
+    pub(super) fn expiring(&self) -> u64 {
+        self.expiring
+    }
+
+    /// Bytes of dead items.
+    pub(super) fn dead(&self) -> u64 {
+        self.dead
+    }
+
+    /// Bytes held from the system.
+    pub(super) fn held(&self) -> u64 {
+        let per_chunk = size_of::<Segment>() + size_of::<u64>();
+        let lists = self.segments.capacity() * per_chunk
+            + (self.free.capacity() + self.unheld.capacity() + self.handles.capacity()) * 4
+            + self.queues.iter().map(|queue| queue.capacity() * 4).sum::<usize>()
+            + self.mappings.capacity() * size_of::<Option<Mapping>>()
+            + self.buried.capacity() * size_of::<Buried>();
+        (self.chunks_held << self.chunk_shift) + self.mapped + self.wheels + lists as u64
+    }
+
+    // Chunks.
+
+    /// Chunks that may be taken without the log holding more than `limit`.
+    #[inline]
+    pub(super) fn chunks_available(&self, limit: u64) -> u64 {
+        let more = limit.saturating_sub(self.held()) >> self.chunk_shift;
+        let reserved = (self.region.reserved() >> self.chunk_shift) as u64 - self.segments.len() as u64;
+        self.free.len() as u64 + more.min(reserved + self.unheld.len() as u64)
+    }
+
+    /// A chunk, if the limit allows; its contents are whatever they are.
+    pub(super) fn take_chunk(&mut self, limit: u64) -> Option<u32> {
+        if let Some(chunk) = self.free.pop() {
+            return Some(chunk);
+        }
+        if self.held() + self.chunk_bytes() as u64 > limit {
+            return None;
+        }
+        let chunk = match self.unheld.pop() {
+            Some(chunk) => chunk,
+            None => {
+                let chunk = self.segments.len();
+                // In pieces of a few chunks: each piece is a system call.
+                let end = (chunk + 8).next_multiple_of(8) << self.chunk_shift;
+                let end = end.min(self.region.reserved());
+                if (chunk + 1) << self.chunk_shift > end || !self.region.make_usable(end) {
+                    return None;
+                }
+                self.segments.push(NO_SEGMENT);
+                self.next_due.push(NEVER);
+                chunk as u32
+            }
+        };
+        self.chunks_held += 1;
+        self.segments[chunk as usize].usage = Use::Free;
+        Some(chunk)
+    }
+
+    /// Says that a chunk taken is for the index.
+    pub(super) fn lend_to_index(&mut self, chunk: u32) {
+        self.segments[chunk as usize].usage = Use::Index;
+    }
+
+    /// Takes a chunk back that the index had.
+    pub(super) fn return_chunk(&mut self, chunk: u32) {
+        self.segments[chunk as usize].usage = Use::Free;
+        self.free.push(chunk);
+    }
+
+    /// Free chunks that are held all the same.
+    pub(super) fn free_len(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Chunks held.
+    pub(super) fn chunks_held(&self) -> u64 {
+        self.chunks_held
+    }
+
+    /// Gives one free chunk back to the system; false if there is none.
+    pub(super) fn release_chunk(&mut self) -> bool {
+        // The one with the highest address, so that what stays in use is together.
+        let Some(at) = (0..self.free.len()).max_by_key(|&i| self.free[i]) else { return false };
+        let chunk = self.free.swap_remove(at);
+        self.region.release(u64::from(chunk) << self.chunk_shift, 1 << self.chunk_shift);
+        self.segments[chunk as usize].usage = Use::Nothing;
+        self.unheld.push(chunk);
+        self.chunks_held -= 1;
+        true
+    }
+
+    // Items.
+
+    /// Longest item that a segment takes; larger values get a mapping of their own.
+    pub(super) fn inline_bytes_max(&self) -> usize {
+        let chunk = self.chunk_bytes();
+        (chunk / 8).max(MAPPED_BYTES_MIN.min(chunk / 2))
+    }
+
+    /// Longest item that fits into a segment at all.
+    pub(super) fn segment_bytes_max(&self) -> usize {
+        self.chunk_bytes() - FIRST as usize - READ_AHEAD_BYTES
+    }
+
+    /// Most bytes an item may take in a segment.
+    pub(super) fn item_bytes_max(&self, key_len: usize, body_len: usize) -> usize {
+        (HEAD_BYTES_MAX + key_len + body_len).next_multiple_of(1 << self.grain)
+    }
+
+    /// The item at a location.
+    #[inline]
+    pub(super) fn item(&self, location: u64) -> Item<'_> {
+        let at = location << self.grain;
+        let chunk = (at >> self.chunk_shift) as usize;
+        let end = (chunk as u64 + 1) << self.chunk_shift;
+        let bytes = self.region.bytes(at, (end - at) as usize);
+        Item { head: Head::read(bytes), bytes, base: self.segments[chunk].base }
+    }
+
+    /// Whether the item at a location has this key.
+    #[inline]
+    pub(super) fn has_key(&self, location: u64, key: &[u8]) -> bool {
+        self.item(location).key() == key
+    }
+
+    /// The value of an item.
+    #[inline]
+    pub(super) fn value<'a>(&'a self, item: &Item<'a>) -> &'a [u8] {
+        let len = item.head.value_len as usize;
+        if item.head.mapped() {
+            let mapping = self.mappings[item.head.handle(item.bytes) as usize].as_ref();
+            return mapping.expect("a live item's mapping stays").bytes(len);
+        }
+        &item.bytes[item.head.value_at()..][..len]
+    }
+
+    /// The queue that an item is in.
+    pub(super) fn queue_of(&self, location: u64) -> Queue {
+        self.queue_of_chunk(self.chunk_of(location) as u32)
+    }
+
+    /// The queue that a segment is, or was, in.
+    pub(super) fn queue_of_chunk(&self, chunk: u32) -> Queue {
+        match self.segments[chunk as usize].usage {
+            Use::Open(queue) | Use::Sealed(queue) | Use::Leaving(queue) => queue,
+            Use::Nothing | Use::Free | Use::Index => unreachable!("items lie in segments"),
+        }
+    }
+
+    /// The latest moment (units) at which an item there can have been written.
+    pub(super) fn written_before(&self, location: u64) -> Option<u64> {
+        let segment = &self.segments[self.chunk_of(location)];
+        (!matches!(segment.usage, Use::Open(_))).then_some(segment.sealed)
+    }
+
+    /// Whether an item of so many bytes can be appended.
+    #[inline]
+    pub(super) fn has_room(&self, queue: Queue, bytes: usize) -> bool {
+        self.open[queue as usize].is_some_and(|chunk| {
+            self.segments[chunk as usize].used as usize + bytes + READ_AHEAD_BYTES <= self.chunk_bytes()
+        })
+    }
+
+    /// Opens a segment in a chunk that was taken; the one that was open is sealed.
+    pub(super) fn open_segment(&mut self, queue: Queue, chunk: u32, now_units: u64) {
+        self.seal(queue, now_units);
+        let segment = &mut self.segments[chunk as usize];
+        let base = Base { version: 0, units: now_units };
+        let generation = segment.generation;
+        *segment = Segment { usage: Use::Open(queue), base, used: FIRST, generation, ..NO_SEGMENT };
+        self.open[queue as usize] = Some(chunk);
+    }
+
+    /// Ends the open segment of a queue, if there is one.
+    pub(super) fn seal(&mut self, queue: Queue, now_units: u64) {
+        let Some(chunk) = self.open[queue as usize].take() else { return };
+        let segment = &mut self.segments[chunk as usize];
+        segment.usage = Use::Sealed(queue);
+        segment.sealed = now_units;
+        if segment.live == 0 {
+            self.free_segment(chunk);
+        } else {
+            self.queues[queue as usize].push_back(chunk);
+        }
+    }
+
+    /// Appends an item; there must be room.
+    pub(super) fn append(&mut self, queue: Queue, facts: &Facts, key: &[u8], body: Body<'_>) -> u64 {
+        let (value_len, mapped) = match body {
+            Body::Parts(_, len) => (len, false),
+            Body::Mapped(_, len) => (len, true),
+        };
+        let (chunk, base) = self.open_for(queue, facts);
+        let draft = Draft::new(base, key.len(), value_len, mapped, facts);
+        let head_len = draft.bytes().len();
+        let body_len = if mapped { super::item::HANDLE_BYTES } else { value_len };
+        let location = self.extend(queue, chunk, head_len + key.len() + body_len);
+        let bytes = self.region.bytes_mut(location << self.grain, head_len + key.len() + body_len);
+        let (head, rest) = bytes.split_at_mut(head_len);
+        let (key_bytes, mut rest) = rest.split_at_mut(key.len());
+        head.copy_from_slice(draft.bytes());
+        key_bytes.copy_from_slice(key);
+        match body {
+            Body::Parts(parts, _) => {
+                for part in parts {
+                    let (place, behind) = rest.split_at_mut(part.len());
+                    place.copy_from_slice(part);
+                    rest = behind;
+                }
+            }
+            Body::Mapped(handle, _) => rest.copy_from_slice(&handle.to_le_bytes()),
+        }
+        self.admit(location, facts, (key.len() + value_len) as u64);
+        location
+    }
+
+    /// Moves an item to a queue's end, with other facts; there must be room. The item at the old place is dead.
+    pub(super) fn relocate(&mut self, source: u64, queue: Queue, facts: &Facts) -> u64 {
+        let item = self.item(source);
+        let (head, item_len) = (item.head, item.head.item_len());
+        let payload = item.payload();
+        let (chunk, base) = self.open_for(queue, facts);
+        let draft = Draft::new(base, head.key_len as usize, head.value_len as usize, head.mapped(), facts);
+        let head_len = draft.bytes().len();
+        let rest = item_len - head.key_at as usize;
+        let target = self.extend(queue, chunk, head_len + rest);
+        let at = target << self.grain;
+        self.region.copy((source << self.grain) + u64::from(head.key_at), at + head_len as u64, rest);
+        self.region.bytes_mut(at, head_len).copy_from_slice(draft.bytes());
+        self.admit(target, facts, payload);
+        self.kill_but_mapping(source);
+        target
+    }
+
+    /// Changes what an item says beside its value, and its value if one of the same length is given, where it lies; false if
+    /// that cannot be, and then nothing changed.
+    pub(super) fn rewrite(&mut self, location: u64, facts: &Facts, value: Option<&[&[u8]]>) -> bool {
+        let item = self.item(location);
+        let (mut head, base, len) = (item.head, item.base, item.bytes.len());
+        let before = head.deadline(item.bytes, base).is_some();
+        let bytes = self.region.bytes_mut(location << self.grain, len);
+        if !head.rewrite(bytes, base, facts) {
+            return false;
+        }
+        let mut rest = &mut bytes[head.value_at()..];
+        for part in value.unwrap_or_default() {
+            let (place, behind) = rest.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = behind;
+        }
+        self.expiring += u64::from(facts.expiry != Expiry::Never);
+        self.expiring -= u64::from(before);
+        true
+    }
+
+    /// Marks an item dead, and buries its mapping if it has one.
+    pub(super) fn kill(&mut self, location: u64) {
+        let item = self.item(location);
+        if item.head.mapped() {
+            let handle = item.head.handle(item.bytes);
+            self.bury(handle);
+        }
+        self.kill_but_mapping(location);
+    }
+
+    fn kill_but_mapping(&mut self, location: u64) {
+        let item = self.item(location);
+        let (mut head, payload) = (item.head, item.payload());
+        debug_assert!(!head.dead(), "an item dies once");
+        let expiring = head.deadline(item.bytes, item.base).is_some();
+        let mapped = if head.mapped() { Mapping::rounded(head.value_len as usize) as u64 } else { 0 };
+        let item_len = head.item_len().next_multiple_of(1 << self.grain);
+        head.set_dead(self.region.bytes_mut(location << self.grain, 2));
+        let chunk = self.chunk_of(location);
+        let segment = &mut self.segments[chunk];
+        segment.live -= 1;
+        segment.dead += item_len as u32;
+        segment.mapped -= mapped;
+        if matches!(
+            segment.usage,
+            Use::Open(Queue::Small) | Use::Sealed(Queue::Small) | Use::Leaving(Queue::Small)
+        ) {
+            self.mapped_small -= mapped;
+        }
+        self.dead += item_len as u64;
+        self.payload -= payload;
+        self.expiring -= u64::from(expiring);
+        if segment.live == 0
+            && let Use::Sealed(queue) = segment.usage
+        {
+            let queue = &mut self.queues[queue as usize];
+            let at =
+                queue.iter().position(|&c| c as usize == chunk).expect("sealed segments wait in their queue");
+            queue.remove(at);
+            self.free_segment(chunk as u32);
+        }
+    }
+
+    /// The open segment of a queue and what its items count from; the first item makes the base.
+    fn open_for(&mut self, queue: Queue, facts: &Facts) -> (u32, Base) {
+        let chunk = self.open[queue as usize].expect("the caller sees to room");
+        let segment = &mut self.segments[chunk as usize];
+        if segment.used == FIRST {
+            segment.base.version = facts.version.0;
+        }
+        (chunk, segment.base)
+    }
+
+    /// Takes room at the end of an open segment.
+    fn extend(&mut self, queue: Queue, chunk: u32, bytes: usize) -> u64 {
+        assert!(self.has_room(queue, bytes.next_multiple_of(1 << self.grain)), "the caller sees to room");
+        let segment = &mut self.segments[chunk as usize];
+        let at = (u64::from(chunk) << self.chunk_shift) + u64::from(segment.used);
+        segment.used += bytes.next_multiple_of(1 << self.grain) as u32;
+        at >> self.grain
+    }
+
+    /// Counts a new item and files its expiry.
+    fn admit(&mut self, location: u64, facts: &Facts, payload: u64) {
+        let at = location << self.grain;
+        let chunk = self.chunk_of(location);
+        let mapped = {
+            let item = self.item(location);
+            if item.head.mapped() { Mapping::rounded(item.head.value_len as usize) as u64 } else { 0 }
+        };
+        let segment = &mut self.segments[chunk];
+        segment.live += 1;
+        segment.mapped += mapped;
+        if segment.usage == Use::Open(Queue::Small) {
+            self.mapped_small += mapped;
+        }
+        self.payload += payload;
+        if let Some(deadline) = units_of(facts.expiry) {
+            self.expiring += 1;
+            let offset = (at & ((1 << self.chunk_shift) - 1)) as u32;
+            let tick = tick_of(segment.base.units);
+            let before = segment.wheel.as_ref().map_or(0, |wheel| wheel.heap_bytes());
+            let wheel = segment.wheel.get_or_insert_with(|| Box::new(Wheel::new(tick)));
+            let link = wheel.file(deadline, offset);
+            self.wheels += wheel.heap_bytes() - before;
+            self.next_due[chunk] = wheel.next_due();
+            self.link(location, link);
+        }
+    }
+
+    fn link(&mut self, location: u64, link: u32) {
+        let item = self.item(location);
+        let (mut head, len) = (item.head, item.head.key_at as usize);
+        head.set_link(self.region.bytes_mut(location << self.grain, len), link);
+    }
+
+    #[inline]
+    fn chunk_of(&self, location: u64) -> usize {
+        (location << self.grain >> self.chunk_shift) as usize
+    }
+
+    fn free_segment(&mut self, chunk: u32) {
+        let segment = &mut self.segments[chunk as usize];
+        debug_assert!(segment.live == 0 && segment.mapped == 0, "only what is empty is freed");
+        self.dead -= u64::from(segment.dead);
+        self.wheels -= segment.wheel.as_ref().map_or(0, |wheel| wheel.heap_bytes());
+        let generation = segment.generation.wrapping_add(1);
+        *segment = Segment { usage: Use::Free, generation, ..NO_SEGMENT };
+        self.next_due[chunk as usize] = NEVER;
+        self.free.push(chunk);
+    }
+
+    /// Forgets all items and the index's chunks. What was held stays held until it is released.
+    pub(super) fn clear(&mut self) {
+        self.free.clear();
+        for (chunk, segment) in self.segments.iter_mut().enumerate() {
+            if segment.usage != Use::Nothing {
+                let generation = segment.generation.wrapping_add(1);
+                *segment = Segment { usage: Use::Free, generation, ..NO_SEGMENT };
+                self.free.push(chunk as u32);
+            }
+        }
+        self.next_due.fill(NEVER);
+        self.queues.iter_mut().for_each(VecDeque::clear);
+        self.open = [None; 2];
+        let mappings = std::mem::take(&mut self.mappings).into_iter().flatten();
+        self.buried.extend(mappings.map(|mapping| Buried { left: mapping.mapped(), mapping }));
+        self.handles = Vec::new();
+        (self.wheels, self.mapped_small, self.dead, self.payload, self.expiring) = (0, 0, 0, 0, 0);
+    }
+
+    // Values with a mapping of their own.
+
+    /// Copies a value into a mapping; nothing if the system refuses.
+    pub(super) fn map(&mut self, parts: &[&[u8]], len: usize) -> Option<u32> {
+        let mut mapping = Mapping::new(len)?;
+        let mut rest = mapping.bytes_mut();
+        for part in parts {
+            let (place, behind) = rest.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = behind;
+        }
+        self.mapped += mapping.mapped() as u64;
+        let handle = self.handles.pop().unwrap_or_else(|| {
+            self.mappings.push(None);
+            self.mappings.len() as u32 - 1
+        });
+        self.mappings[handle as usize] = Some(mapping);
+        Some(handle)
+    }
+
+    /// Hands a mapping to those that are released step by step.
+    pub(super) fn bury(&mut self, handle: u32) {
+        let mapping = self.mappings[handle as usize].take().expect("buried once");
+        self.handles.push(handle);
+        self.buried.push_back(Buried { left: mapping.mapped(), mapping });
+    }
+
+    /// Releases a piece of a buried mapping; false if there is none.
+    pub(super) fn release_buried(&mut self) -> bool {
+        let Some(first) = self.buried.front_mut() else { return false };
+        let piece = first.left.min(RELEASE_BYTES).next_multiple_of(PAGE_BYTES).min(first.left);
+        first.left -= piece;
+        self.mapped -= piece as u64;
+        if first.left == 0 {
+            self.buried.pop_front();
+        } else {
+            first.mapping.release(first.left, piece);
+        }
+        true
+    }
+
+    // What leaves.
+
+    /// Bytes that the small queue takes, and those of both.
+    pub(super) fn queue_bytes(&self) -> (u64, u64) {
+        let segments = |queue: Queue| {
+            (self.queues[queue as usize].len() + usize::from(self.open[queue as usize].is_some())) as u64
+        };
+        let small = segments(Queue::Small);
+        let all = small + segments(Queue::Main);
+        ((small << self.chunk_shift) + self.mapped_small, (all << self.chunk_shift) + self.mapped)
+    }
+
+    /// Takes the oldest sealed segment out of a queue.
+    pub(super) fn leave(&mut self, queue: Queue) -> Option<u32> {
+        let chunk = self.queues[queue as usize].pop_front()?;
+        self.segments[chunk as usize].usage = Use::Leaving(queue);
+        Some(chunk)
+    }
+
+    /// Takes a sealed segment with at least so many dead bytes out of its queue: the one with the most among some.
+    pub(super) fn leave_wasteful(&mut self, dead_min: usize) -> Option<u32> {
+        const LOOK: usize = 1024;
+        if self.dead < dead_min as u64 {
+            return None;
+        }
+        let count = self.segments.len();
+        let looked = (0..count.min(LOOK)).map(|i| (self.compact_cursor + i) % count);
+        let sealed = looked.filter(|&i| matches!(self.segments[i].usage, Use::Sealed(_)));
+        let best = sealed.max_by_key(|&i| self.segments[i].dead);
+        self.compact_cursor = (self.compact_cursor + count.min(LOOK)) % count.max(1);
+        let chunk = best.filter(|&i| self.segments[i].dead as usize >= dead_min)?;
+        let Use::Sealed(queue) = self.segments[chunk].usage else { unreachable!("filtered above") };
+        let at = self.queues[queue as usize].iter().position(|&c| c as usize == chunk);
+        self.queues[queue as usize].remove(at.expect("sealed segments wait in their queue"));
+        self.segments[chunk].usage = Use::Leaving(queue);
+        Some(chunk as u32)
+    }
+
+    /// First offset of an item in any segment.
+    pub(super) const FIRST_OFFSET: u32 = FIRST;
+
+    /// The item at an offset of a leaving segment and the offset behind it; nothing at the end or when nothing lives.
+    pub(super) fn item_at(&self, chunk: u32, offset: u32) -> Option<(u64, u32)> {
+        let segment = &self.segments[chunk as usize];
+        if segment.live == 0 || offset >= segment.used {
+            return None;
+        }
+        let location = ((u64::from(chunk) << self.chunk_shift) + u64::from(offset)) >> self.grain;
+        let len = self.item(location).head.item_len().next_multiple_of(1 << self.grain);
+        Some((location, offset + len as u32))
+    }
+
+    /// Frees a leaving segment, all of whose items have left.
+    pub(super) fn left(&mut self, chunk: u32) {
+        self.free_segment(chunk);
+    }
+
+    // Expiry.
+
+    /// An item that may be over, the tick being this; nothing if there is none (any more) before the next tick. Whoever asks
+    /// must `kill` it or `file` it before asking again. Counts down `looks`, the number of segments it may look at.
+    pub(super) fn next_over(&mut self, tick: u64, looks: &mut u32) -> Option<u64> {
+        if self.due_cursor == 0 && self.due_tick >= tick {
+            return None;
+        }
+        while self.due_cursor < self.segments.len() {
+            let chunk = self.due_cursor;
+            if self.next_due[chunk] <= tick {
+                let segment = &mut self.segments[chunk];
+                let wheel = segment.wheel.as_mut().expect("only segments with a wheel are due");
+                if let Some(offset) = wheel.advance(tick) {
+                    let at = ((chunk as u64) << self.chunk_shift) + u64::from(offset);
+                    let location = at >> self.grain;
+                    let item = self.item(location);
+                    let link = item.head.link(item.bytes);
+                    let wheel = self.segments[chunk].wheel.as_mut().expect("looked at above");
+                    wheel.set_pending(link);
+                    self.next_due[chunk] = wheel.next_due();
+                    return Some(location);
+                }
+                self.next_due[chunk] = wheel.next_due();
+            }
+            if *looks == 0 {
+                return None;
+            }
+            *looks -= 1;
+            self.due_cursor += 1;
+        }
+        self.due_cursor = 0;
+        self.due_tick = tick;
+        None
+    }
+
+    /// Whether `next_over` has not seen all segments at this tick.
+    pub(super) fn more_over(&self, tick: u64) -> bool {
+        self.due_cursor != 0 || self.due_tick < tick
+    }
+
+    /// Files an item that `next_over` gave and that is not over yet.
+    pub(super) fn file(&mut self, location: u64, deadline: u64) {
+        let at = location << self.grain;
+        let chunk = self.chunk_of(location);
+        let offset = (at & ((1 << self.chunk_shift) - 1)) as u32;
+        let wheel = self.segments[chunk].wheel.as_mut().expect("the item was filed in it before");
+        self.wheels -= wheel.heap_bytes();
+        let link = wheel.file(deadline, offset);
+        self.wheels += wheel.heap_bytes();
+        self.next_due[chunk] = wheel.next_due();
+        self.link(location, link);
+    }
+}

@@ -1,0 +1,337 @@
+//! Memory from the system, behind a door that is safe: one region reserved up front and made usable piece by piece, and
+//! mappings of their own for large values. All `unsafe` of the store is in this file.
+//!
+//! ```text
+//! region  |<------------- reserved: addresses only, costs nothing -------------->|
+//!         |<--- usable: reads as zero until written --->|     (no access)        |
+//!              released pieces stay usable and read as zero again
+//! ```
+//! What makes it safe:
+//! 1. `base .. base + usable` is mapped readable and writable from the moment `usable` grows until the region is dropped.
+//! 2. Fresh and released memory reads as zero, so every usable byte is initialised, and any bytes are a valid `u8`/`u64`.
+//! 3. References are handed out only below `usable` (checked on every call), shared from `&self`, exclusive from
+//!    `&mut self`, so the borrow checker sees the region as one slice.
+//!
+//! Under Miri the region is a heap allocation with the same rules. Segments could live in a memfd that a successor process
+//! is handed: only [`Region::reserve`] would change (a shared mapping of the file, `fallocate` punching holes in `release`).
+
+use std::ptr::NonNull;
+
+/// What the system hands out memory in.
+pub(super) const PAGE_BYTES: usize = 4096;
+
+/// Reserved addresses, usable from the front on.
+#[derive(Debug)]
+pub(super) struct Region {
+    base: NonNull<u8>,
+    reserved: usize,
+    usable: usize,
+}
+
+// SAFETY: the region is the only owner of its memory, and nothing in it is bound to a thread.
+unsafe impl Send for Region {}
+
+impl Region {
+    /// Reserves `wanted` bytes of addresses, or less if the process may not have so many, but at least `least`.
+    pub(super) fn reserve(wanted: usize, least: usize) -> Option<Region> {
+        let least = least.next_multiple_of(PAGE_BYTES);
+        let mut bytes = if cfg!(miri) { least } else { wanted.next_multiple_of(PAGE_BYTES).max(least) };
+        loop {
+            if let Some(base) = system::reserve(bytes) {
+                return Some(Region { base, reserved: bytes, usable: 0 });
+            }
+            if bytes == least {
+                return None;
+            }
+            bytes = (bytes / 2).next_multiple_of(PAGE_BYTES).max(least);
+        }
+    }
+
+    /// Bytes of addresses.
+    pub(super) fn reserved(&self) -> usize {
+        self.reserved
+    }
+
+    /// Makes everything below `end` usable; false if the system refuses or `end` lies outside.
+    pub(super) fn make_usable(&mut self, end: usize) -> bool {
+        let end = end.next_multiple_of(PAGE_BYTES);
+        if end <= self.usable {
+            return true;
+        }
+        if end > self.reserved {
+            return false;
+        }
+        // SAFETY: `usable <= end <= reserved` (checked above; `usable` starts at 0 and only grows here), so the range lies
+        // within the reservation that `self` owns.
+        let done = unsafe { system::open(self.base.as_ptr().add(self.usable), end - self.usable) };
+        if done {
+            self.usable = end;
+        }
+        done
+    }
+
+    /// Gives the memory of a usable range of whole pages back to the system; it reads as zero from then on.
+    pub(super) fn release(&mut self, at: u64, len: usize) {
+        let at = self.checked(at, len);
+        assert!(at.is_multiple_of(PAGE_BYTES) && len.is_multiple_of(PAGE_BYTES), "whole pages only");
+        // SAFETY: `checked` made sure that the range is usable; `&mut self` that nobody holds a reference into it.
+        unsafe { system::forget(self.base.as_ptr().add(at), len) };
+    }
+
+    /// Advises the system to back the usable part with huge pages from now on.
+    pub(super) fn advise_huge_pages(&mut self) {
+        // SAFETY: the whole reservation belongs to `self`; advice changes no contents.
+        unsafe { system::advise_huge(self.base.as_ptr(), self.reserved) };
+    }
+
+    /// Usable bytes.
+    #[inline]
+    pub(super) fn bytes(&self, at: u64, len: usize) -> &[u8] {
+        let at = self.checked(at, len);
+        // SAFETY: `checked` made sure that `at + len <= usable`: mapped and initialised (points 1 and 2 of the head); shared
+        // with `&self`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at), len) }
+    }
+
+    /// Usable bytes, to be written.
+    #[inline]
+    pub(super) fn bytes_mut(&mut self, at: u64, len: usize) -> &mut [u8] {
+        let at = self.checked(at, len);
+        // SAFETY: as in `bytes`; exclusive with `&mut self`.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(at), len) }
+    }
+
+    /// The cache line of eight words at `line * 64`.
+    #[inline]
+    pub(super) fn line(&self, line: u32) -> &[u64; 8] {
+        let at = self.checked(u64::from(line) * 64, 64);
+        // SAFETY: `checked` made sure that the 64 bytes are usable; the base is aligned to a page and `at` to 64, so the
+        // words are aligned; shared with `&self`.
+        unsafe { &*self.base.as_ptr().add(at).cast::<[u64; 8]>() }
+    }
+
+    /// The cache line of eight words at `line * 64`, to be written.
+    #[inline]
+    pub(super) fn line_mut(&mut self, line: u32) -> &mut [u64; 8] {
+        let at = self.checked(u64::from(line) * 64, 64);
+        // SAFETY: as in `line`; exclusive with `&mut self`.
+        unsafe { &mut *self.base.as_ptr().add(at).cast::<[u64; 8]>() }
+    }
+
+    /// Copies usable bytes to another usable place; the places may overlap.
+    pub(super) fn copy(&mut self, source: u64, target: u64, len: usize) {
+        let (source, target) = (self.checked(source, len), self.checked(target, len));
+        // SAFETY: both ranges are usable (`checked`); `copy` allows overlap; `&mut self` excludes references.
+        unsafe { std::ptr::copy(self.base.as_ptr().add(source), self.base.as_ptr().add(target), len) };
+    }
+
+    /// The range as an offset, if it is usable; everything that touches memory passes here.
+    #[inline]
+    fn checked(&self, at: u64, len: usize) -> usize {
+        let at = at as usize;
+        assert!(len <= self.usable && at <= self.usable - len, "beyond the usable part of the region");
+        at
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the reservation is owned by `self` and ends with it; references into it borrow `self`.
+        unsafe { system::end(self.base, self.reserved) };
+    }
+}
+
+/// Memory of its own for one large value.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    mapped: usize,
+}
+
+// SAFETY: the mapping is the only owner of its memory, and nothing in it is bound to a thread.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// A mapping of at least `len` bytes (and at least one), all zero; nothing if the system refuses.
+    pub(super) fn new(len: usize) -> Option<Mapping> {
+        let mapped = Mapping::rounded(len);
+        let base = system::reserve(mapped)?;
+        // SAFETY: the range was just reserved with this length.
+        if unsafe { system::open(base.as_ptr(), mapped) } {
+            return Some(Mapping { base, mapped });
+        }
+        // SAFETY: reserved above, with this length, and not handed out.
+        unsafe { system::end(base, mapped) };
+        None
+    }
+
+    /// Bytes that a mapping for `len` bytes takes.
+    pub(super) const fn rounded(len: usize) -> usize {
+        let len = if len == 0 { 1 } else { len };
+        len.next_multiple_of(PAGE_BYTES)
+    }
+
+    /// Bytes it takes.
+    pub(super) fn mapped(&self) -> usize {
+        self.mapped
+    }
+
+    /// The first `len` bytes.
+    pub(super) fn bytes(&self, len: usize) -> &[u8] {
+        assert!(len <= self.mapped, "beyond the mapping");
+        // SAFETY: `len <= mapped` (above), mapped from `new` to `drop`, zero-initialised; shared with `&self`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), len) }
+    }
+
+    /// All bytes, to be written.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; exclusive with `&mut self`.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.mapped) }
+    }
+
+    /// Gives the pages of a range back ahead of the mapping's end of life (it reads as zero from then on), so that a huge
+    /// value can go in steps.
+    pub(super) fn release(&mut self, at: usize, len: usize) {
+        assert!(
+            at.is_multiple_of(PAGE_BYTES) && len <= self.mapped && at <= self.mapped - len,
+            "beyond the mapping"
+        );
+        // SAFETY: the range lies within the mapping (above); `&mut self` excludes references.
+        unsafe { system::forget(self.base.as_ptr().add(at), len) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is owned by `self` and ends with it; references into it borrow `self`.
+        unsafe { system::end(self.base, self.mapped) };
+    }
+}
+
+#[cfg(not(miri))]
+mod system {
+    use std::ptr::NonNull;
+
+    /// Addresses without memory and without access.
+    pub(super) fn reserve(bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: an anonymous mapping at an address of the kernel's choosing touches nothing that exists.
+        let base = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0)
+        };
+        if base == libc::MAP_FAILED { None } else { NonNull::new(base.cast()) }
+    }
+
+    /// Allows access.
+    ///
+    /// # Safety
+    /// The range is whole pages of a reservation of the caller's.
+    pub(super) unsafe fn open(at: *mut u8, len: usize) -> bool {
+        // SAFETY: by contract the range is the caller's; widening access breaks no reference.
+        unsafe { libc::mprotect(at.cast(), len, libc::PROT_READ | libc::PROT_WRITE) == 0 }
+    }
+
+    /// Drops contents; zero from then on.
+    ///
+    /// # Safety
+    /// The range is accessible whole pages of the caller's, and nobody holds a reference into it.
+    pub(super) unsafe fn forget(at: *mut u8, len: usize) {
+        // SAFETY: by contract. Private anonymous memory reads as zero after MADV_DONTNEED.
+        let done = unsafe { libc::madvise(at.cast(), len, libc::MADV_DONTNEED) };
+        assert!(done == 0, "MADV_DONTNEED on our own anonymous memory does not fail");
+    }
+
+    /// # Safety
+    /// The range is the caller's.
+    pub(super) unsafe fn advise_huge(at: *mut u8, len: usize) {
+        // SAFETY: by contract; advice that the kernel may refuse, which changes nothing.
+        let _ = unsafe { libc::madvise(at.cast(), len, libc::MADV_HUGEPAGE) };
+    }
+
+    /// # Safety
+    /// The range is a whole reservation of the caller's that is not used any more.
+    pub(super) unsafe fn end(base: NonNull<u8>, bytes: usize) {
+        // SAFETY: by contract.
+        let done = unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
+        assert!(done == 0, "munmap of our own mapping does not fail");
+    }
+}
+
+#[cfg(miri)]
+mod system {
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::ptr::NonNull;
+
+    fn layout(bytes: usize) -> Layout {
+        Layout::from_size_align(bytes, super::PAGE_BYTES).expect("sizes are far below the address space")
+    }
+
+    pub(super) fn reserve(bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: callers reserve at least one page, so the layout is not empty.
+        NonNull::new(unsafe { alloc_zeroed(layout(bytes)) })
+    }
+
+    /// # Safety
+    /// None needed: the heap is accessible.
+    pub(super) unsafe fn open(_at: *mut u8, _len: usize) -> bool {
+        true
+    }
+
+    /// # Safety
+    /// The range is the caller's, and nobody holds a reference into it.
+    pub(super) unsafe fn forget(at: *mut u8, len: usize) {
+        // SAFETY: by contract.
+        unsafe { std::ptr::write_bytes(at, 0, len) };
+    }
+
+    /// # Safety
+    /// None needed: does nothing.
+    pub(super) unsafe fn advise_huge(_at: *mut u8, _len: usize) {}
+
+    /// # Safety
+    /// The allocation is the caller's, made by `reserve` with this length.
+    pub(super) unsafe fn end(base: NonNull<u8>, bytes: usize) {
+        // SAFETY: by contract.
+        unsafe { dealloc(base.as_ptr(), layout(bytes)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_zero_until_written_and_after_it_was_released() {
+        let mut region = Region::reserve(1 << 20, 1 << 16).expect("a small reservation");
+        assert!(region.make_usable(2 * PAGE_BYTES));
+        assert!(region.bytes(0, 2 * PAGE_BYTES).iter().all(|&b| b == 0));
+        region.bytes_mut(10, 3).copy_from_slice(b"abc");
+        region.line_mut(2)[7] = u64::MAX;
+        region.copy(10, 5000, 3);
+        assert_eq!(region.bytes(5000, 3), b"abc");
+        assert_eq!(region.bytes(184, 8), &[0xFF; 8]);
+        assert_eq!(region.line(2)[6], 0);
+        region.release(0, PAGE_BYTES);
+        assert!(region.bytes(0, PAGE_BYTES).iter().all(|&b| b == 0));
+        assert_eq!(region.bytes(5000, 3), b"abc");
+        assert!(!region.make_usable(region.reserved() + 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond the usable part")]
+    fn nothing_beyond_the_usable_part_is_handed_out() {
+        let mut region = Region::reserve(1 << 16, 1 << 16).expect("a small reservation");
+        assert!(region.make_usable(PAGE_BYTES));
+        region.bytes((PAGE_BYTES - 1) as u64, 2);
+    }
+
+    #[test]
+    fn a_mapping_goes_in_steps() {
+        let mut mapping = Mapping::new(3 * PAGE_BYTES - 5).expect("a small mapping");
+        assert_eq!(mapping.mapped(), 3 * PAGE_BYTES);
+        mapping.bytes_mut().fill(7);
+        assert_eq!(mapping.bytes(10), &[7; 10]);
+        mapping.release(PAGE_BYTES, 2 * PAGE_BYTES);
+        assert_eq!(mapping.bytes(3 * PAGE_BYTES)[PAGE_BYTES - 1..=PAGE_BYTES], [7, 0]);
+    }
+}

@@ -1,0 +1,579 @@
+//! The native binary protocol, as `proto-spec/native.md` has it.
+//!
+//! ```text
+//!   input --> Native::serve --> Header --> Request --> Backend::call --> Some(outcome): Writer::write, at once
+//!                  |                                               \--> None: Writer keeps id and shape by ticket
+//!                  | (state: inside a batch, skipping a body)
+//!                  v
+//!              item by item                 Native::complete(ticket) --> Writer::write, in whatever order they come
+//! ```
+//! 1. A reply names its request, so none waits for another: there is no queue of replies, only a slab from ticket to request
+//!    id. Nothing of a reply is held here.
+//! 2. A batch without checksum is executed item by item as it arrives and never has to be in the input as a whole. With one it
+//!    has, since nothing of a corrupt frame may be executed.
+//! 3. What will be refused is refused by its header and skipped as it comes, without being held.
+//!
+//! A hit by GET costs one look at the header, one at the key and one copy of the value; nothing is allocated.
+
+pub mod frame;
+mod slab;
+mod writer;
+
+use super::{Backend, Next, Options, Progress, Reason, Target};
+use crate::clock::Now;
+use crate::ids::{CoreId, Version};
+use crate::request::{
+    Condition, Expire, ExpireOnly, Expiry, ExpiryChange, Fetch, Outcome, Put, Remove, Request as Wish, Verb,
+};
+use crate::topology::Node;
+use frame::{
+    AUTH_BYTES_MAX, CHECKED_BATCH_BYTES_MAX, CRC_BYTES, HEADER_BYTES, Header, HelloReply, ItemHead,
+    KEY_BYTES_MAX, LEASE_MILLIS_DEFAULT, MAGIC_REQUEST, META_BYTES, Meta, Opcode, PING_BYTES_MAX, Request,
+    Status, VERSION, capabilities,
+};
+use std::sync::Arc;
+use writer::{Ask, Writer};
+
+/// Requests of one connection under way at other cores; a session that has so many stops parsing until outcomes come.
+pub(crate) const AWAITED_MAX: usize = 4096;
+/// Wrong passwords after which a connection that is not authenticated is closed.
+const WRONG_AUTHS_MAX: u8 = 3;
+/// Only one user until there are user lists.
+const USER: &[u8] = b"default";
+/// What this release can do for clients.
+const CAPABILITIES: u32 = capabilities::CRC | capabilities::MAP | capabilities::LEASE;
+
+/// A native session.
+pub(crate) struct Native {
+    options: Arc<Options>,
+    state: State,
+    authenticated: bool,
+    wrong_auths: u8,
+    writer: Writer,
+}
+
+/// Where in the stream the next byte stands.
+#[derive(Clone, Copy)]
+enum State {
+    /// At a header.
+    Frame,
+    /// Inside a batch.
+    Batch(Batch),
+    /// Inside a body that is not wanted.
+    Skip { left: u64 },
+}
+
+/// A batch that is being read.
+#[derive(Clone, Copy)]
+struct Batch {
+    /// Its replies' place in the writer.
+    place: u32,
+    id: u32,
+    opcode: Opcode,
+    crc: bool,
+    /// The next item.
+    index: u16,
+    count: u16,
+    /// Bytes of items not yet read; the checksum is not among them.
+    left: u64,
+    /// Bytes to be skipped before the next item.
+    skip: u64,
+}
+
+impl Batch {
+    fn checksum_len(&self) -> u64 {
+        if self.crc { CRC_BYTES as u64 } else { 0 }
+    }
+
+    fn ask(&self) -> Ask {
+        Ask {
+            id: self.id,
+            opcode: self.opcode,
+            crc: self.crc,
+            batch: Some((self.place, self.index)),
+            than: Version::NONE,
+        }
+    }
+}
+
+impl Native {
+    /// A session that has said nothing yet.
+    pub fn new(options: Arc<Options>) -> Self {
+        Native {
+            authenticated: options.password.is_none(),
+            options,
+            state: State::Frame,
+            wrong_auths: 0,
+            writer: Writer::new(),
+        }
+    }
+
+    /// See [`super::Session::serve`].
+    pub fn serve<B: Backend>(
+        &mut self,
+        now: Now,
+        node: &Node,
+        input: &[u8],
+        backend: &mut B,
+        out: &mut Vec<u8>,
+    ) -> Progress {
+        let mut turn = Turn {
+            now,
+            node,
+            budget: self.options.commands_per_turn.max(1),
+            native: self,
+            backend,
+            out,
+            commands: 0,
+        };
+        let progress = turn.run(input);
+        let commands = turn.commands;
+        let errors = self.writer.take_errors();
+        let counters = backend.counters();
+        counters.commands_total += commands;
+        counters.errors_total += errors;
+        progress
+    }
+
+    /// See [`super::Session::complete`]. A ticket that is not awaited is a bug of ours.
+    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+        self.writer.complete(now, node, ticket, outcome, out);
+    }
+
+    /// Number of requests under way at other cores.
+    pub fn awaited(&self) -> usize {
+        self.writer.awaited()
+    }
+
+    /// Whether the client may do everything.
+    pub fn authenticated(&self) -> bool {
+        self.authenticated
+    }
+}
+
+/// One call of `serve`.
+struct Turn<'t, B: Backend> {
+    native: &'t mut Native,
+    now: Now,
+    node: &'t Node,
+    backend: &'t mut B,
+    out: &'t mut Vec<u8>,
+    /// Requests (items, in a batch) that may still be executed in this turn.
+    budget: usize,
+    /// Requests executed in this turn.
+    commands: u64,
+}
+
+/// What one step over the input came to.
+enum Step {
+    /// This many bytes are done with.
+    On(usize),
+    /// None are, and here it stops.
+    Stop(Next),
+}
+
+const fn more(at_least: usize) -> Step {
+    Step::Stop(Next::More { at_least })
+}
+
+impl<B: Backend> Turn<'_, B> {
+    fn run(&mut self, input: &[u8]) -> Progress {
+        let mut at = 0;
+        loop {
+            let rest = &input[at..];
+            let step = match self.native.state {
+                State::Frame => self.frame(rest),
+                State::Batch(batch) => self.item(rest, batch),
+                State::Skip { left } => self.skip(rest, left),
+            };
+            match step {
+                Step::On(len) => at += len,
+                Step::Stop(Next::Close(reason)) => {
+                    return Progress { consumed: input.len(), next: Next::Close(reason) };
+                }
+                Step::Stop(next) => return Progress { consumed: at, next },
+            }
+        }
+    }
+
+    /// What keeps the next request from being executed now.
+    #[inline]
+    fn obstacle(&self) -> Option<Next> {
+        if self.budget == 0 {
+            Some(Next::Yield)
+        } else if self.native.writer.awaited() >= AWAITED_MAX
+            || self.out.len() >= self.native.options.output_soft_bytes
+            || !self.backend.ready()
+        {
+            Some(Next::Blocked)
+        } else {
+            None
+        }
+    }
+
+    fn skip(&mut self, rest: &[u8], left: u64) -> Step {
+        if rest.is_empty() {
+            return more(1);
+        }
+        let taken = (rest.len() as u64).min(left);
+        self.skip_next(left - taken);
+        Step::On(taken as usize)
+    }
+
+    fn skip_next(&mut self, left: u64) {
+        self.native.state = if left == 0 { State::Frame } else { State::Skip { left } };
+    }
+
+    /// A frame: a whole request, or the start of a batch.
+    #[inline]
+    fn frame(&mut self, rest: &[u8]) -> Step {
+        let header = match Header::read(MAGIC_REQUEST, rest) {
+            Ok(Some(header)) => header,
+            Ok(None) => return more(HEADER_BYTES),
+            Err(status) => return self.hang_up(status, Reason::Protocol),
+        };
+        if let Some(next) = self.obstacle() {
+            return Step::Stop(next);
+        }
+        let opcode = match self.admit(&header) {
+            Ok(opcode) => opcode,
+            Err(status) if status.closes() => return self.hang_up(status, Reason::Unauthenticated),
+            Err(status) => {
+                self.count_command();
+                self.native.writer.fault(self.node, &header, status, self.out);
+                if !self.native.authenticated
+                    && self.out.len() > self.native.options.unauthenticated_output_bytes_max
+                {
+                    return Step::Stop(Next::Close(Reason::Unauthenticated));
+                }
+                self.skip_next(u64::from(header.body_len));
+                return Step::On(HEADER_BYTES);
+            }
+        };
+        if opcode.is_batch() && !header.has_crc() {
+            return self.begin_batch(&header, opcode);
+        }
+        let len = header.frame_len();
+        if rest.len() < len {
+            return more(len);
+        }
+        let body = match frame::body(&header, rest) {
+            Ok(body) => body,
+            Err(status) => return self.hang_up(status, Reason::Protocol),
+        };
+        if opcode.is_batch() {
+            return self.begin_batch(&header, opcode);
+        }
+        self.count_command();
+        match Request::decode(&header, body) {
+            Ok(request) => {
+                if let Some(next) = self.execute(&header, opcode, &request) {
+                    return Step::Stop(next);
+                }
+            }
+            Err(status) => self.native.writer.fault(self.node, &header, status, self.out),
+        }
+        Step::On(len)
+    }
+
+    /// Whether the frame may be read at all, by its header.
+    #[inline]
+    fn admit(&self, header: &Header) -> Result<Opcode, Status> {
+        let opcode = Opcode::of(header.opcode);
+        let options = &self.native.options;
+        if !self.native.authenticated {
+            if header.body_len as usize > options.unauthenticated_argument_bytes_max {
+                return Err(Status::FRAME_SIZE);
+            }
+            if !matches!(opcode, Some(Opcode::Hello | Opcode::Auth | Opcode::Ping)) {
+                return Err(Status::UNAUTHENTICATED);
+            }
+        }
+        let opcode = opcode.ok_or(Status::UNSUPPORTED)?;
+        let content_max = match opcode {
+            Opcode::Hello | Opcode::Map | Opcode::Stats | Opcode::Ping => PING_BYTES_MAX,
+            Opcode::Auth => AUTH_BYTES_MAX,
+            Opcode::Get | Opcode::GetNewer | Opcode::LeaseGet | Opcode::Touch | Opcode::Invalidate => {
+                META_BYTES + KEY_BYTES_MAX
+            }
+            Opcode::Put | Opcode::LeasePut => {
+                (META_BYTES + KEY_BYTES_MAX).saturating_add(options.value_bytes_max)
+            }
+            Opcode::GetMany | Opcode::PutMany | Opcode::InvalidateMany if header.has_crc() => {
+                CHECKED_BATCH_BYTES_MAX as usize
+            }
+            Opcode::GetMany | Opcode::PutMany | Opcode::InvalidateMany => return Ok(opcode),
+        };
+        let checksum_len = if header.has_crc() { CRC_BYTES } else { 0 };
+        match header.body_len as usize - checksum_len <= content_max {
+            true => Ok(opcode),
+            false => Err(Status::TOO_LARGE),
+        }
+    }
+
+    /// Ends the connection: says why, and that the rest of the input is of no use.
+    #[cold]
+    fn hang_up(&mut self, status: Status, reason: Reason) -> Step {
+        self.native.writer.hang_up(status, self.out);
+        Step::Stop(Next::Close(reason))
+    }
+
+    #[inline]
+    fn count_command(&mut self) {
+        self.budget -= 1;
+        self.commands += 1;
+    }
+
+    // -- single requests ---------------------------------------------------------------------------------------------
+
+    /// Does a request that came whole; answers what to do next if that is not to go on.
+    #[inline]
+    fn execute(&mut self, header: &Header, opcode: Opcode, request: &Request<'_>) -> Option<Next> {
+        let mut ask = Ask { id: header.id, opcode, crc: header.has_crc(), batch: None, than: Version::NONE };
+        match *request {
+            Request::Get(key) => self.ask(key, b"", Verb::Get, ask),
+            Request::GetNewer { key, than } => {
+                ask.than = than;
+                self.ask(key, b"", Verb::Get, ask);
+            }
+            Request::LeaseGet { key, lease_millis } => {
+                let millis = if lease_millis == 0 { LEASE_MILLIS_DEFAULT } else { lease_millis };
+                let until = Expiry::At(self.now.mono.plus_millis(u64::from(millis)));
+                self.ask(key, b"", Verb::Fetch(Fetch { vivify: Some(until), ..Fetch::PLAIN }), ask);
+            }
+            Request::Put(put) | Request::LeasePut(put) => {
+                let condition = match put.condition {
+                    frame::Condition::Always => Condition::Always,
+                    frame::Condition::Absent => Condition::Absent,
+                    frame::Condition::Present => Condition::Present,
+                    frame::Condition::VersionIs => Condition::VersionIs(put.meta.version),
+                };
+                let expiry = match put.keep_ttl {
+                    true => ExpiryChange::Keep,
+                    false => ExpiryChange::Set(self.expiry(put.meta.ttl_millis)),
+                };
+                let verb = Put { flags: put.meta.flags, expiry, condition, ..Put::plain(Expiry::Never) };
+                self.ask(put.key, put.value, Verb::Put(verb), ask);
+            }
+            Request::Touch { key, ttl_millis } => {
+                let verb = Expire { expiry: self.expiry(ttl_millis), only: ExpireOnly::Any };
+                self.ask(key, b"", Verb::Expire(verb), ask);
+            }
+            Request::Invalidate { key, stale } => {
+                self.ask(key, b"", Verb::Remove(Remove { stale, ..Remove::PLAIN }), ask);
+            }
+            Request::Ping(bytes) => {
+                self.native.writer.say(self.node, &ask, Status::OK, 0, bytes, self.out);
+            }
+            Request::Hello(hello) => self.hello(&ask, &hello),
+            Request::Auth { user, password } => return self.auth(&ask, user, password),
+            Request::Map { known_epoch } => {
+                self.native.writer.map(self.node, &ask, known_epoch, self.out);
+            }
+            Request::Stats => self.stats(ask),
+            Request::GetMany(_) | Request::PutMany(_) | Request::InvalidateMany(_) => {
+                unreachable!("batches are read item by item")
+            }
+        }
+        None
+    }
+
+    /// Has a request on a key done, if the key and the value are such that they can be.
+    #[inline]
+    fn ask(&mut self, key: &[u8], value: &[u8], verb: Verb, ask: Ask) {
+        let options = &self.native.options;
+        if key.is_empty() || key.len() > options.key_bytes_max {
+            self.native.writer.say_status(self.node, &ask, Status::KEY, self.out);
+        } else if value.len() > options.value_bytes_max {
+            self.native.writer.say_status(self.node, &ask, Status::TOO_LARGE, self.out);
+        } else {
+            self.call(Target::Owner, &Wish { key, value, verb }, ask);
+        }
+    }
+
+    #[inline]
+    fn call(&mut self, target: Target, wish: &Wish<'_>, ask: Ask) {
+        let writer = &mut self.native.writer;
+        match self.backend.call(target, wish, writer.next_ticket()) {
+            Some(outcome) => writer.write(self.now, self.node, &ask, &outcome, self.out),
+            None => writer.hold(ask),
+        }
+    }
+
+    #[inline]
+    fn expiry(&self, ttl_millis: u64) -> Expiry {
+        match ttl_millis {
+            0 => Expiry::Never,
+            _ => Expiry::At(self.now.mono.plus_millis(ttl_millis)),
+        }
+    }
+
+    fn hello(&mut self, ask: &Ask, hello: &frame::Hello<'_>) {
+        let writer = &mut self.native.writer;
+        if !(hello.version_min..=hello.version_max).contains(&VERSION) {
+            return writer.say_status(self.node, ask, Status::VERSION, self.out);
+        }
+        let options = &self.native.options;
+        let limit = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let reply = HelloReply {
+            version: VERSION,
+            cores: self.node.core_count(),
+            capabilities: hello.capabilities & CAPABILITIES,
+            epoch: self.node.map.epoch,
+            key_bytes_max: limit(options.key_bytes_max.min(KEY_BYTES_MAX)),
+            value_bytes_max: limit(options.value_bytes_max),
+            batch_items_max: u32::from(u16::MAX),
+            awaited_max: AWAITED_MAX as u32,
+            server: b"",
+        };
+        writer.hello(self.node, ask, &reply, self.out);
+    }
+
+    fn auth(&mut self, ask: &Ask, user: &[u8], password: &[u8]) -> Option<Next> {
+        let right = match &self.native.options.password {
+            None => true,
+            Some(wanted) => {
+                // Both are always looked at.
+                (user.is_empty() | same(user, USER)) & same(password, wanted.as_bytes())
+            }
+        };
+        let status = if right { Status::OK } else { Status::DENIED };
+        self.native.writer.say_status(self.node, ask, status, self.out);
+        if right {
+            self.native.authenticated = true;
+        } else if !self.native.authenticated {
+            self.native.wrong_auths += 1;
+            if self.native.wrong_auths >= WRONG_AUTHS_MAX {
+                return Some(Next::Close(Reason::Unauthenticated));
+            }
+        }
+        None
+    }
+
+    /// Asks every core; each answers with a frame.
+    fn stats(&mut self, ask: Ask) {
+        let cores = self.node.core_count();
+        let place = self.native.writer.open(cores);
+        for core in 0..cores {
+            let wish = Wish { key: b"", value: b"", verb: Verb::Counters };
+            self.call(Target::Core(CoreId(core)), &wish, Ask { batch: Some((place, core)), ..ask });
+        }
+    }
+
+    // -- batches -----------------------------------------------------------------------------------------------------
+
+    fn begin_batch(&mut self, header: &Header, opcode: Opcode) -> Step {
+        let crc = header.has_crc();
+        if header.detail == 0 || header.key_len_or_status != 0 {
+            self.count_command();
+            self.native.writer.fault(self.node, header, Status::MALFORMED, self.out);
+            self.skip_next(u64::from(header.body_len));
+            return Step::On(HEADER_BYTES);
+        }
+        let count = header.detail;
+        let checksum_len = if crc { CRC_BYTES } else { 0 };
+        self.native.state = State::Batch(Batch {
+            place: self.native.writer.open(count),
+            id: header.id,
+            opcode,
+            crc,
+            index: 0,
+            count,
+            left: u64::from(header.body_len) - checksum_len as u64,
+            skip: 0,
+        });
+        Step::On(HEADER_BYTES)
+    }
+
+    /// An item of a batch, or the rest of one that was refused.
+    #[inline]
+    fn item(&mut self, rest: &[u8], mut batch: Batch) -> Step {
+        if batch.skip > 0 {
+            if rest.is_empty() {
+                return more(1);
+            }
+            let taken = batch.skip.min(rest.len() as u64);
+            batch.skip -= taken;
+            batch.left -= taken;
+            self.go_on(batch);
+            return Step::On(taken as usize);
+        }
+        if let Some(next) = self.obstacle() {
+            return Step::Stop(next);
+        }
+        let head_len = ItemHead::len_of(batch.opcode);
+        if batch.left < head_len as u64 {
+            return self.break_off(batch);
+        }
+        let Some(head) = ItemHead::read(batch.opcode, rest) else { return more(head_len) };
+        let item_len = head.item_len();
+        let last = batch.index + 1 == batch.count;
+        if item_len > batch.left || (last && item_len < batch.left) {
+            return self.break_off(batch);
+        }
+        let options = &self.native.options;
+        let refusal = if head.key_len == 0 || head.key_len > options.key_bytes_max {
+            Some(Status::KEY)
+        } else if head.value_len > options.value_bytes_max {
+            Some(Status::TOO_LARGE)
+        } else {
+            None
+        };
+        let ask = batch.ask();
+        if let Some(status) = refusal {
+            self.count_command();
+            self.native.writer.say_status(self.node, &ask, status, self.out);
+            batch.index += 1;
+            batch.skip = item_len;
+            self.go_on(batch);
+            return Step::On(0);
+        }
+        // What is longer than a frame's body was refused above.
+        let item_len = item_len as usize;
+        if rest.len() < item_len {
+            return more(item_len);
+        }
+        self.count_command();
+        let (key, value) = rest[head_len..item_len].split_at(head.key_len);
+        let verb = match batch.opcode {
+            Opcode::PutMany => {
+                let Meta { ttl_millis, flags, .. } = head.meta;
+                Verb::Put(Put { flags, ..Put::plain(self.expiry(ttl_millis)) })
+            }
+            Opcode::InvalidateMany => Verb::Remove(Remove::PLAIN),
+            _ => Verb::Get,
+        };
+        self.call(Target::Owner, &Wish { key, value, verb }, ask);
+        batch.index += 1;
+        batch.left -= item_len as u64;
+        self.go_on(batch);
+        Step::On(item_len)
+    }
+
+    #[inline]
+    fn go_on(&mut self, batch: Batch) {
+        if batch.index < batch.count || batch.skip > 0 {
+            self.native.state = State::Batch(batch);
+        } else {
+            self.skip_next(batch.checksum_len());
+        }
+    }
+
+    /// The next item of the batch makes no sense, and so does all behind it.
+    #[cold]
+    fn break_off(&mut self, batch: Batch) -> Step {
+        self.count_command();
+        self.native.writer.break_off(self.node, &batch.ask(), batch.count, self.out);
+        self.skip_next(batch.left + batch.checksum_len());
+        Step::On(0)
+    }
+}
+
+/// Whether both are the same, in a time that depends on the length of `given` only.
+fn same(given: &[u8], wanted: &[u8]) -> bool {
+    let mut difference = u8::from(given.len() != wanted.len());
+    for (i, byte) in given.iter().enumerate() {
+        difference |= byte ^ wanted.get(i).copied().unwrap_or(0);
+    }
+    std::hint::black_box(difference) == 0
+}

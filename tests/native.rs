@@ -1,0 +1,1103 @@
+//! The native protocol against its specification: vectors through encoder and decoder, sessions over real engines.
+//!
+//! The world of a session here is three engines. What belongs to another core's engine waits until the test delivers it,
+//! core by core in any order: that is all a session may rely on.
+
+use foreshadow::clock::{Mono, Now, Wall};
+use foreshadow::engine::{self, Engine};
+use foreshadow::hash::slot_of;
+use foreshadow::ids::{CoreId, Version};
+use foreshadow::metrics::Counters;
+use foreshadow::request::{Outcome, Request as Wish, Verb};
+use foreshadow::store;
+use foreshadow::topology::{Node, ShardMap};
+use foreshadow::wire::native::frame::{
+    self, BatchWriter, Condition, Decoded, HEADER_BYTES, Header, MAGIC_REQUEST, Meta, Opcode, Put, Reply,
+    Request, ShardBlock, Status, lease,
+};
+use foreshadow::wire::{Backend, Client, Next, Options, Protocol, Reason, Session, Target};
+use proptest::prelude::*;
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+// -- vectors -----------------------------------------------------------------------------------------------------------
+
+struct Vector {
+    name: String,
+    says: String,
+    bytes: Vec<u8>,
+}
+
+fn vectors(file: &str) -> Vec<Vector> {
+    let path = format!("{}/proto-spec/vectors/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let list: Vec<HashMap<String, String>> = serde_json::from_str(&text).expect("a list of flat objects");
+    assert!(!list.is_empty());
+    list.into_iter()
+        .map(|mut fields| {
+            let hex = fields.remove("hex").expect("hex");
+            let bytes = hex.as_bytes().chunks(2);
+            let bytes = bytes.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
+            Vector {
+                bytes: bytes.collect(),
+                name: fields.remove("name").expect("name"),
+                says: fields.remove("means").or(fields.remove("status")).expect("means or status"),
+            }
+        })
+        .collect()
+}
+
+fn quoted(bytes: &[u8]) -> String {
+    format!("'{}'", String::from_utf8_lossy(bytes).replace('\n', "\\n"))
+}
+
+/// A request in the words of the vectors.
+fn spoken(header: &Header, request: &Request<'_>) -> String {
+    let ttl = |meta: &Meta| meta.ttl_millis.to_string();
+    let put = |put: &Put<'_>| {
+        let kept = if put.keep_ttl { "kept".to_owned() } else { ttl(&put.meta) };
+        let condition = match put.condition {
+            Condition::Always => "always".to_owned(),
+            Condition::Absent => "if absent".to_owned(),
+            Condition::Present => "if present".to_owned(),
+            Condition::VersionIs => format!("if version {}", put.meta.version.0),
+        };
+        let (key, value) = (quoted(put.key), quoted(put.value));
+        format!("{key} = {value} ttl {kept} flags {} {condition}", put.meta.flags)
+    };
+    let keys = |items: &frame::Items<'_>, opcode| {
+        items.iter(opcode).map(|(key, _, _)| quoted(key)).collect::<Vec<_>>().join(" ")
+    };
+    let what = match request {
+        Request::Hello(hello) => format!(
+            "HELLO versions {} to {}, capabilities {}, name {}",
+            hello.version_min,
+            hello.version_max,
+            hello.capabilities,
+            quoted(hello.name)
+        ),
+        Request::Auth { user, password } => {
+            format!("AUTH user {} password {}", quoted(user), quoted(password))
+        }
+        Request::Ping(bytes) => format!("PING {}", quoted(bytes)),
+        Request::Map { known_epoch } => format!("MAP known epoch {known_epoch}"),
+        Request::Stats => "STATS".to_owned(),
+        Request::Get(key) => format!("GET {}", quoted(key)),
+        Request::GetNewer { key, than } => format!("GET_NEWER {} than {}", quoted(key), than.0),
+        Request::GetMany(items) => format!("GET_MANY {}", keys(items, Opcode::GetMany)),
+        Request::InvalidateMany(items) => {
+            format!("INVALIDATE_MANY {}", keys(items, Opcode::InvalidateMany))
+        }
+        Request::PutMany(items) => {
+            let items = items.iter(Opcode::PutMany).map(|(key, value, meta)| {
+                format!("{} = {} ttl {} flags {}", quoted(key), quoted(value), ttl(&meta), meta.flags)
+            });
+            format!("PUT_MANY {}", items.collect::<Vec<_>>().join(", "))
+        }
+        Request::LeaseGet { key, lease_millis } => format!("LEASE_GET {} for {lease_millis} ms", quoted(key)),
+        Request::Put(it) => format!("PUT {}", put(it)),
+        Request::LeasePut(it) => format!("LEASE_PUT {}", put(it)),
+        Request::Touch { key, ttl_millis } => format!("TOUCH {} ttl {ttl_millis}", quoted(key)),
+        Request::Invalidate { key, stale } => {
+            format!("INVALIDATE {}{}", quoted(key), if *stale { " stale" } else { "" })
+        }
+    };
+    format!("id {}: {what}{}", header.id, if header.has_crc() { ", CRC" } else { "" })
+}
+
+fn opcode_name(byte: u8) -> String {
+    let Some(opcode) = Opcode::of(byte) else { return format!("0x{byte:02x}") };
+    let mut name = String::new();
+    for letter in format!("{opcode:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+/// A reply in the words of the vectors.
+fn heard(header: &Header, reply: &Reply<'_>) -> String {
+    let mut line = format!("id {}: {} ", reply.id, opcode_name(reply.opcode));
+    match reply.status.name() {
+        "?" => write!(line, "{}", reply.status.0).unwrap(),
+        name => line.push_str(name),
+    }
+    if reply.detail != 0 || reply.opcode == Opcode::Stats as u8 || reply.opcode == Opcode::GetMany as u8 {
+        write!(line, " detail {}", reply.detail).unwrap();
+    }
+    if reply.more {
+        line.push_str(" more");
+    }
+    let item = matches!(
+        Opcode::of(reply.opcode),
+        Some(Opcode::Get | Opcode::GetNewer | Opcode::GetMany | Opcode::LeaseGet | Opcode::Touch)
+    );
+    if let (true, true, Some((meta, value))) = (item, reply.status.is_answer(), reply.item()) {
+        let Meta { ttl_millis, version, flags } = meta;
+        write!(line, " ttl {ttl_millis} version {} flags {flags} {}", version.0, quoted(value)).unwrap();
+    } else if let (Some(Opcode::Put), Some(version)) = (Opcode::of(reply.opcode), reply.stored()) {
+        write!(line, " version {}", version.0).unwrap();
+    } else if let (Some(Opcode::Hello), Some(hello)) = (Opcode::of(reply.opcode), reply.hello()) {
+        write!(
+            line,
+            " version {} cores {} capabilities {} epoch {} limits {} {} {} {} name {}",
+            hello.version,
+            hello.cores,
+            hello.capabilities,
+            hello.epoch,
+            hello.key_bytes_max,
+            hello.value_bytes_max,
+            hello.batch_items_max,
+            hello.awaited_max,
+            quoted(hello.server)
+        )
+        .unwrap();
+    } else if let (Some(Opcode::Map), Some(map)) = (Opcode::of(reply.opcode), reply.map()) {
+        write!(line, " epoch {} owners", map.epoch).unwrap();
+        for owner in &map.owners {
+            write!(line, " {}/{}:{}", owner.node, owner.core, owner.port).unwrap();
+            if !owner.address.is_empty() {
+                write!(line, " at {}", quoted(owner.address)).unwrap();
+            }
+        }
+        line.push_str(" ranges");
+        for range in &map.ranges {
+            write!(line, " {}-{}={}", range.first, range.last, range.owner).unwrap();
+        }
+    } else if !reply.body.is_empty() || !reply.status.is_answer() {
+        write!(line, " {}", quoted(reply.body)).unwrap();
+    }
+    if reply.new_map {
+        line.push_str(", new map");
+    }
+    if header.has_crc() {
+        line.push_str(", CRC");
+    }
+    line
+}
+
+#[test]
+fn requests_of_the_vectors_mean_what_they_say_and_encode_to_the_same_bytes() {
+    for vector in vectors("requests.json") {
+        let Vector { name, says, bytes } = vector;
+        for len in 0..bytes.len() {
+            match Header::read(MAGIC_REQUEST, &bytes[..len]) {
+                Ok(None) => assert!(len < HEADER_BYTES, "{name}"),
+                Ok(Some(header)) => assert!(header.frame_len() > len, "{name}"),
+                Err(status) => panic!("{name}, {len} bytes: {}", status.name()),
+            }
+        }
+        let header = Header::read(MAGIC_REQUEST, &bytes).expect("valid").expect("whole");
+        assert_eq!(header.frame_len(), bytes.len(), "{name}");
+        let request =
+            Request::decode(&header, frame::body(&header, &bytes).expect("checked")).expect("valid");
+        assert_eq!(spoken(&header, &request), says, "{name}");
+        let mut again = Vec::new();
+        request.encode(header.id, header.has_crc(), &mut again);
+        assert_eq!(again, bytes, "{name}");
+    }
+}
+
+#[test]
+fn replies_of_the_vectors_mean_what_they_say_however_they_are_cut() {
+    for vector in vectors("replies.json") {
+        let Vector { name, says, bytes } = vector;
+        for len in 0..bytes.len() {
+            match frame::decode_reply(&bytes[..len]) {
+                Ok(Decoded::More { at_least }) => {
+                    assert!(at_least > len && at_least <= bytes.len(), "{name}")
+                }
+                other => panic!("{name}, {len} bytes: {other:?}"),
+            }
+        }
+        let header = Header::read(frame::MAGIC_REPLY, &bytes).expect("valid").expect("whole");
+        let Ok(Decoded::Reply { reply, len }) = frame::decode_reply(&bytes) else { panic!("{name}") };
+        assert_eq!((len, heard(&header, &reply)), (bytes.len(), says), "{name}");
+    }
+}
+
+#[test]
+fn the_shard_stream_of_the_vectors_reads_and_writes() {
+    for Vector { name, says, bytes } in vectors("shard_stream.json") {
+        for len in 0..ShardBlock::HEAD_BYTES {
+            assert_eq!(ShardBlock::read(&bytes[..len]), Ok(None), "{name}");
+        }
+        let (header, block) = ShardBlock::read(&bytes).expect("valid").expect("whole");
+        let payload = &frame::body(&header, &bytes).expect("checked")[32..];
+        let line = format!(
+            "id {}: 0x{:02x} migration {} sequence {} epoch {} attempt {} shard {} {}",
+            header.id,
+            header.opcode,
+            block.migration,
+            block.sequence,
+            block.epoch,
+            block.attempt,
+            block.shard,
+            quoted(payload)
+        );
+        assert_eq!(line, says, "{name}");
+        let mut again = Vec::new();
+        block.encode(header.opcode, header.id, payload, &mut again);
+        assert_eq!(again, bytes, "{name}");
+        for bit in 0..ShardBlock::HEAD_BYTES * 8 {
+            let mut broken = bytes.clone();
+            broken[bit / 8] ^= 1 << (bit % 8);
+            assert!(ShardBlock::read(&broken).is_err(), "bit {bit} of the head");
+        }
+    }
+}
+
+#[test]
+fn a_map_that_leaves_slots_out_or_names_strangers_is_none() {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&7u64.to_le_bytes());
+    for number in [1u16, 1, 0, 0, 7401, 0, 0, 16383, 0] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    fn map_in(body: &[u8]) -> Option<frame::MapReply<'_>> {
+        let reply = Reply {
+            id: 1,
+            opcode: Opcode::Map as u8,
+            status: Status::OK,
+            more: false,
+            new_map: false,
+            detail: 0,
+            body,
+        };
+        reply.map()
+    }
+    assert!(map_in(&bytes).is_some());
+    for (at, byte) in [(20, 1), (22, 0), (23, 0), (24, 1), (8, 2), (10, 2)] {
+        let mut wrong = bytes.clone();
+        wrong[at] = byte;
+        assert_eq!(map_in(&wrong), None, "byte {at}");
+    }
+    assert_eq!(map_in(&bytes[..bytes.len() - 1]), None);
+}
+
+// -- a world for sessions ----------------------------------------------------------------------------------------------
+
+const CORES: u16 = 3;
+
+struct Sent {
+    ticket: u32,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    verb: Verb,
+}
+
+struct World {
+    node: Node,
+    engines: Vec<Engine>,
+    sent: Vec<VecDeque<Sent>>,
+    counters: Counters,
+    now: Now,
+    ready: bool,
+    calls: usize,
+}
+
+impl World {
+    fn new(cores: u16) -> World {
+        let options = engine::Options {
+            store: store::Options {
+                memory_bytes_max: 64 << 20,
+                item_bytes_max: 8 << 20,
+                hash_secret: [1, 2],
+            },
+            seed: 5,
+        };
+        let now = Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) };
+        World {
+            node: Node {
+                run_id: "0123456789012345678901234567890123456789".to_owned(),
+                version: "1.2.3",
+                process_id: 1,
+                started: now,
+                address: "127.0.0.1".parse().unwrap(),
+                port: 7400,
+                core_ports: (0..cores).map(|core| 7402 + core).collect(),
+                cpus: (0..usize::from(cores)).collect(),
+                memory_bytes_max: 1 << 30,
+                clients_max: 100,
+                settings: Vec::new(),
+                map: ShardMap::on_cores(cores),
+            },
+            engines: (0..cores).map(|_| Engine::new(options)).collect(),
+            sent: (0..cores).map(|_| VecDeque::new()).collect(),
+            counters: Counters::default(),
+            now,
+            ready: true,
+            calls: 0,
+        }
+    }
+
+    /// Does the oldest request that waits at a core, if there is one.
+    fn deliver(&mut self, core: usize, session: &mut Session) -> bool {
+        let Some(sent) = self.sent[core].pop_front() else { return false };
+        let wish = Wish { key: &sent.key, value: &sent.value, verb: sent.verb };
+        let outcome = self.engines[core].execute(self.now, &wish);
+        session.complete(self.now, &self.node, sent.ticket, &outcome);
+        true
+    }
+
+    fn deliver_all(&mut self, session: &mut Session) {
+        for core in 0..self.engines.len() {
+            while self.deliver(core, session) {}
+        }
+    }
+}
+
+impl Backend for World {
+    fn call(&mut self, target: Target, request: &Wish<'_>, ticket: u32) -> Option<Outcome<'_>> {
+        self.calls += 1;
+        let owner = match target {
+            Target::Owner => self.node.map.owner(slot_of(request.key).shard()),
+            Target::Core(core) => core,
+        };
+        if owner == CoreId(0) {
+            return Some(self.engines[0].execute(self.now, request));
+        }
+        self.sent[owner.index()].push_back(Sent {
+            ticket,
+            key: request.key.to_vec(),
+            value: request.value.to_vec(),
+            verb: request.verb,
+        });
+        None
+    }
+
+    fn ready(&self) -> bool {
+        self.ready
+    }
+
+    fn counters(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    fn called(&mut self, _: u8) {}
+}
+
+fn session_with(change: impl FnOnce(&mut Options)) -> Session {
+    let mut options = Options { value_bytes_max: 1 << 20, ..Options::default() };
+    change(&mut options);
+    Session::new(Arc::new(options), Client::default())
+}
+
+fn session() -> Session {
+    session_with(|_| {})
+}
+
+/// A reply, owned.
+#[derive(Clone, Debug, PartialEq)]
+struct Got {
+    id: u32,
+    opcode: u8,
+    status: Status,
+    more: bool,
+    new_map: bool,
+    detail: u16,
+    body: Vec<u8>,
+}
+
+impl Got {
+    fn value(&self) -> &[u8] {
+        &self.body[frame::META_BYTES..]
+    }
+
+    fn reply(&self) -> Reply<'_> {
+        Reply {
+            id: self.id,
+            opcode: self.opcode,
+            status: self.status,
+            more: self.more,
+            new_map: self.new_map,
+            detail: self.detail,
+            body: &self.body,
+        }
+    }
+}
+
+fn taken(session: &mut Session) -> Vec<Got> {
+    let bytes = std::mem::take(session.output());
+    let mut rest = bytes.as_slice();
+    let mut list = Vec::new();
+    while !rest.is_empty() {
+        match frame::decode_reply(rest) {
+            Ok(Decoded::Reply { reply, len }) => {
+                list.push(Got {
+                    id: reply.id,
+                    opcode: reply.opcode,
+                    status: reply.status,
+                    more: reply.more,
+                    new_map: reply.new_map,
+                    detail: reply.detail,
+                    body: reply.body.to_vec(),
+                });
+                rest = &rest[len..];
+            }
+            other => panic!("not a whole reply: {other:?}"),
+        }
+    }
+    list
+}
+
+/// How a conversation ended.
+#[derive(Debug, PartialEq)]
+enum End {
+    Open,
+    Closed(Reason),
+}
+
+/// Feeds a stream in pieces of these lengths (the last one again and again), delivering by `dice`; answers the replies.
+fn converse(
+    world: &mut World,
+    session: &mut Session,
+    stream: &[u8],
+    pieces: &[usize],
+    mut dice: u64,
+) -> (Vec<Got>, End) {
+    let mut replies = Vec::new();
+    let (mut start, mut end, mut turn, mut needed) = (0, 0, 0, 1);
+    loop {
+        if end < stream.len() {
+            let piece = pieces[turn.min(pieces.len() - 1)].max(1);
+            end = stream.len().min(end + piece);
+            turn += 1;
+        } else if start == end || end - start < needed {
+            break;
+        }
+        loop {
+            if end - start < needed && end < stream.len() {
+                break;
+            }
+            let node = world.node.clone();
+            let progress = session.serve(world.now, &node, &stream[start..end], world);
+            assert!(progress.consumed <= end - start);
+            start += progress.consumed;
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let core = (dice >> 33) as usize % world.engines.len();
+            if dice >> 63 == 1 {
+                world.deliver(core, session);
+            }
+            replies.extend(taken(session));
+            match progress.next {
+                Next::More { at_least } => {
+                    assert!(at_least > end - start, "asked for what was there");
+                    needed = at_least;
+                    break;
+                }
+                Next::Yield | Next::Blocked => {
+                    world.deliver_all(session);
+                    needed = 1;
+                    if start == end {
+                        break;
+                    }
+                }
+                Next::Close(reason) => {
+                    world.deliver_all(session);
+                    replies.extend(taken(session));
+                    return (replies, End::Closed(reason));
+                }
+            }
+        }
+    }
+    world.deliver_all(session);
+    replies.extend(taken(session));
+    (replies, End::Open)
+}
+
+fn ask(world: &mut World, session: &mut Session, request: &Request<'_>) -> Got {
+    let mut stream = Vec::new();
+    request.encode(77, false, &mut stream);
+    let (mut replies, end) = converse(world, session, &stream, &[usize::MAX >> 1], 0);
+    assert_eq!((replies.len(), end), (1, End::Open), "{request:?}");
+    let reply = replies.remove(0);
+    assert_eq!((reply.id, reply.opcode, reply.more), (77, request.opcode() as u8, false));
+    reply
+}
+
+// -- sessions ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_first_byte_tells_the_protocol() {
+    let (mut world, mut session) = (World::new(1), session());
+    let reply = ask(&mut world, &mut session, &Request::Ping(b"hello"));
+    assert_eq!((reply.status, reply.body.as_slice()), (Status::OK, &b"hello"[..]));
+    let mut only = session_with(|options| options.protocol = Protocol::Native);
+    let (replies, end) = converse(&mut world, &mut only, b"PING\r\n", &[1], 0);
+    assert_eq!((replies[0].status, end), (Status::MAGIC, End::Closed(Reason::Protocol)));
+}
+
+#[test]
+fn items_are_written_read_touched_and_invalidated() {
+    let (mut world, mut session) = (World::new(CORES), session());
+    for i in 0..20u32 {
+        let key = format!("key {i}");
+        let key = key.as_bytes();
+        assert_eq!(ask(&mut world, &mut session, &Request::Get(key)).status, Status::NOT_FOUND);
+        let put =
+            Put { meta: Meta { ttl_millis: 5000, flags: i, ..Meta::PLAIN }, ..Put::plain(key, b"one", 0) };
+        let first = ask(&mut world, &mut session, &Request::Put(put)).reply().stored().expect("stored");
+        let hit = ask(&mut world, &mut session, &Request::Get(key));
+        let meta = Meta { ttl_millis: 5000, version: first, flags: i };
+        assert_eq!((hit.status, hit.reply().item()), (Status::OK, Some((meta, &b"one"[..]))));
+
+        let newer = |than| Request::GetNewer { key, than };
+        let same = ask(&mut world, &mut session, &newer(first));
+        assert_eq!((same.status, same.reply().item()), (Status::NOT_NEWER, Some((meta, &b""[..]))));
+        assert_eq!(ask(&mut world, &mut session, &newer(Version(first.0 - 1))).value(), b"one");
+
+        let conditional = |condition, version, value| {
+            Request::Put(Put {
+                condition,
+                meta: Meta { version, ..Meta::PLAIN },
+                keep_ttl: true,
+                ..Put::plain(key, value, 0)
+            })
+        };
+        let refused = ask(&mut world, &mut session, &conditional(Condition::Absent, Version::NONE, b"x"));
+        assert_eq!(refused.status, Status::EXISTS);
+        let wrong =
+            ask(&mut world, &mut session, &conditional(Condition::VersionIs, Version(first.0 + 1), b"x"));
+        assert_eq!(wrong.status, Status::VERSION_MISMATCH);
+        let right = ask(&mut world, &mut session, &conditional(Condition::VersionIs, first, b"two"));
+        assert!(right.reply().stored() > Some(first));
+        let hit = ask(&mut world, &mut session, &Request::Get(key));
+        assert_eq!((hit.value(), hit.reply().item().unwrap().0.ttl_millis), (&b"two"[..], 5000));
+
+        let touched = ask(&mut world, &mut session, &Request::Touch { key, ttl_millis: 0 });
+        assert_eq!(touched.reply().item().expect("a meta block").0.ttl_millis, 0);
+        let gone = Request::Invalidate { key, stale: false };
+        assert_eq!(ask(&mut world, &mut session, &gone).status, Status::OK);
+        assert_eq!(ask(&mut world, &mut session, &gone).status, Status::NOT_FOUND);
+        let present = ask(&mut world, &mut session, &conditional(Condition::Present, Version::NONE, b"x"));
+        assert_eq!(present.status, Status::NOT_FOUND);
+        assert_eq!(ask(&mut world, &mut session, &Request::Get(key)).status, Status::NOT_FOUND);
+    }
+    assert_eq!(world.counters.commands_total, 20 * 14);
+    assert_eq!(world.counters.errors_total, 0, "answers are no errors");
+}
+
+#[test]
+fn a_lease_is_given_to_one_and_lost_by_an_invalidation() {
+    let (mut world, mut session) = (World::new(CORES), session());
+    for key in [b"a", b"b", b"c", b"d"] {
+        let get = Request::LeaseGet { key, lease_millis: 2500 };
+        let fill = |version, value| {
+            let meta = Meta { version, ttl_millis: 60_000, ..Meta::PLAIN };
+            Request::LeasePut(Put { meta, condition: Condition::VersionIs, ..Put::plain(key, value, 0) })
+        };
+        let won = ask(&mut world, &mut session, &get);
+        let (meta, _) = won.reply().item().expect("a meta block");
+        assert_eq!((won.status, won.detail, meta.ttl_millis), (Status::NOT_FOUND, lease::WON, 2500));
+        let taken = ask(&mut world, &mut session, &get);
+        assert_eq!((taken.status, taken.detail), (Status::NOT_FOUND, lease::TAKEN));
+        assert_eq!(ask(&mut world, &mut session, &Request::Get(key)).status, Status::NOT_FOUND);
+
+        let gone = Request::Invalidate { key, stale: false };
+        ask(&mut world, &mut session, &gone);
+        assert_eq!(ask(&mut world, &mut session, &fill(meta.version, b"old")).status, Status::LEASE_LOST);
+        let again = ask(&mut world, &mut session, &get).reply().item().expect("a meta block").0;
+        assert_eq!(ask(&mut world, &mut session, &fill(meta.version, b"old")).status, Status::LEASE_LOST);
+        assert_eq!(ask(&mut world, &mut session, &fill(again.version, b"new")).status, Status::OK);
+        let hit = ask(&mut world, &mut session, &get);
+        assert_eq!((hit.status, hit.detail, hit.value()), (Status::OK, 0, &b"new"[..]));
+
+        let stale = Request::Invalidate { key, stale: true };
+        assert_eq!(ask(&mut world, &mut session, &stale).status, Status::OK);
+        let refill = ask(&mut world, &mut session, &get);
+        assert_eq!((refill.status, refill.detail), (Status::OK, lease::WON | lease::STALE));
+        assert_eq!(refill.value(), b"new");
+        let other = ask(&mut world, &mut session, &get);
+        assert_eq!((other.status, other.detail), (Status::OK, lease::TAKEN | lease::STALE));
+        let version = refill.reply().item().expect("a meta block").0.version;
+        assert_eq!(ask(&mut world, &mut session, &fill(version, b"newest")).status, Status::OK);
+        assert_eq!(ask(&mut world, &mut session, &get).value(), b"newest");
+
+        // Nobody fills: the right ends by itself.
+        ask(&mut world, &mut session, &gone);
+        ask(&mut world, &mut session, &get);
+        world.now.mono = world.now.mono.plus_millis(2501);
+        assert_eq!(ask(&mut world, &mut session, &get).detail, lease::WON);
+    }
+}
+
+#[test]
+fn batches_answer_every_item_once_and_the_last_frame_says_so() {
+    let (mut world, mut session) = (World::new(CORES), session());
+    let keys: Vec<Vec<u8>> = (0..50).map(|i| format!("item {i}").into_bytes()).collect();
+    for crc in [false, true] {
+        let mut stream = Vec::new();
+        let mut batch = BatchWriter::begin(Opcode::PutMany, 1, crc, &mut stream);
+        for key in &keys {
+            batch.item(key, key, &Meta { flags: 3, ..Meta::PLAIN }, &mut stream);
+        }
+        batch.end(&mut stream);
+        let mut batch = BatchWriter::begin(Opcode::GetMany, 2, crc, &mut stream);
+        for key in &keys {
+            batch.key(key, &mut stream);
+        }
+        batch.key(b"missing", &mut stream);
+        batch.key(b"", &mut stream);
+        batch.end(&mut stream);
+        let mut batch = BatchWriter::begin(Opcode::InvalidateMany, 3, crc, &mut stream);
+        batch.key(&keys[0], &mut stream);
+        batch.key(b"missing", &mut stream);
+        batch.end(&mut stream);
+        let (replies, end) = converse(&mut world, &mut session, &stream, &[7], 9);
+        assert_eq!(end, End::Open);
+        for (id, count) in [(1, 50), (2, 52), (3, 2)] {
+            let of: Vec<&Got> = replies.iter().filter(|got| got.id == id).collect();
+            assert_eq!(of.len(), count);
+            let (last, before) = of.split_last().unwrap();
+            assert!(!last.more && before.iter().all(|got| got.more), "MORE on all but the last");
+            let mut places: Vec<u16> = of.iter().map(|got| got.detail).collect();
+            places.sort_unstable();
+            assert!(places.iter().copied().eq(0..count as u16));
+            for got in of {
+                let wanted = match (id, got.detail) {
+                    (2, 50) | (3, 1) => Status::NOT_FOUND,
+                    (2, 51) => Status::KEY,
+                    _ => Status::OK,
+                };
+                assert_eq!(got.status, wanted, "item {} of {id}", got.detail);
+                if id == 2 && got.status == Status::OK {
+                    assert_eq!(got.value(), keys[usize::from(got.detail)]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_breaks_off_does_what_came_before_and_nothing_behind() {
+    for crc in [false, true] {
+        let (mut world, mut session) = (World::new(CORES), session());
+        let mut stream = Vec::new();
+        let mut batch = BatchWriter::begin(Opcode::PutMany, 1, false, &mut stream);
+        for i in 0..10 {
+            batch.item(format!("k{i}").as_bytes(), b"v", &Meta::PLAIN, &mut stream);
+        }
+        batch.end(&mut stream);
+        // The key of item 6 leads outside.
+        let at = HEADER_BYTES + 6 * (18 + 3);
+        stream[at + 1] = 0xFF;
+        if crc {
+            stream[3] = frame::flags::CRC;
+            let len = (stream.len() - HEADER_BYTES + 4) as u32;
+            stream[8..12].copy_from_slice(&len.to_le_bytes());
+            let sum = crc32fast::hash(&stream);
+            stream.extend_from_slice(&sum.to_le_bytes());
+        }
+        Request::Ping(b"still here").encode(2, false, &mut stream);
+        let (replies, end) = converse(&mut world, &mut session, &stream, &[5], 3);
+        assert_eq!(end, End::Open);
+        let of: Vec<&Got> = replies.iter().filter(|got| got.id == 1).collect();
+        assert_eq!(of.len(), 7);
+        let (last, before) = of.split_last().unwrap();
+        assert_eq!((last.status, last.detail, last.more), (Status::MALFORMED, 6, false));
+        assert!(before.iter().all(|got| got.more && got.status == Status::OK && got.detail < 6));
+        assert!(replies.iter().any(|got| got.id == 2 && got.body == b"still here"));
+        assert_eq!(ask(&mut world, &mut session, &Request::Get(b"k5")).status, Status::OK);
+        assert_eq!(ask(&mut world, &mut session, &Request::Get(b"k6")).status, Status::NOT_FOUND);
+        assert_eq!(session.awaited(), 0);
+    }
+}
+
+#[test]
+fn replies_overtake_those_that_wait_for_other_cores() {
+    let (mut world, mut session) = (World::new(CORES), session());
+    let owned_by = |core: u16| {
+        (0..)
+            .map(|i| format!("k{i}"))
+            .find(|key| world.node.map.owner(slot_of(key.as_bytes()).shard()) == CoreId(core))
+    };
+    let (near, far) = (owned_by(0).unwrap(), owned_by(1).unwrap());
+    let mut stream = Vec::new();
+    Request::Put(Put::plain(far.as_bytes(), b"1", 0)).encode(1, false, &mut stream);
+    Request::Get(far.as_bytes()).encode(2, false, &mut stream);
+    Request::Get(near.as_bytes()).encode(3, false, &mut stream);
+    let node = world.node.clone();
+    session.serve(world.now, &node, &stream, &mut world);
+    assert_eq!(session.awaited(), 2);
+    let first = taken(&mut session);
+    assert_eq!(first.iter().map(|got| got.id).collect::<Vec<_>>(), [3]);
+    world.deliver_all(&mut session);
+    let then = taken(&mut session);
+    assert_eq!(then.iter().map(|got| got.id).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(then[1].value(), b"1", "requests for one key keep their order");
+}
+
+#[test]
+fn hello_map_and_stats_tell_about_the_node() {
+    let (mut world, mut session) = (World::new(CORES), session());
+    let hello = frame::Hello { version_min: 1, version_max: 3, capabilities: 0xFF, name: b"test" };
+    let reply = ask(&mut world, &mut session, &Request::Hello(hello));
+    let told = reply.reply().hello().expect("a hello");
+    assert_eq!((told.version, told.cores, told.capabilities, told.epoch), (1, CORES, 7, 1));
+    assert_eq!((told.key_bytes_max, told.value_bytes_max), (65535, 1 << 20));
+    assert!(told.server.starts_with(b"foreshadow 1.2.3 0123"));
+
+    let reply = ask(&mut world, &mut session, &Request::Map { known_epoch: 0 });
+    let map = reply.reply().map().expect("a map");
+    assert_eq!(map.owners.iter().map(|owner| owner.port).collect::<Vec<_>>(), [7402, 7403, 7404]);
+    for range in &map.ranges {
+        let slot = foreshadow::ids::Slot::new(range.first);
+        assert_eq!(world.node.map.owner(slot.shard()).0, range.owner);
+    }
+    let known = Request::Map { known_epoch: 1 };
+    assert_eq!(ask(&mut world, &mut session, &known).status, Status::NOT_NEWER);
+
+    assert!(!ask(&mut world, &mut session, &Request::Get(b"k")).new_map);
+    world.node.map.epoch = 2;
+    assert!(ask(&mut world, &mut session, &Request::Get(b"k")).new_map, "the map changed");
+    let reply = ask(&mut world, &mut session, &known);
+    assert_eq!(reply.reply().map().expect("a map").epoch, 2);
+    assert!(!ask(&mut world, &mut session, &Request::Get(b"k")).new_map, "and the client knows");
+
+    let mut stream = Vec::new();
+    Request::Stats.encode(4, true, &mut stream);
+    let (replies, _) = converse(&mut world, &mut session, &stream, &[4], 1);
+    assert_eq!(replies.len(), usize::from(CORES));
+    let (last, before) = replies.split_last().unwrap();
+    assert!(!last.more && before.iter().all(|got| got.more));
+    let misses: u64 = replies
+        .iter()
+        .flat_map(|got| std::str::from_utf8(&got.body).unwrap().lines())
+        .filter_map(|line| line.strip_prefix("misses_total "))
+        .map(|number| number.parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(misses, 3);
+}
+
+#[test]
+fn without_a_password_nothing_but_hello_auth_and_ping_is_done() {
+    let secret = || session_with(|options| options.password = Some("secret".to_owned()));
+    let (mut world, mut session) = (World::new(CORES), secret());
+    let auth = |user, password| Request::Auth { user, password };
+    assert_eq!(ask(&mut world, &mut session, &Request::Ping(b"")).status, Status::OK);
+    for request in [Request::Get(b"k"), Request::Stats, Request::Map { known_epoch: 0 }] {
+        assert_eq!(ask(&mut world, &mut session, &request).status, Status::UNAUTHENTICATED);
+    }
+    assert_eq!(world.calls, 0);
+    assert_eq!(ask(&mut world, &mut session, &auth(b"default", b"secre")).status, Status::DENIED);
+    assert_eq!(ask(&mut world, &mut session, &auth(b"root", b"secret")).status, Status::DENIED);
+    assert!(!session.authenticated());
+    assert_eq!(ask(&mut world, &mut session, &auth(b"", b"secret")).status, Status::OK);
+    for _ in 0..5 {
+        assert_eq!(ask(&mut world, &mut session, &auth(b"", b"secret2")).status, Status::DENIED);
+    }
+    assert!(session.authenticated(), "what was reached stays");
+    assert_eq!(ask(&mut world, &mut session, &Request::Get(b"k")).status, Status::NOT_FOUND);
+
+    // The third wrong one closes.
+    let mut stream = Vec::new();
+    for id in 1..=4 {
+        auth(b"default", b"wrong").encode(id, false, &mut stream);
+    }
+    let (replies, end) = converse(&mut world, &mut secret(), &stream, &[50], 0);
+    assert_eq!((replies.len(), end), (3, End::Closed(Reason::Unauthenticated)));
+
+    // More than 16 KiB closes, by the header alone.
+    let mut stream = Vec::new();
+    Request::Get(&[b'k'; 16 * 1024 + 1]).encode(1, false, &mut stream);
+    let (replies, end) = converse(&mut world, &mut secret(), &stream[..20], &[20], 0);
+    assert_eq!((replies[0].status, end), (Status::FRAME_SIZE, End::Closed(Reason::Unauthenticated)));
+
+    // Neither does a flood that takes no replies get more than 64 KiB of them.
+    let mut flood = Vec::new();
+    for id in 0..10_000 {
+        let request = if id % 2 == 0 { Request::Get(b"k") } else { Request::Ping(&[b'x'; 1000]) };
+        request.encode(id, false, &mut flood);
+    }
+    let (mut session, node) = (secret(), world.node.clone());
+    let mut at = 0;
+    let reason = loop {
+        let progress = session.serve(world.now, &node, &flood[at..], &mut world);
+        at += progress.consumed;
+        match progress.next {
+            Next::Yield => {}
+            Next::Close(reason) => break reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(reason, Reason::Unauthenticated);
+    assert!(session.output().len() < 64 * 1024 + 2048, "{} bytes", session.output().len());
+}
+
+#[test]
+fn what_the_vectors_refuse_is_refused_with_their_status_however_it_is_cut() {
+    for Vector { name, says, bytes } in vectors("refused.json") {
+        for piece in [1, 3, 17, usize::MAX >> 1] {
+            let (mut world, mut session) =
+                (World::new(CORES), session_with(|options| options.protocol = Protocol::Native));
+            let mut stream = bytes.clone();
+            Request::Ping(b"after").encode(5, false, &mut stream);
+            let (replies, end) = converse(&mut world, &mut session, &stream, &[piece], 0);
+            assert_eq!(replies[0].status.name(), says, "{name}, cut by {piece}");
+            assert_eq!(world.calls, 0, "{name}: nothing was executed");
+            if replies[0].status.closes() {
+                assert_eq!((replies.len(), end), (1, End::Closed(Reason::Protocol)), "{name}");
+                assert_eq!((replies[0].opcode, replies[0].id), (0, 0), "{name}");
+            } else {
+                assert_eq!((replies.len(), end), (2, End::Open), "{name}");
+                assert_eq!((replies[0].id, replies[0].more), (7, false), "{name}");
+                assert_eq!((replies[1].id, replies[1].body.as_slice()), (5, &b"after"[..]), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_too_large_is_skipped_without_being_held() {
+    let (mut world, mut session) = (World::new(CORES), session());
+    let mut stream = Vec::new();
+    let huge = vec![b'v'; (1 << 20) + 1];
+    Request::Put(Put::plain(b"k", b"old", 0)).encode(1, false, &mut stream);
+    Request::Put(Put::plain(b"k", &huge, 0)).encode(2, false, &mut stream);
+    let far_too_huge = vec![b'v'; 3 << 20];
+    Request::Put(Put::plain(b"k", &far_too_huge, 0)).encode(3, true, &mut stream);
+    let mut batch = BatchWriter::begin(Opcode::PutMany, 4, false, &mut stream);
+    batch.item(b"a", b"1", &Meta::PLAIN, &mut stream);
+    batch.item(b"b", &huge, &Meta::PLAIN, &mut stream);
+    batch.item(b"c", b"3", &Meta::PLAIN, &mut stream);
+    batch.end(&mut stream);
+    Request::Get(b"k").encode(5, false, &mut stream);
+    let mut needed_most = 0;
+    let (mut at, mut end) = (0, 0);
+    let mut replies = Vec::new();
+    while end < stream.len() {
+        end = stream.len().min(end + 4096);
+        let node = world.node.clone();
+        let progress = session.serve(world.now, &node, &stream[at..end], &mut world);
+        at += progress.consumed;
+        if !(HEADER_BYTES + 100..(1 << 20) + (64 << 10)).contains(&(end - at)) && replies.len() >= 3 {
+            needed_most = needed_most.max(end - at);
+        }
+        world.deliver_all(&mut session);
+        replies.extend(taken(&mut session));
+    }
+    assert!(needed_most < 8192, "{needed_most} bytes were held");
+    let status_of =
+        |id, detail| replies.iter().find(|got| got.id == id && got.detail == detail).map(|got| got.status);
+    assert_eq!(status_of(2, 0), Some(Status::TOO_LARGE));
+    assert_eq!(status_of(3, 0), Some(Status::TOO_LARGE));
+    assert_eq!(
+        [status_of(4, 0), status_of(4, 1), status_of(4, 2)],
+        [Some(Status::OK), Some(Status::TOO_LARGE), Some(Status::OK)]
+    );
+    let last = replies.iter().find(|got| got.id == 5).expect("an answer");
+    assert_eq!(last.value(), b"old", "a refused put changes nothing");
+}
+
+#[test]
+fn a_corrupt_frame_is_not_executed_whichever_bit_it_is() {
+    let mut whole = Vec::new();
+    Request::Put(Put::plain(b"key", b"value", 0)).encode(1, true, &mut whole);
+    for bit in 0..whole.len() * 8 {
+        let (mut world, mut session) =
+            (World::new(1), session_with(|options| options.protocol = Protocol::Native));
+        let mut broken = whole.clone();
+        broken[bit / 8] ^= 1 << (bit % 8);
+        // The flag that says there is a checksum is the one bit no checksum covers.
+        if bit == 3 * 8 {
+            continue;
+        }
+        let (replies, _) = converse(&mut world, &mut session, &broken, &[usize::MAX >> 1], 0);
+        assert_eq!(world.calls, 0, "bit {bit}");
+        // A length that has grown makes the frame wait for more, which does not come.
+        assert!(replies.iter().all(|got| got.status != Status::OK), "bit {bit}");
+    }
+}
+
+#[test]
+fn a_session_stops_when_replies_are_not_taken_and_goes_on_when_they_are() {
+    let (mut world, mut session) =
+        (World::new(1), session_with(|options| options.output_soft_bytes = 10_000));
+    ask(&mut world, &mut session, &Request::Put(Put::plain(b"k", &[b'v'; 1000], 0)));
+    let mut stream = Vec::new();
+    for id in 0..100 {
+        Request::Get(b"k").encode(id, false, &mut stream);
+    }
+    let node = world.node.clone();
+    let (mut at, mut replies, mut stops) = (0, 0, 0);
+    while at < stream.len() {
+        let progress = session.serve(world.now, &node, &stream[at..], &mut world);
+        at += progress.consumed;
+        assert!(session.output().len() <= 12_000);
+        stops += usize::from(progress.next == Next::Blocked);
+        replies += taken(&mut session).len();
+    }
+    assert_eq!(replies, 100);
+    assert_eq!(stops, 9);
+
+    world.ready = false;
+    let progress = session.serve(world.now, &node, &stream, &mut world);
+    assert_eq!((progress.consumed, progress.next), (0, Next::Blocked));
+}
+
+#[test]
+fn a_turn_ends_after_its_share_of_requests_or_items() {
+    let (mut world, mut session) = (World::new(1), session_with(|options| options.commands_per_turn = 10));
+    let mut stream = Vec::new();
+    let mut batch = BatchWriter::begin(Opcode::GetMany, 1, false, &mut stream);
+    (0..25).for_each(|_| batch.key(b"k", &mut stream));
+    batch.end(&mut stream);
+    let node = world.node.clone();
+    let mut at = 0;
+    for (calls, next) in [(10, Next::Yield), (20, Next::Yield), (25, Next::More { at_least: 16 })] {
+        let progress = session.serve(world.now, &node, &stream[at..], &mut world);
+        at += progress.consumed;
+        assert_eq!((world.calls, progress.next), (calls, next));
+    }
+    assert_eq!(taken(&mut session).len(), 25);
+}
+
+#[test]
+fn no_more_than_the_limit_is_under_way() {
+    let (mut world, mut session) =
+        (World::new(2), session_with(|options| options.commands_per_turn = 100_000));
+    let mut stream = Vec::new();
+    for id in 0..20_000u32 {
+        Request::Get(&id.to_le_bytes()).encode(id, false, &mut stream);
+    }
+    let node = world.node.clone();
+    let (mut at, mut replies) = (0, Vec::new());
+    while at < stream.len() {
+        at += session.serve(world.now, &node, &stream[at..], &mut world).consumed;
+        assert!(session.awaited() <= 4096);
+        // The youngest request of each core is not the first answered, but each core keeps its order.
+        world.deliver_all(&mut session);
+        replies.extend(taken(&mut session));
+    }
+    let mut ids: Vec<u32> = replies.iter().map(|got| got.id).collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(0..20_000));
+}
+
+#[test]
+fn a_fault_of_the_engine_has_its_own_status() {
+    let (mut world, mut session) =
+        (World::new(1), session_with(|options| options.value_bytes_max = 16 << 20));
+    let reply = ask(&mut world, &mut session, &Request::Put(Put::plain(b"k", &vec![b'v'; 9 << 20], 0)));
+    assert_eq!(reply.status, Status::TOO_LARGE);
+    assert_eq!(ask(&mut world, &mut session, &Request::Get(b"k")).status, Status::NOT_FOUND);
+}
+
+// -- any split of any stream -------------------------------------------------------------------------------------------
+
+/// Requests that may come from a client with a handful of keys.
+fn requests() -> impl Strategy<Value = Vec<u8>> {
+    let key = (0u8..6).prop_map(|i| vec![b'k', b'0' + i]);
+    let value = prop::collection::vec(any::<u8>(), 0..40);
+    let one =
+        (0u8..14, key.clone(), value, any::<u32>(), any::<bool>(), 0u64..9, prop::collection::vec(key, 1..5));
+    prop::collection::vec(one, 1..25).prop_map(|list| {
+        let mut stream = Vec::new();
+        for (i, (kind, key, value, word, crc, number, keys)) in list.iter().enumerate() {
+            let id = i as u32;
+            let (key, value, number, crc) = (key.as_slice(), value.as_slice(), *number, *crc);
+            let put = Put { meta: Meta { flags: *word, ..Meta::PLAIN }, ..Put::plain(key, value, 0) };
+            let request = match kind {
+                0 | 1 => Request::Get(key),
+                2 => Request::GetNewer { key, than: Version(number) },
+                3 => Request::LeaseGet { key, lease_millis: 1000 },
+                4 | 5 => Request::Put(put),
+                6 => Request::Put(Put { condition: Condition::Absent, ..put }),
+                7 => {
+                    let meta = Meta { version: Version(number), ..Meta::PLAIN };
+                    Request::LeasePut(Put { condition: Condition::VersionIs, meta, ..put })
+                }
+                8 => Request::Touch { key, ttl_millis: number },
+                9 => Request::Invalidate { key, stale: number < 4 },
+                10 => Request::Ping(value),
+                11 => Request::Map { known_epoch: number },
+                kind => {
+                    let opcode = if *kind == 12 { Opcode::GetMany } else { Opcode::PutMany };
+                    let mut batch = BatchWriter::begin(opcode, id, crc, &mut stream);
+                    for key in keys {
+                        match opcode {
+                            Opcode::GetMany => batch.key(key, &mut stream),
+                            _ => batch.item(key, value, &Meta::PLAIN, &mut stream),
+                        }
+                    }
+                    batch.end(&mut stream);
+                    continue;
+                }
+            };
+            request.encode(id, crc, &mut stream);
+        }
+        stream
+    })
+}
+
+/// Replies in an order that does not depend on who overtook whom.
+fn sorted(mut replies: Vec<Got>) -> Vec<Got> {
+    // Which frame of a batch is the last depends on the order too.
+    replies.iter_mut().for_each(|got| got.more = false);
+    replies.sort_by(|a, b| {
+        (a.id, a.opcode, a.detail, a.status.0, &a.body).cmp(&(b.id, b.opcode, b.detail, b.status.0, &b.body))
+    });
+    replies
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_split_of_a_stream_gets_the_same_answers(
+        stream in requests(),
+        pieces in prop::collection::vec(1usize..40, 1..30),
+        dice in any::<u64>(),
+    ) {
+        let run = |pieces: &[usize], dice| {
+            let (mut world, mut session) = (World::new(CORES), session());
+            let (replies, end) = converse(&mut world, &mut session, &stream, pieces, dice);
+            assert_eq!(session.awaited(), 0);
+            (sorted(replies), end)
+        };
+        let whole = run(&[usize::MAX >> 1], 0);
+        prop_assert_eq!(&whole.1, &End::Open);
+        prop_assert_eq!(run(&pieces, dice), whole);
+    }
+
+    #[test]
+    fn broken_streams_never_crash_and_get_whole_frames(
+        mut stream in requests(),
+        wounds in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        pieces in prop::collection::vec(1usize..60, 1..10),
+    ) {
+        for (at, byte) in wounds {
+            let at = at.index(stream.len());
+            stream[at] = byte;
+        }
+        let run = |pieces: &[usize]| {
+            let mut session = session_with(|options| options.protocol = Protocol::Native);
+            let mut world = World::new(CORES);
+            let (replies, end) = converse(&mut world, &mut session, &stream, pieces, 0);
+            (sorted(replies), end)
+        };
+        prop_assert_eq!(run(&pieces), run(&[usize::MAX >> 1]));
+    }
+
+    #[test]
+    fn random_bytes_never_crash(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        framed in any::<bool>(),
+        piece in 1usize..40,
+    ) {
+        let mut stream = bytes.clone();
+        if framed && stream.len() > 16 {
+            stream[..4].copy_from_slice(&[MAGIC_REQUEST, 1, bytes[2] & 0x3F, bytes[3] & 1]);
+            stream[9..12].fill(0);
+        }
+        let mut session = session_with(|options| options.protocol = Protocol::Native);
+        converse(&mut World::new(CORES), &mut session, &stream, &[piece], 0);
+        // The client's half has to stand the same.
+        let _: Result<Decoded<'_>, Status> = frame::decode_reply(&bytes);
+        let _: Result<Option<_>, Status> = ShardBlock::read(&bytes);
+    }
+}
