@@ -12,7 +12,8 @@ const MIB: u64 = 1 << 20;
 
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has /proc");
-    let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("the second field is resident pages");
+    let pages: u64 =
+        statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("the second field is resident pages");
     pages * 4096
 }
 
@@ -60,10 +61,20 @@ fn resident_memory_stays_within_three_percent_of_the_limit_and_is_given_back() {
             now = Mono(now.0 + 20_000);
             let dice = mix(i);
             let value = &bytes[..log_normal_len(dice)];
-            let expiry = if dice.is_multiple_of(3) { Expiry::At(now.plus_millis(dice % 100_000)) } else { Expiry::Never };
+            let expiry = if dice.is_multiple_of(3) {
+                Expiry::At(now.plus_millis(dice % 100_000))
+            } else {
+                Expiry::Never
+            };
             put(&mut store, now, dice % (2 * count), value, expiry);
             if dice % 50_000 == 1 {
-                put(&mut store, now, u64::MAX - dice % 7, &bytes[..(dice >> 20) as usize % (2 << 20)], Expiry::Never);
+                put(
+                    &mut store,
+                    now,
+                    u64::MAX - dice % 7,
+                    &bytes[..(dice >> 20) as usize % (2 << 20)],
+                    Expiry::Never,
+                );
             }
             if dice % 10 == 7 {
                 let key = format!("key:{:016}", (dice >> 8) % (2 * count));
