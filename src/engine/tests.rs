@@ -701,7 +701,10 @@ fn a_tick_gives_large_scratch_back_and_says_when_to_come_again() {
     bench.set("k", &"x".repeat(1 << 19));
     bench.fetch("k", Fetch { remove: true, ..BLIND });
     assert!(bench.engine.scratch.capacity() >= 1 << 19);
-    assert_eq!(bench.engine.tick(bench.now), bench.now.mono.plus_millis(TICK_QUIET_MILLIS));
+    // The store may have the value's memory to give back first, in steps.
+    let busy = bench.now.mono.plus_millis(TICK_BUSY_MILLIS);
+    let ends = (0..1000).map(|_| bench.engine.tick(bench.now)).find(|&again| again != busy);
+    assert_eq!(ends, Some(bench.now.mono.plus_millis(TICK_QUIET_MILLIS)));
     assert!(bench.engine.scratch.capacity() <= SCRATCH_KEEP_BYTES);
     bench.put("k", "v", Put::plain(bench.in_seconds(60)));
     assert_eq!(bench.engine.tick(bench.now), bench.now.mono.plus_millis(TICK_EXPIRING_MILLIS));

@@ -8,7 +8,7 @@
 //! ```
 //! Lengths are as narrow as they can be. The version is a signed (zigzag) distance from the segment's base, except in the
 //! widest form, which is the version itself. The expiry is a distance from the segment's base time in units of 1/4 ms (so
-//! whole milliseconds are exact, no deadline is late, and three bytes hold an hour); all ones say "never" for an item that once had an expiry.
+//! whole milliseconds are exact, nothing ends early, and three bytes hold an hour); all ones say "never" for an item that once had an expiry.
 //! The link threads the items of one slot of the segment's expiry wheel. A value length four bytes wide says that the value
 //! has a mapping of its own and that its place in the list of mappings stands here instead of it.
 //!
@@ -312,12 +312,13 @@ impl Draft {
     }
 }
 
-/// A deadline in units, rounded down so that nothing lives too long; nothing for "never".
+/// A deadline in units, rounded up so that nothing is over before its time (after it, it lives a quarter of a millisecond at
+/// the most); nothing for "never".
 #[inline]
 pub(super) fn units_of(expiry: Expiry) -> Option<u64> {
     match expiry {
         Expiry::Never => None,
-        Expiry::At(at) => Some(at.0 / UNIT_NANOS),
+        Expiry::At(at) => Some(at.0.div_ceil(UNIT_NANOS)),
     }
 }
 
@@ -404,8 +405,8 @@ mod tests {
         let read = Head::read(bytes).facts(bytes, base);
         assert_eq!((read.flags, read.version, read.marks), (wanted.flags, wanted.version, wanted.marks));
         match (read.expiry, wanted.expiry) {
-            (Expiry::At(read), Expiry::At(wanted)) if wanted.0 / UNIT_NANOS >= base.units => {
-                assert_eq!(read.0, wanted.0 / UNIT_NANOS * UNIT_NANOS);
+            (Expiry::At(read), Expiry::At(wanted)) if wanted.0.div_ceil(UNIT_NANOS) >= base.units => {
+                assert_eq!(read.0, wanted.0.div_ceil(UNIT_NANOS) * UNIT_NANOS);
             }
             (Expiry::At(read), Expiry::At(_)) => assert_eq!(read.0, base.units * UNIT_NANOS),
             (read, wanted) => assert_eq!(read, wanted),
