@@ -17,3 +17,10 @@ bench-all: bench-build
 .PHONY: bench-build
 bench-build:
 	cargo build --release --bin foreshadow --example floor
+
+# Instruction counts of codec, index and engine (callgrind), checked and recorded.
+.PHONY: instructions instructions-record
+instructions:
+	cargo test --release --test instructions
+instructions-record:
+	FORESHADOW_RECORD_INSTRUCTIONS=1 cargo test --release --test instructions

@@ -28,7 +28,12 @@ use std::time::Duration;
 /// One thread and one io_uring drive all connections. Values follow from their keys, so each hit is compared byte for
 /// byte. Exit status: 0 if all was well, 1 if the server is dead, slow, lies, refuses or forgets, 2 for a bad command line.
 #[derive(Debug, Parser)]
-#[command(name = "foreshadow bench", disable_help_flag = true, disable_version_flag = true)]
+#[command(
+    name = "foreshadow bench",
+    disable_help_flag = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
 struct Flags {
     /// Print this.
     #[arg(long, action = clap::ArgAction::Help)]

@@ -1,0 +1,182 @@
+//! Fixed work to count instructions of: requests through Session (codec) and Engine (index and store), no sockets.
+//!
+//! ```text
+//! instructions CASE REQUESTS
+//! ```
+//! Callgrind counts two runs that differ in the number of requests only; the difference over the number is what one
+//! request costs. `tests/instructions.rs` does that and holds it against `expected.txt`. Every reply is checked here.
+
+use foreshadow::clock::{Mono, Now, Wall};
+use foreshadow::engine::{self, Engine};
+use foreshadow::metrics::Counters;
+use foreshadow::request::{Outcome, Request};
+use foreshadow::store;
+use foreshadow::topology::{Node, ShardMap};
+use foreshadow::wire::{self, Backend, Client, Session, Target};
+use std::sync::Arc;
+
+/// Keys that are there; few, because it is instructions that are counted and not misses of the processor's caches.
+const KEYS: usize = 1024;
+/// Requests that one call of the session gets, as from a pipelined connection.
+const BATCH: usize = 16;
+
+/// One case: how to ask for the key of a rank, and what must be answered.
+struct Case {
+    request: fn(usize) -> Vec<u8>,
+    reply: fn(usize) -> Vec<u8>,
+}
+
+fn case(name: &str) -> Option<Case> {
+    Some(match name {
+        "resp-get-100" => Case { request: resp_get::<100>, reply: resp_value::<100> },
+        "resp-get-1024" => Case { request: resp_get::<1024>, reply: resp_value::<1024> },
+        "resp-miss" => {
+            Case { request: |_| resp(&[b"GET", b"nowhere:00000000"]), reply: |_| b"$-1\r\n".to_vec() }
+        }
+        "resp-set-100" => Case { request: resp_set::<100>, reply: |_| b"+OK\r\n".to_vec() },
+        "memcached-get-100" => Case {
+            request: |rank| [b"get ", key::<100>(rank).as_slice(), b"\r\n"].concat(),
+            reply: |rank| {
+                let head = format!("VALUE {} 0 100\r\n", String::from_utf8_lossy(&key::<100>(rank)));
+                [head.as_bytes(), &value::<100>(rank), b"\r\nEND\r\n"].concat()
+            },
+        },
+        "memcached-set-100" => Case {
+            request: |rank| {
+                [b"set ", key::<100>(rank).as_slice(), b" 0 0 100\r\n", &value::<100>(rank), b"\r\n"].concat()
+            },
+            reply: |_| b"STORED\r\n".to_vec(),
+        },
+        "meta-get-100" => Case {
+            request: |rank| [b"mg ", key::<100>(rank).as_slice(), b" v\r\n"].concat(),
+            reply: |rank| [b"VA 100\r\n", value::<100>(rank).as_slice(), b"\r\n"].concat(),
+        },
+        _ => return None,
+    })
+}
+
+fn key<const BYTES: usize>(rank: usize) -> Vec<u8> {
+    format!("key{BYTES:04}:{rank:08}").into_bytes()
+}
+
+fn value<const BYTES: usize>(rank: usize) -> Vec<u8> {
+    format!("{rank:08}").into_bytes().into_iter().cycle().take(BYTES).collect()
+}
+
+fn resp(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        bytes.extend_from_slice(argument);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+fn resp_get<const BYTES: usize>(rank: usize) -> Vec<u8> {
+    resp(&[b"GET", &key::<BYTES>(rank)])
+}
+
+fn resp_value<const BYTES: usize>(rank: usize) -> Vec<u8> {
+    let head = format!("${BYTES}\r\n");
+    [head.as_bytes(), &value::<BYTES>(rank), b"\r\n"].concat()
+}
+
+fn resp_set<const BYTES: usize>(rank: usize) -> Vec<u8> {
+    resp(&[b"SET", &key::<BYTES>(rank), &value::<BYTES>(rank)])
+}
+
+/// The engine as the only core's: every request is done at once.
+struct Desk {
+    engine: Engine,
+    now: Now,
+}
+
+impl Backend for Desk {
+    fn call(&mut self, _: Target, request: &Request<'_>, _: u32) -> Option<Outcome<'_>> {
+        Some(self.engine.execute(self.now, request))
+    }
+
+    fn ready(&self) -> bool {
+        true
+    }
+
+    fn counters(&mut self) -> &mut Counters {
+        &mut self.engine.counters
+    }
+
+    fn called(&mut self, _: u8) {}
+}
+
+/// Serves all of `input` and answers whether exactly `expected` came out.
+fn serve(session: &mut Session, node: &Node, desk: &mut Desk, input: &[u8], expected: &[u8]) -> bool {
+    let mut rest = input;
+    while !rest.is_empty() {
+        let progress = session.serve(desk.now, node, rest, desk);
+        if progress.consumed == 0 {
+            break;
+        }
+        rest = &rest[progress.consumed..];
+    }
+    let right = rest.is_empty() && session.output().as_slice() == expected;
+    session.output().clear();
+    right
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let asked = match args.as_slice() {
+        [name, requests] => case(name).zip(requests.parse::<usize>().ok()),
+        _ => None,
+    };
+    let Some((case, requests)) = asked else {
+        eprintln!("usage: instructions CASE REQUESTS");
+        std::process::exit(2);
+    };
+    let now = Now { mono: Mono(1_000_000_000), wall: Wall(1_700_000_000_000) };
+    let store =
+        store::Options { memory_bytes_max: 64 << 20, item_bytes_max: 1 << 20, hash_secret: [0x5eed, 0xcafe] };
+    let mut desk = Desk { engine: Engine::new(engine::Options { store, seed: 1 }), now };
+    let node = Node {
+        run_id: "0".repeat(40),
+        version: "0",
+        process_id: 1,
+        started: now,
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
+        port: 7400,
+        core_ports: Vec::new(),
+        cpus: vec![0],
+        memory_bytes_max: 64 << 20,
+        clients_max: 1,
+        settings: Vec::new(),
+        map: ShardMap::on_cores(1),
+    };
+    let session = |protocol| {
+        let options = wire::Options { protocol, ..wire::Options::default() };
+        Session::new(Arc::new(options), Client { id: 1, ..Client::default() })
+    };
+
+    let mut filler = session(wire::Protocol::Resp);
+    for rank in 0..KEYS {
+        for set in [resp_set::<100>(rank), resp_set::<1024>(rank)] {
+            assert!(serve(&mut filler, &node, &mut desk, &set, b"+OK\r\n"), "key {rank} was not stored");
+        }
+    }
+    // All batches are made before, and the same ones go round, so that the runs differ in serving alone.
+    let batches: Vec<(Vec<u8>, Vec<u8>)> = (0..KEYS / BATCH)
+        .map(|batch| {
+            // Spread over the keys, so that neighbours in the store are not neighbours in time.
+            let ranks = (0..BATCH).map(|i| (batch * BATCH + i) * 389 % KEYS);
+            let (requests, replies): (Vec<_>, Vec<_>) =
+                ranks.map(|rank| ((case.request)(rank), (case.reply)(rank))).unzip();
+            (requests.concat(), replies.concat())
+        })
+        .collect();
+    let mut client = session(wire::Protocol::Sniff);
+    for (input, expected) in batches.iter().cycle().take(requests / BATCH) {
+        if !serve(&mut client, &node, &mut desk, input, expected) {
+            eprintln!("instructions: a reply is wrong");
+            std::process::exit(1);
+        }
+    }
+}
