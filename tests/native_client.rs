@@ -38,7 +38,7 @@ impl Server {
                 "--admin",
                 "off",
                 "--memory",
-                "64MiB",
+                "512MiB",
                 "--exit-on-stdin-close",
                 "--log-level",
                 "warn",
@@ -328,7 +328,8 @@ fn a_server_that_never_answers_costs_no_more_than_the_deadline() {
 
 #[test]
 fn a_lying_server_is_found_out() {
-    let lies: [(&str, fn(&Header) -> Vec<u8>); 9] = [
+    type Lie = fn(&Header) -> Vec<u8>;
+    let lies: [(&str, Lie); 9] = [
         ("another id", |request| frame(&Header { id: request.id + 7, ..*request }, Status::NOT_FOUND, b"")),
         ("another opcode", |request| frame(&Header { opcode: 0x20, ..*request }, Status::NOT_FOUND, b"")),
         ("RESP", |_| b"+PONG\r\n+PONG\r\n+PONG\r\n".to_vec()),

@@ -195,10 +195,8 @@ impl<'c> Pipeline<'c> {
             let full =
                 |started: &Started| started.writer.is_full() || link.out.len() - started.start > BATCH_BYTES;
             let alone = value.len() > BATCH_VALUE_BYTES_MAX;
-            if alone || open[place].as_ref().is_some_and(full) {
-                if let Some(started) = open[place].take() {
-                    started.end(opcode, link);
-                }
+            if let Some(started) = open[place].take_if(|started| alone || full(started)) {
+                started.end(opcode, link);
             }
             if alone {
                 self.put(key, value, PutOptions { ttl, ..PutOptions::PLAIN });

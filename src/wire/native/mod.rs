@@ -202,7 +202,7 @@ impl<B: Backend> Turn<'_, B> {
         if self.budget == 0 {
             Some(Next::Yield)
         } else if self.native.writer.awaited() >= AWAITED_MAX
-            || self.out.len() >= self.native.options.output_soft_bytes
+            || self.out.len() + self.native.writer.expected_bytes() >= self.native.options.output_soft_bytes
             || !self.backend.ready()
         {
             Some(Next::Blocked)

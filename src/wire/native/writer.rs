@@ -38,18 +38,46 @@ pub(super) struct Writer {
     batches: Slab<Open>,
     /// Epoch of the map that the client was told last; 0: none.
     told_epoch: u64,
+    /// Those of `asks` whose replies have values.
+    values_awaited: usize,
+    /// What each of them may bring: the largest of late, sinking slowly.
+    value_bytes_expected: usize,
     errors: u64,
+}
+
+/// What a value is taken for before the first has come: enough that a new connection begins with few under way.
+const VALUE_BYTES_FIRST: usize = 64 * 1024;
+/// After so many smaller ones a large value is nearly forgotten.
+const VALUE_MEMORY: usize = 64;
+
+impl Ask {
+    const fn has_value(&self) -> bool {
+        matches!(self.opcode, Opcode::Get | Opcode::GetNewer | Opcode::GetMany | Opcode::LeaseGet)
+    }
 }
 
 impl Writer {
     pub fn new() -> Self {
-        Writer { asks: Slab::new(), batches: Slab::new(), told_epoch: 0, errors: 0 }
+        Writer {
+            asks: Slab::new(),
+            batches: Slab::new(),
+            told_epoch: 0,
+            values_awaited: 0,
+            value_bytes_expected: VALUE_BYTES_FIRST,
+            errors: 0,
+        }
     }
 
     /// Number of requests under way.
     #[inline]
     pub fn awaited(&self) -> usize {
         self.asks.len()
+    }
+
+    /// Bytes that the replies under way will probably have. They cannot be stopped any more, so they count before they come.
+    #[inline]
+    pub fn expected_bytes(&self) -> usize {
+        self.values_awaited * self.value_bytes_expected
     }
 
     /// The ticket of the next request that is held.
@@ -60,6 +88,7 @@ impl Writer {
 
     /// Remembers a request that was sent on with [`Writer::next_ticket`].
     pub fn hold(&mut self, ask: Ask) {
+        self.values_awaited += usize::from(ask.has_value());
         self.asks.insert(ask);
     }
 
@@ -76,7 +105,13 @@ impl Writer {
     /// Writes the reply of a request that was held.
     pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
         let ask = self.asks.take(ticket).expect("outcomes come once, for tickets that were given");
+        let before = out.len();
         self.write(now, node, &ask, outcome, out);
+        if ask.has_value() {
+            self.values_awaited -= 1;
+            let sunk = self.value_bytes_expected - self.value_bytes_expected / VALUE_MEMORY;
+            self.value_bytes_expected = sunk.max(out.len() - before);
+        }
     }
 
     /// Writes the reply that an outcome means.

@@ -46,7 +46,7 @@ pub enum Request<'a> {
         /// The password.
         password: &'a [u8],
     },
-    /// The same bytes back, up to [`PING_BYTES_MAX`].
+    /// The same bytes back, up to [`super::PING_BYTES_MAX`].
     Ping(&'a [u8]),
     /// The shard map.
     Map {
@@ -70,7 +70,7 @@ pub enum Request<'a> {
     LeaseGet {
         /// The key.
         key: &'a [u8],
-        /// How long the right may be held; 0: [`LEASE_MILLIS_DEFAULT`].
+        /// How long the right may be held; 0: [`super::LEASE_MILLIS_DEFAULT`].
         lease_millis: u32,
     },
     /// Store.
@@ -104,7 +104,7 @@ pub struct Hello<'a> {
     pub version_min: u8,
     /// Highest version it speaks.
     pub version_max: u8,
-    /// Bits of [`capabilities`].
+    /// Bits of [`super::capabilities`].
     pub capabilities: u32,
     /// Its name.
     pub name: &'a [u8],

@@ -26,7 +26,7 @@ impl ShardBlock {
     /// Appends a whole frame: header, block, payload and both checksums.
     ///
     /// # Panics
-    /// If the frame is longer than [`BODY_BYTES_MAX`].
+    /// If the frame is longer than [`super::BODY_BYTES_MAX`].
     pub fn encode(&self, opcode: u8, id: u32, payload: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         let frame = Frame::begin(MAGIC_REQUEST, opcode, flags::CRC, id, 0, 0, out);
