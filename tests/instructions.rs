@@ -71,7 +71,7 @@ struct Expectation<'a> {
 impl Expectation<'_> {
     fn parse(line: &str) -> Expectation<'_> {
         let mut fields = line.split_whitespace();
-        let mut number = |what: &str, text: Option<&str>| -> f64 {
+        let number = |what: &str, text: Option<&str>| -> f64 {
             text.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{line:?}: no {what}"))
         };
         let case = fields.next().expect("empty lines are left out");
