@@ -120,11 +120,12 @@ impl Connection {
             bytes = &bytes[len..];
             if self.seen == whole {
                 self.seen = 0;
-                self.staged.extend_from_slice(if self.is_get {
-                    &script.get_reply
-                } else {
-                    &script.set_reply
-                });
+                let start = self.staged.len();
+                let reply = if self.is_get { &script.get_reply } else { &script.set_reply };
+                self.staged.extend_from_slice(reply);
+                if script.has_id {
+                    self.staged[start + 4..start + 8].copy_from_slice(&self.id);
+                }
             }
         }
     }
