@@ -6,6 +6,7 @@ help:
 	@echo 'make run    build and serve on 127.0.0.1:7400 with 1 GiB of memory; FLAGS="--memory 4GiB ..." adds flags'
 	@echo 'make test   install what the tests need where that is possible, run everything, say what was skipped'
 	@echo 'make soak   ten minutes, 500 connections, every answer checked; SOAK="--seconds 60" changes it'
+	@echo 'make bench  ten minutes beside the floor, memcached, Valkey and Redis; writes bench/record'
 	@echo 'make clean  remove what was built and the tests'"'"' Python environment'
 
 run:
@@ -20,6 +21,8 @@ run:
 
 test:
 	@scripts/test
+
+include bench/bench.mk
 
 soak:
 	cargo build --release --bin foreshadow --example soak

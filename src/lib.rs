@@ -17,6 +17,7 @@ pub mod wire;
 // Floor 3: behaviour.
 pub mod engine;
 // Floor 4: shell.
+pub mod client;
 pub mod control;
 pub mod io;
 // Floor 5: process.

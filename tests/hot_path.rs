@@ -4,10 +4,16 @@
 
 use foreshadow::clock::{Mono, Now, Wall};
 use foreshadow::engine::{Engine, Options};
-use foreshadow::request::{Answer, Expiry, Put, Request, Verb};
-use foreshadow::store;
+use foreshadow::ids::Version;
+use foreshadow::metrics::Counters;
+use foreshadow::request::{Answer, Expiry, Item, Lease, Outcome, Put, Request, Value, Verb};
+use foreshadow::topology::{Node, ShardMap};
+use foreshadow::wire::native::frame;
+use foreshadow::wire::{Backend, Client, Session, Target};
+use foreshadow::{store, wire};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 struct Counting;
 
@@ -113,4 +119,164 @@ fn the_value_before_is_copied_to_room_that_is_reused() {
         }
     });
     assert_eq!(calls, 0);
+}
+
+/// A core whose answers are at hand, so that only the session's own work is counted.
+struct Canned(Counters);
+
+impl Backend for Canned {
+    fn call(&mut self, _: Target, request: &Request<'_>, _: u32) -> Option<Outcome<'_>> {
+        let version = Version(5);
+        let item = Item {
+            flags: 0,
+            len: 100,
+            version,
+            expiry: Expiry::At(now().mono.plus_millis(60_000)),
+            lease: Lease::default(),
+            used: true,
+            idle_seconds: 0,
+        };
+        Some(match request.verb {
+            Verb::Get if request.key.starts_with(b"key:") => {
+                Outcome { answer: Answer::Item(item), value: Value::One(&[b'v'; 100]) }
+            }
+            Verb::Put(_) => {
+                Outcome { answer: Answer::Stored { version, replaced: true, len: 100 }, value: Value::EMPTY }
+            }
+            _ => Outcome { answer: Answer::Miss, value: Value::EMPTY },
+        })
+    }
+
+    fn ready(&self) -> bool {
+        true
+    }
+
+    fn counters(&mut self) -> &mut Counters {
+        &mut self.0
+    }
+
+    fn called(&mut self, _: u8) {}
+}
+
+#[test]
+fn a_native_session_allocates_nothing_for_reads_writes_and_batches() {
+    let keys: Vec<Vec<u8>> = (0..100).map(|i| format!("key:{i:06}").into_bytes()).collect();
+    let mut backend = Canned(Counters::default());
+    let node = Node {
+        run_id: "0".repeat(40),
+        version: "0",
+        process_id: 1,
+        started: now(),
+        address: "127.0.0.1".parse().expect("valid"),
+        port: 0,
+        core_ports: Vec::new(),
+        cpus: vec![0],
+        memory_bytes_max: 16 << 20,
+        clients_max: 10,
+        settings: Vec::new(),
+        map: ShardMap::on_cores(1),
+    };
+    let mut session = Session::new(Arc::new(wire::Options::default()), Client::default());
+    let mut stream = Vec::new();
+    for (id, key) in keys.iter().enumerate() {
+        frame::Request::Get(key).encode(id as u32, false, &mut stream);
+        frame::Request::Get(&key[1..]).encode(id as u32, true, &mut stream);
+        frame::Request::Put(frame::Put::plain(key, &[b'w'; 100], 60_000)).encode(
+            id as u32,
+            false,
+            &mut stream,
+        );
+    }
+    let mut batch = frame::BatchWriter::begin(frame::Opcode::GetMany, 7, false, &mut stream);
+    keys.iter().for_each(|key| batch.key(key, &mut stream));
+    batch.end(&mut stream);
+    let mut talk = || {
+        let mut at = 0;
+        while at < stream.len() {
+            at += session.serve(now(), &node, &stream[at..], &mut backend).consumed;
+        }
+        let bytes = session.output().len();
+        session.output().clear();
+        bytes
+    };
+    // The first time makes the buffers.
+    let bytes = talk();
+    assert_eq!(bytes, 100 * (16 + 20 + 100 + 16 + 4 + 16 + 8 + 16 + 20 + 100));
+    assert_eq!(allocations(|| assert_eq!(talk(), bytes)), 0);
+}
+
+/// A core of its own: every request is done at once.
+struct Alone(Engine);
+
+impl Backend for Alone {
+    fn call(&mut self, _target: Target, request: &Request<'_>, _ticket: u32) -> Option<Outcome<'_>> {
+        Some(self.0.execute(now(), request))
+    }
+
+    fn ready(&self) -> bool {
+        true
+    }
+
+    fn counters(&mut self) -> &mut Counters {
+        &mut self.0.counters
+    }
+
+    fn called(&mut self, _command: u8) {}
+}
+
+fn node() -> Node {
+    Node {
+        run_id: "0".repeat(40),
+        version: "0",
+        process_id: 1,
+        started: now(),
+        address: "127.0.0.1".parse().expect("valid"),
+        port: 7400,
+        core_ports: Vec::new(),
+        cpus: vec![0],
+        memory_bytes_max: 64 << 20,
+        clients_max: 10,
+        settings: Vec::new(),
+        map: ShardMap::on_cores(1),
+    }
+}
+
+/// From the bytes of a request to the bytes of its reply, by each protocol, a hit of this core allocates nothing.
+#[test]
+fn a_hit_costs_no_allocation_from_bytes_to_bytes() {
+    let keys: Vec<Vec<u8>> = (0..100).map(|i| format!("key:{i:06}").into_bytes()).collect();
+    let value = "v".repeat(100);
+    let mut requests = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    let mut replies = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    for key in &keys {
+        let key = std::str::from_utf8(key).expect("ASCII");
+        let said: [(String, String); 4] = [
+            (format!("*2\r\n$3\r\nGET\r\n$10\r\n{key}\r\n"), format!("$100\r\n{value}\r\n")),
+            (format!("*3\r\n$3\r\nSET\r\n$10\r\n{key}\r\n$100\r\n{value}\r\n"), "+OK\r\n".into()),
+            (format!("get {key}\r\n"), format!("VALUE {key} 0 100\r\n{value}\r\nEND\r\n")),
+            (format!("mg {key} v t f\r\n"), format!("VA 100 t60 f0\r\n{value}\r\n")),
+        ];
+        for (i, (request, reply)) in said.into_iter().enumerate() {
+            requests[i].extend_from_slice(request.as_bytes());
+            replies[i].extend_from_slice(reply.as_bytes());
+        }
+    }
+    for (request, reply) in requests.iter().zip(&replies) {
+        let is_set = reply.starts_with(b"+OK");
+        let mut alone = Alone(engine_with(&keys));
+        let node = node();
+        let mut session = Session::new(Arc::new(wire::Options::default()), Client::default());
+        let mut turn = |session: &mut Session| {
+            let progress = session.serve(now(), &node, request, &mut alone);
+            assert_eq!(progress.consumed, request.len());
+            assert!(session.output() == reply, "{}", String::from_utf8_lossy(session.output()));
+            session.output().clear();
+        };
+        turn(&mut session);
+        turn(&mut session);
+        let calls = allocations(|| turn(&mut session));
+        // Writing takes a new segment of the store now and then, which is bookkeeping of the store, not of the request.
+        let allowed = if is_set { 1 } else { 0 };
+        assert!(calls <= allowed, "{calls} allocations for {}", String::from_utf8_lossy(&request[..30]));
+    }
 }

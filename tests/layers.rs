@@ -17,6 +17,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("topology", 2),
     ("wire", 2),
     ("engine", 3),
+    ("client", 4),
     ("control", 4),
     ("io", 4),
     ("bench", 5),

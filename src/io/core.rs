@@ -936,6 +936,9 @@ impl Core {
         let Some(connection) = self.table.of(id) else { return };
         if !connection.dying {
             connection.dying = true;
+            // Its buffers go as soon as the kernel is done with them; from now on they count against nobody.
+            self.buffer_bytes = self.buffer_bytes.saturating_sub(connection.counted_bytes as u64);
+            connection.counted_bytes = 0;
             if connection.receiving != Receiving::Off || connection.in_flight {
                 // Completes what is armed. A socket that is closed already has nothing to shut down.
                 let _ = connection.socket.shutdown(std::net::Shutdown::Both);
@@ -949,7 +952,6 @@ impl Core {
         if connection.receiving != Receiving::Off || connection.in_flight {
             return;
         }
-        self.buffer_bytes = self.buffer_bytes.saturating_sub(connection.counted_bytes as u64);
         self.table.remove(id);
         self.works.engine.counters.connections -= 1;
         if self.shared.clients.fetch_sub(1, Ordering::Relaxed) == 1 && self.draining_until.is_some() {

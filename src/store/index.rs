@@ -19,7 +19,10 @@
 //! Leaves live in a pool that is kept dense (the last page fills a hole), so an index gives whole chunks back when it shrinks.
 
 use super::memory::Region;
-use crate::ids::{SHARD_COUNT, SLOTS_PER_SHARD, Slot};
+use super::pages::{
+    CLASS_BUCKETS, HALF_CLASS, LEAF_BUCKETS, Owner, PAGE_CLASS, Pages, SPARE_PAGES, SPARE_PAGES_TO_MOVE,
+};
+use crate::ids::{SHARD_COUNT, SLOT_COUNT, SLOTS_PER_SHARD, Slot};
 
 /// Bits of a location.
 pub(super) const LOCATION_BITS: u32 = 35;
@@ -27,12 +30,6 @@ pub(super) const LOCATION_BITS: u32 = 35;
 pub(super) const FREQUENCY_MAX: u8 = 3;
 /// Number of different stamps.
 pub(super) const STAMP_COUNT: u64 = 32;
-/// Pages that must be spare before an insertion.
-pub(super) const SPARE_PAGES: usize = 8;
-/// Pages that must be spare before a leaf is moved: what it moves to, and a page for a leaf in between.
-const SPARE_PAGES_TO_MOVE: usize = 4;
-/// Bytes of a page of the pool.
-pub(super) const PAGE_BYTES: usize = LEAF_BUCKETS as usize * 64;
 
 const FREQUENCY_SHIFT: u32 = LOCATION_BITS;
 const STAMP_SHIFT: u32 = FREQUENCY_SHIFT + 2;
@@ -45,14 +42,7 @@ const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 const WINDOW_STEP: u32 = 7;
 
 const BUCKET_ENTRIES: u32 = 8;
-const LEAF_BUCKETS: u32 = 32;
 const LEAF_ENTRIES: u32 = LEAF_BUCKETS * BUCKET_ENTRIES;
-/// Buckets of the leaves of each class.
-const CLASS_BUCKETS: [u32; 9] = [1, 2, 3, 4, 6, 8, 10, 16, LEAF_BUCKETS];
-/// The class of the largest leaves, which are whole pages.
-const PAGE_CLASS: u8 = CLASS_BUCKETS.len() as u8 - 1;
-/// The class of the leaves of tables that have a few.
-const HALF_CLASS: u8 = PAGE_CLASS - 1;
 /// Tables with more buckets have leaves of the largest class: fewer and evener. Smaller ones grow in finer steps.
 const HALF_BUCKETS_MAX: u32 = 128;
 /// Tables of up to so many leaves are counted through before they change their size.
@@ -179,7 +169,7 @@ impl Layout {
 
     #[inline]
     fn leaf_of(&self, position: u32) -> usize {
-        (u64::from(self.known(position)) * u64::from(self.count) >> 32) as usize
+        ((u64::from(self.known(position)) * u64::from(self.count)) >> 32) as usize
     }
 
     /// What of a position an entry still knows.
@@ -200,7 +190,7 @@ impl Layout {
             for line in leaf.line..leaf.line + self.buckets() {
                 for &word in region.line(line).iter().filter(|&&word| word != 0) {
                     let position = self.position_of(i, Entry(word));
-                    lens[(u64::from(position) * u64::from(count) >> 32) as usize] += 1;
+                    lens[((u64::from(position) * u64::from(count)) >> 32) as usize] += 1;
                 }
             }
         }
@@ -251,7 +241,6 @@ struct Table {
     /// While the table changes its size: what has not been moved yet.
     old: Option<Box<Layout>>,
     len: u32,
-    slot_lens: [u32; SLOTS_PER_SHARD as usize],
 }
 
 impl Table {
@@ -289,7 +278,9 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Index {
     tables: Box<[Table]>,
-    pool: Pool,
+    /// Number of items in each slot.
+    slot_lens: Box<[u32]>,
+    pool: Pages,
     len: u64,
     /// Leaves that all layouts have room for, for the account.
     leaf_room: usize,
@@ -304,7 +295,8 @@ impl Index {
     pub(super) fn new(chunk_bytes: usize) -> Index {
         Index {
             tables: (0..SHARD_COUNT).map(|_| Table::default()).collect(),
-            pool: Pool::new(chunk_bytes),
+            slot_lens: vec![0; SLOT_COUNT as usize].into_boxed_slice(),
+            pool: Pages::new(chunk_bytes),
             len: 0,
             leaf_room: 0,
             lost: Vec::new(),
@@ -316,8 +308,7 @@ impl Index {
     }
 
     pub(super) fn slot_len(&self, slot: Slot) -> u64 {
-        let table = &self.tables[slot.shard().number() as usize];
-        u64::from(table.slot_lens[(slot.number() % SLOTS_PER_SHARD) as usize])
+        u64::from(self.slot_lens[slot.number() as usize])
     }
 
     pub(super) fn shard_len(&self, shard: u16) -> u32 {
@@ -326,7 +317,7 @@ impl Index {
 
     /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> u64 {
-        let tables = self.tables.len() * size_of::<Table>();
+        let tables = self.tables.len() * size_of::<Table>() + self.slot_lens.len() * size_of::<u32>();
         (tables + self.leaf_room * size_of::<Leaf>() + self.pool.heap_bytes()) as u64
     }
 
@@ -369,16 +360,24 @@ impl Index {
         let mut bucket = home(u32::from(bearing.spread), buckets);
         for _ in 0..buckets {
             let line = first + bucket;
-            let mut full = true;
-            for (i, &word) in region.line(line).iter().enumerate() {
-                full &= word != 0;
-                if (word ^ wanted) >> SLOT_SHIFT == 0 && word != 0 && same(Entry(word).location()) {
-                    let place =
-                        Place { shard: bearing.shard, old, leaf: leaf as u32, bucket, line, entry: i as u8 };
-                    return Some((place, Entry(word)));
-                }
+            let words = region.line(line);
+            let (mut fitting, mut free) = (0u32, 0u32);
+            for (i, &word) in words.iter().enumerate() {
+                fitting |= u32::from((word ^ wanted) >> SLOT_SHIFT == 0) << i;
+                free |= u32::from(word == 0) << i;
             }
-            if !full {
+            fitting &= !free;
+            while fitting != 0 {
+                let i = fitting.trailing_zeros() as usize;
+                let entry = Entry(words[i]);
+                if same(entry.location()) {
+                    let shard = bearing.shard;
+                    let place = Place { shard, old, leaf: leaf as u32, bucket, line, entry: i as u8 };
+                    return Some((place, entry));
+                }
+                fitting &= fitting - 1;
+            }
+            if free != 0 {
                 return None;
             }
             bucket = next(bucket, buckets);
@@ -414,7 +413,7 @@ impl Index {
         if !place(region, leaf.line, buckets, word) {
             let victim = coldest(region, leaf.line, buckets);
             let word_lost = std::mem::replace(&mut region.line_mut(victim.0)[victim.1], 0);
-            table.slot_lens[Entry(word_lost).slot_in_shard() as usize] -= 1;
+            self.slot_lens[slot_index(shard, Entry(word_lost))] -= 1;
             table.len -= 1;
             self.len -= 1;
             self.lost.push(Entry(word_lost));
@@ -424,7 +423,7 @@ impl Index {
         } else {
             leaf.len += 1;
         }
-        table.slot_lens[bearing.slot as usize] += 1;
+        self.slot_lens[slot_index(shard, Entry(word))] += 1;
         table.len += 1;
         self.len += 1;
     }
@@ -444,7 +443,7 @@ impl Index {
         let entry = Entry(region.line(place.line)[place.entry as usize]);
         take_out(region, leaf.line, buckets, place.bucket, place.entry as usize);
         leaf.len -= 1;
-        table.slot_lens[entry.slot_in_shard() as usize] -= 1;
+        self.slot_lens[slot_index(place.shard, entry)] -= 1;
         table.len -= 1;
         self.len -= 1;
         if table.len == 0 {
@@ -585,7 +584,7 @@ impl Index {
             if place(region, target.line, buckets, moved) {
                 target.len += 1;
             } else {
-                table.slot_lens[entry.slot_in_shard() as usize] -= 1;
+                self.slot_lens[slot_index(shard, entry)] -= 1;
                 table.len -= 1;
                 self.len -= 1;
                 self.lost.push(Entry(moved));
@@ -651,47 +650,27 @@ impl Index {
         }
     }
 
-    /// Gives the memory of a leaf back. The last leaf of its class moves into its place, and the last page of the pool into
-    /// that of a page that is not needed any more.
+    /// Gives the memory of a leaf back; whoever's leaf moves into a gap is told.
     fn give_leaf(&mut self, region: &mut Region, class: u8, line: u32) {
-        let mut free_page = Some(line);
-        if class < PAGE_CLASS {
-            let (moved, free) = self.pool.give_block(region, class, line);
-            if let Some((owner, line)) = moved {
-                self.tell(owner, line);
-            }
-            free_page = free;
-        }
-        let Some(page) = free_page else { return };
-        let Some((owner, line)) = self.pool.give_page(region, page) else { return };
-        match owner {
-            Owner::Leaf { .. } => self.tell(owner, line),
-            Owner::Class { class, page } => {
-                self.pool.classes[class as usize].pages[page as usize] = line;
-                let buckets = CLASS_BUCKETS[class as usize];
-                let per_page = (LEAF_BUCKETS / buckets) as usize;
-                for i in 0..per_page {
-                    let owners = &self.pool.classes[class as usize].owners;
-                    let Some(&owner) = owners.get(page as usize * per_page + i) else { break };
-                    self.tell(Owner::unpack(owner), line + i as u32 * buckets);
-                }
-            }
-        }
+        let tables = &mut self.tables;
+        self.pool.give_leaf(region, class, line, &mut |shard, parity, leaf, line| {
+            let table = &mut tables[shard as usize];
+            let old = table.current.parity != parity;
+            table.layout_mut(old).leaves[leaf as usize].line = line;
+        });
     }
+}
 
-    /// Tells a leaf's owner where it lies now.
-    fn tell(&mut self, owner: Owner, line: u32) {
-        let Owner::Leaf { shard, parity, leaf } = owner else { unreachable!("leaves belong to tables") };
-        let table = &mut self.tables[shard as usize];
-        let old = table.current.parity != parity;
-        table.layout_mut(old).leaves[leaf as usize].line = line;
-    }
+/// The slot of an entry of a shard, as an index.
+#[inline]
+fn slot_index(shard: u16, entry: Entry) -> usize {
+    (shard * SLOTS_PER_SHARD + entry.slot_in_shard()) as usize
 }
 
 /// The bucket in which a search for a spread begins.
 #[inline]
 fn home(spread: u32, buckets: u32) -> u32 {
-    spread * buckets >> 5
+    (spread * buckets) >> 5
 }
 
 #[inline]
@@ -748,172 +727,4 @@ fn coldest(region: &Region, first: u32, buckets: u32) -> (u32, usize) {
     entries
         .min_by_key(|&(line, i)| Entry(region.line(line)[i]).frequency())
         .expect("a leaf has at least one bucket")
-}
-
-/// Who has to be told when a page moves.
-#[derive(Clone, Copy, Debug)]
-enum Owner {
-    Leaf { shard: u16, parity: bool, leaf: u32 },
-    Class { class: u8, page: u32 },
-}
-
-impl Owner {
-    fn pack(self) -> u32 {
-        match self {
-            Owner::Leaf { shard, parity, leaf } => u32::from(shard) << 21 | u32::from(parity) << 20 | leaf,
-            Owner::Class { class, page } => 1 << 31 | u32::from(class) << 24 | page,
-        }
-    }
-
-    fn unpack(packed: u32) -> Owner {
-        if packed >> 31 == 0 {
-            let (shard, parity) = ((packed >> 21) as u16, packed >> 20 & 1 == 1);
-            Owner::Leaf { shard, parity, leaf: packed & 0xF_FFFF }
-        } else {
-            Owner::Class { class: (packed >> 24 & 0x7F) as u8, page: packed & 0xFF_FFFF }
-        }
-    }
-}
-
-/// Pages of 2 KiB in chunks, dense: page numbers below `owners.len()` are in use, all others are free.
-#[derive(Debug)]
-struct Pool {
-    chunk_lines: u32,
-    chunks: Vec<u32>,
-    /// Place in `chunks` of each chunk of the region.
-    ordinals: Vec<u32>,
-    owners: Vec<u32>,
-    classes: [Class; PAGE_CLASS as usize],
-}
-
-/// Blocks of one size below a page, dense as the pages are.
-#[derive(Debug, Default)]
-struct Class {
-    pages: Vec<u32>,
-    owners: Vec<u32>,
-}
-
-impl Pool {
-    fn new(chunk_bytes: usize) -> Pool {
-        Pool {
-            chunk_lines: (chunk_bytes / 64) as u32,
-            chunks: Vec::new(),
-            ordinals: Vec::new(),
-            owners: Vec::new(),
-            classes: Default::default(),
-        }
-    }
-
-    fn heap_bytes(&self) -> usize {
-        let words = self.chunks.capacity() + self.ordinals.capacity() + self.owners.capacity();
-        let classes =
-            self.classes.iter().map(|class| class.pages.capacity() * 4 + class.owners.capacity() * 4);
-        words * 4 + classes.sum::<usize>()
-    }
-
-    fn pages_per_chunk(&self) -> usize {
-        (self.chunk_lines / LEAF_BUCKETS) as usize
-    }
-
-    #[inline]
-    fn spare(&self) -> usize {
-        self.chunks.len() * self.pages_per_chunk() - self.owners.len()
-    }
-
-    fn add_chunk(&mut self, chunk: u32) {
-        if self.ordinals.len() <= chunk as usize {
-            self.ordinals.resize(chunk as usize + 1, 0);
-        }
-        self.ordinals[chunk as usize] = self.chunks.len() as u32;
-        self.chunks.push(chunk);
-        // By what is needed: doubling would hold much that is not used.
-        self.owners.reserve_exact(self.chunks.len() * self.pages_per_chunk() - self.owners.len());
-    }
-
-    fn give_chunk(&mut self) -> Option<u32> {
-        if self.spare()
-            < self.pages_per_chunk()
-                + if self.owners.is_empty() { 0 } else { SPARE_PAGES + SPARE_PAGES_TO_MOVE }
-        {
-            return None;
-        }
-        self.chunks.pop()
-    }
-
-    fn line_of(&self, page: usize) -> u32 {
-        let per_chunk = self.pages_per_chunk();
-        self.chunks[page / per_chunk] * self.chunk_lines + (page % per_chunk) as u32 * LEAF_BUCKETS
-    }
-
-    fn page_of(&self, line: u32) -> usize {
-        let ordinal = self.ordinals[(line / self.chunk_lines) as usize] as usize;
-        ordinal * self.pages_per_chunk() + (line % self.chunk_lines / LEAF_BUCKETS) as usize
-    }
-
-    /// A page of zeros.
-    fn take_page(&mut self, region: &mut Region, owner: Owner) -> u32 {
-        assert!(self.spare() > 0, "spare pages are seen to before the index changes");
-        let line = self.line_of(self.owners.len());
-        self.owners.push(owner.pack());
-        region.bytes_mut(u64::from(line) * 64, PAGE_BYTES).fill(0);
-        line
-    }
-
-    fn give_page(&mut self, region: &mut Region, line: u32) -> Option<(Owner, u32)> {
-        let (page, last) = (self.page_of(line), self.owners.len() - 1);
-        let owner = self.owners.pop().expect("the page given back is in use");
-        if page == last {
-            return None;
-        }
-        self.owners[page] = owner;
-        region.copy(u64::from(self.line_of(last)) * 64, u64::from(line) * 64, PAGE_BYTES);
-        Some((Owner::unpack(owner), line))
-    }
-
-    /// Memory for a leaf, all zero.
-    fn take_leaf(&mut self, region: &mut Region, class: u8, owner: Owner) -> u32 {
-        if class == PAGE_CLASS {
-            return self.take_page(region, owner);
-        }
-        let buckets = CLASS_BUCKETS[class as usize];
-        let per_page = (LEAF_BUCKETS / buckets) as usize;
-        let block = self.classes[class as usize].owners.len();
-        if block == self.classes[class as usize].pages.len() * per_page {
-            let page = self.classes[class as usize].pages.len() as u32;
-            let line = self.take_page(region, Owner::Class { class, page });
-            self.classes[class as usize].pages.push(line);
-        }
-        let class = &mut self.classes[class as usize];
-        class.owners.push(owner.pack());
-        let line = class.pages[block / per_page] + (block % per_page) as u32 * buckets;
-        region.bytes_mut(u64::from(line) * 64, buckets as usize * 64).fill(0);
-        line
-    }
-
-    /// Takes the memory of a leaf below a page back; answers which leaf moved where, and a page that has become free.
-    fn give_block(
-        &mut self,
-        region: &mut Region,
-        class: u8,
-        line: u32,
-    ) -> (Option<(Owner, u32)>, Option<u32>) {
-        let Owner::Class { page, .. } = Owner::unpack(self.owners[self.page_of(line)]) else {
-            unreachable!("blocks lie in pages of their class");
-        };
-        let buckets = CLASS_BUCKETS[class as usize];
-        let per_page = (LEAF_BUCKETS / buckets) as usize;
-        let class = &mut self.classes[class as usize];
-        let block = page as usize * per_page + ((line - class.pages[page as usize]) / buckets) as usize;
-        let last = class.owners.len() - 1;
-        let owner = class.owners.pop().expect("the block given back is in use");
-        let mut moved = None;
-        if block != last {
-            class.owners[block] = owner;
-            let source = class.pages[last / per_page] + (last % per_page) as u32 * buckets;
-            region.copy(u64::from(source) * 64, u64::from(line) * 64, buckets as usize * 64);
-            moved = Some((Owner::unpack(owner), line));
-        }
-        let free = if last % per_page == 0 { class.pages.pop() } else { None };
-        (moved, free)
-    }
 }

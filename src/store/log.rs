@@ -55,7 +55,6 @@ enum Use {
 #[derive(Debug)]
 struct Segment {
     usage: Use,
-    base: Base,
     used: u32,
     dead: u32,
     live: u32,
@@ -70,7 +69,6 @@ struct Segment {
 
 const NO_SEGMENT: Segment = Segment {
     usage: Use::Nothing,
-    base: Base { version: 0, units: 0 },
     used: 0,
     dead: 0,
     live: 0,
@@ -126,8 +124,11 @@ pub(super) struct Log {
     /// Items begin at multiples of `1 << grain`, so that locations reach over the whole region.
     grain: u32,
     segments: Vec<Segment>,
-    /// When something in the segment is due; beside the segments so that looking for what is due reads little.
+    // Beside the segments, so that what is often read is close together: what a segment's items count from, when something
+    // in it is due, and the dead bytes of those that are sealed.
+    bases: Vec<Base>,
     next_due: Vec<u64>,
+    wasted: Vec<u32>,
     due_cursor: usize,
     due_tick: u64,
     free: Vec<u32>,
@@ -145,7 +146,7 @@ pub(super) struct Log {
     dead: u64,
     payload: u64,
     expiring: u64,
-    compact_cursor: usize,
+    waste_cursor: usize,
 }
 
 impl Log {
@@ -166,7 +167,9 @@ impl Log {
             chunk_shift,
             grain,
             segments: Vec::new(),
+            bases: Vec::new(),
             next_due: Vec::new(),
+            wasted: Vec::new(),
             due_cursor: 0,
             due_tick: 0,
             free: Vec::new(),
@@ -183,7 +186,7 @@ impl Log {
             dead: 0,
             payload: 0,
             expiring: 0,
-            compact_cursor: 0,
+            waste_cursor: 0,
         };
         log.expect_limit(limit);
         log
@@ -193,8 +196,9 @@ impl Log {
     pub(super) fn expect_limit(&mut self, limit: u64) {
         let chunks = (limit.min(self.region.reserved() as u64) >> self.chunk_shift) as usize + 1;
         self.segments.reserve_exact(chunks.saturating_sub(self.segments.len()));
+        self.bases.reserve_exact(chunks.saturating_sub(self.bases.len()));
         self.next_due.reserve_exact(chunks.saturating_sub(self.next_due.len()));
-        for list in [&mut self.free, &mut self.unheld] {
+        for list in [&mut self.wasted, &mut self.free, &mut self.unheld] {
             list.reserve_exact(chunks.saturating_sub(list.len()));
         }
         for queue in &mut self.queues {
@@ -235,7 +239,7 @@ impl Log {
 
     /// Bytes held from the system.
     pub(super) fn held(&self) -> u64 {
-        let per_chunk = size_of::<Segment>() + size_of::<u64>();
+        let per_chunk = size_of::<Segment>() + size_of::<Base>() + size_of::<u64>() + size_of::<u32>();
         let lists = self.segments.capacity() * per_chunk
             + (self.free.capacity() + self.unheld.capacity() + self.handles.capacity()) * 4
             + self.queues.iter().map(|queue| queue.capacity() * 4).sum::<usize>()
@@ -273,7 +277,9 @@ impl Log {
                     return None;
                 }
                 self.segments.push(NO_SEGMENT);
+                self.bases.push(Base::default());
                 self.next_due.push(NEVER);
+                self.wasted.push(0);
                 chunk as u32
             }
         };
@@ -336,11 +342,16 @@ impl Log {
     /// The item at a location.
     #[inline]
     pub(super) fn item(&self, location: u64) -> Item<'_> {
+        let bytes = self.bytes(location);
+        Item { head: Head::read(bytes), bytes, base: self.bases[self.chunk_of(location)] }
+    }
+
+    /// What there is of a segment from a location on.
+    #[inline]
+    pub(super) fn bytes(&self, location: u64) -> &[u8] {
         let at = location << self.grain;
-        let chunk = (at >> self.chunk_shift) as usize;
-        let end = (chunk as u64 + 1) << self.chunk_shift;
-        let bytes = self.region.bytes(at, (end - at) as usize);
-        Item { head: Head::read(bytes), bytes, base: self.segments[chunk].base }
+        let chunk_bytes = 1u64 << self.chunk_shift;
+        self.region.bytes(at, (chunk_bytes - (at & (chunk_bytes - 1))) as usize)
     }
 
     /// Whether the item at a location has this key.
@@ -391,9 +402,9 @@ impl Log {
     pub(super) fn open_segment(&mut self, queue: Queue, chunk: u32, now_units: u64) {
         self.seal(queue, now_units);
         let segment = &mut self.segments[chunk as usize];
-        let base = Base { version: 0, units: now_units };
         let generation = segment.generation;
-        *segment = Segment { usage: Use::Open(queue), base, used: FIRST, generation, ..NO_SEGMENT };
+        *segment = Segment { usage: Use::Open(queue), used: FIRST, generation, ..NO_SEGMENT };
+        self.bases[chunk as usize] = Base { version: 0, units: now_units };
         self.open[queue as usize] = Some(chunk);
     }
 
@@ -403,6 +414,7 @@ impl Log {
         let segment = &mut self.segments[chunk as usize];
         segment.usage = Use::Sealed(queue);
         segment.sealed = now_units;
+        self.wasted[chunk as usize] = segment.dead;
         if segment.live == 0 {
             self.free_segment(chunk);
         } else {
@@ -511,9 +523,9 @@ impl Log {
         self.dead += item_len as u64;
         self.payload -= payload;
         self.expiring -= u64::from(expiring);
-        if segment.live == 0
-            && let Use::Sealed(queue) = segment.usage
-        {
+        let Use::Sealed(queue) = segment.usage else { return };
+        self.wasted[chunk] = segment.dead;
+        if segment.live == 0 {
             let queue = &mut self.queues[queue as usize];
             let at =
                 queue.iter().position(|&c| c as usize == chunk).expect("sealed segments wait in their queue");
@@ -525,11 +537,11 @@ impl Log {
     /// The open segment of a queue and what its items count from; the first item makes the base.
     fn open_for(&mut self, queue: Queue, facts: &Facts) -> (u32, Base) {
         let chunk = self.open[queue as usize].expect("the caller sees to room");
-        let segment = &mut self.segments[chunk as usize];
-        if segment.used == FIRST {
-            segment.base.version = facts.version.0;
+        let base = &mut self.bases[chunk as usize];
+        if self.segments[chunk as usize].used == FIRST {
+            base.version = facts.version.0;
         }
-        (chunk, segment.base)
+        (chunk, *base)
     }
 
     /// Takes room at the end of an open segment.
@@ -559,7 +571,7 @@ impl Log {
         if let Some(deadline) = units_of(facts.expiry) {
             self.expiring += 1;
             let offset = (at & ((1 << self.chunk_shift) - 1)) as u32;
-            let tick = tick_of(segment.base.units);
+            let tick = tick_of(self.bases[chunk].units);
             let before = segment.wheel.as_ref().map_or(0, |wheel| wheel.heap_bytes());
             let wheel = segment.wheel.get_or_insert_with(|| Box::new(Wheel::new(tick)));
             let link = wheel.file(deadline, offset);
@@ -588,6 +600,7 @@ impl Log {
         let generation = segment.generation.wrapping_add(1);
         *segment = Segment { usage: Use::Free, generation, ..NO_SEGMENT };
         self.next_due[chunk as usize] = NEVER;
+        self.wasted[chunk as usize] = 0;
         self.free.push(chunk);
     }
 
@@ -602,6 +615,7 @@ impl Log {
             }
         }
         self.next_due.fill(NEVER);
+        self.wasted.fill(0);
         self.queues.iter_mut().for_each(VecDeque::clear);
         self.open = [None; 2];
         let mappings = std::mem::take(&mut self.mappings).into_iter().flatten();
@@ -667,25 +681,27 @@ impl Log {
     pub(super) fn leave(&mut self, queue: Queue) -> Option<u32> {
         let chunk = self.queues[queue as usize].pop_front()?;
         self.segments[chunk as usize].usage = Use::Leaving(queue);
+        self.wasted[chunk as usize] = 0;
         Some(chunk)
     }
 
     /// Takes a sealed segment with at least so many dead bytes out of its queue: the one with the most among some.
     pub(super) fn leave_wasteful(&mut self, dead_min: usize) -> Option<u32> {
-        const LOOK: usize = 1024;
-        if self.dead < dead_min as u64 {
+        const LOOK: usize = 4096;
+        let count = self.wasted.len();
+        let first = if self.waste_cursor < count { self.waste_cursor } else { 0 };
+        let last = (first + LOOK).min(count);
+        self.waste_cursor = last;
+        let (chunk, &most) = self.wasted[first..last].iter().enumerate().max_by_key(|&(_, &dead)| dead)?;
+        if (most as usize) < dead_min {
             return None;
         }
-        let count = self.segments.len();
-        let looked = (0..count.min(LOOK)).map(|i| (self.compact_cursor + i) % count);
-        let sealed = looked.filter(|&i| matches!(self.segments[i].usage, Use::Sealed(_)));
-        let best = sealed.max_by_key(|&i| self.segments[i].dead);
-        self.compact_cursor = (self.compact_cursor + count.min(LOOK)) % count.max(1);
-        let chunk = best.filter(|&i| self.segments[i].dead as usize >= dead_min)?;
+        let chunk = first + chunk;
         let Use::Sealed(queue) = self.segments[chunk].usage else { unreachable!("filtered above") };
         let at = self.queues[queue as usize].iter().position(|&c| c as usize == chunk);
         self.queues[queue as usize].remove(at.expect("sealed segments wait in their queue"));
         self.segments[chunk].usage = Use::Leaving(queue);
+        self.wasted[chunk] = 0;
         Some(chunk as u32)
     }
 

@@ -24,13 +24,14 @@
 //! chunks (free ones too), mappings, tables, wheels, ghosts, lists.
 //!
 //! Files: `memory` (all `unsafe`), `item` (bytes of an item), `wheel` (expiry in a segment), `log` (segments and the account),
-//! `index` (tables), `ghost` (fingerprints), `upkeep` (eviction, compaction, expiry, giving back).
+//! `index` (tables) and `pages` (their memory), `ghost` (fingerprints), `upkeep` (eviction, compaction, expiry, giving back).
 
 mod ghost;
 mod index;
 mod item;
 mod log;
 mod memory;
+mod pages;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -43,7 +44,7 @@ use crate::request::{Expiry, Fault, Value};
 use ghost::Ghost;
 use index::{Bearing, Entry, FREQUENCY_MAX, Index, Place, STAMP_COUNT};
 use item::{Facts, HANDLE_BYTES, UNIT_NANOS};
-use log::{Body, Log, Queue};
+use log::{Body, Item, Log, Queue};
 use upkeep::Emptying;
 
 /// Bounds of a store.
@@ -179,7 +180,9 @@ impl Store {
     pub fn find(&mut self, now: Mono, probe: Probe, key: &[u8], warm: bool) -> Option<Found<'_>> {
         let (place, entry) = self.entry_of(probe, key)?;
         let location = entry.location();
-        if self.log.item(location).over(units(now)) {
+        let item = self.log.item(location);
+        let (head, base) = (item.head, item.base);
+        if item.over(units(now)) {
             self.drop_entry(place, location);
             self.departures.expired += 1;
             return None;
@@ -190,7 +193,7 @@ impl Store {
                 self.index.set(self.log.region_mut(), place, used);
             }
         }
-        let item = self.log.item(location);
+        let item = Item { head, bytes: self.log.bytes(location), base };
         Some(Found {
             value: Value::One(self.log.value(&item)),
             flags: item.head.flags(item.bytes),

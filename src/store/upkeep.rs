@@ -1,8 +1,8 @@
 //! Making room and keeping house, a bounded step at a time: eviction, compaction, expiry, giving memory back.
 
-use super::index::{PAGE_BYTES, SPARE_PAGES};
 use super::log::{Log, Queue};
 use super::memory::Mapping;
+use super::pages::{PAGE_BYTES, SPARE_PAGES};
 use super::{Store, bearing, units};
 use crate::clock::Mono;
 use crate::request::Fault;
@@ -18,7 +18,7 @@ const PAY_FACTOR: usize = 4;
 /// Most of a segment that may move on from it, in quarters; the rest leaves even if it was used.
 const MOVED_QUARTERS: u32 = 3;
 /// What one tick may do, in units of roughly 100 ns.
-const TICK_EFFORT: u32 = 400;
+const TICK_EFFORT: u32 = 300;
 const ITEM_EFFORT: u32 = 3;
 const RELEASE_EFFORT: u32 = 300;
 /// Most segments that making room for one chunk may empty before it is given up.

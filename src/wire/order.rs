@@ -8,7 +8,9 @@
 //!   tickets   head                       head + len
 //!             | awaited | ready | ready | awaited |
 //! ```
-//! Bound: the session stops parsing at `output_soft_bytes`, which counts what is held here, and at `AWAITED_MAX` places.
+//! Bounds: the session stops parsing at `AWAITED_MAX` places, and at `output_soft_bytes` of replies that are written, held
+//! here, or expected. How large a reply on its way will be nobody knows, so each counts as the largest of late: the
+//! expectation takes a larger one at once and forgets it by an eighth with every smaller one.
 
 use super::{Backend, Target};
 use crate::clock::Now;
@@ -21,6 +23,8 @@ pub(crate) const AWAITED_MAX: usize = 4096;
 /// Buffers kept for reuse, and the largest that is.
 const SPARE_BUFFERS: usize = 64;
 const SPARE_BUFFER_BYTES: usize = 4096;
+/// What the first replies of a connection are expected to be.
+const EXPECTED_BYTES_AT_FIRST: usize = 64 << 10;
 
 /// A codec's writing half: turns an outcome into the bytes of its reply.
 pub(crate) trait Encode {
@@ -53,12 +57,20 @@ pub(crate) struct Order<S> {
     /// Ticket of the place at the front.
     head: u32,
     held_bytes: usize,
+    /// Bytes that a reply on its way is expected to have.
+    expected_bytes: usize,
     spare: Vec<Vec<u8>>,
 }
 
 impl<S: Copy> Order<S> {
     pub fn new() -> Self {
-        Order { places: VecDeque::new(), head: 0, held_bytes: 0, spare: Vec::new() }
+        Order {
+            places: VecDeque::new(),
+            head: 0,
+            held_bytes: 0,
+            expected_bytes: EXPECTED_BYTES_AT_FIRST,
+            spare: Vec::new(),
+        }
     }
 
     /// Number of replies that wait.
@@ -107,6 +119,8 @@ impl<S: Copy> Order<S> {
         writer: &mut W,
         out: &mut Vec<u8>,
     ) {
+        let decayed = self.expected_bytes - self.expected_bytes / 8;
+        self.expected_bytes = outcome.value.len().max(decayed);
         let index = ticket.wrapping_sub(self.head) as usize;
         let place = &mut self.places[index];
         assert!(place.answer.is_none(), "the outcome of ticket {ticket} came twice");
@@ -177,8 +191,14 @@ impl<B: Backend, W: Encode> Exchange<'_, B, W> {
     /// Whether the next command may be executed: room for its replies, and for requests that are sent on.
     #[inline]
     pub fn has_room(&self, output_soft_bytes: usize) -> bool {
-        self.order.len() < AWAITED_MAX
-            && self.out.len() + self.order.held_bytes() < output_soft_bytes
-            && self.backend.ready()
+        if !self.backend.ready() {
+            return false;
+        }
+        let written = self.out.len();
+        if self.order.is_empty() {
+            return written < output_soft_bytes;
+        }
+        let coming = self.order.held_bytes + self.order.len() * self.order.expected_bytes;
+        self.order.len() < AWAITED_MAX && written + coming < output_soft_bytes
     }
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod commands;
 mod connections;
+mod costs;
 mod environment;
 mod lifecycle;
 mod support;

@@ -156,6 +156,16 @@ impl Server {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Time that its threads were on a CPU, to the nanosecond.
+    pub fn scheduled_time(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let nanos = tasks.map(|task| {
+            let line = std::fs::read_to_string(task.unwrap().path().join("schedstat")).expect("threads stay");
+            line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
