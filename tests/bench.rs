@@ -113,6 +113,8 @@ fn an_honest_server_is_counted_in_every_protocol() {
         "--protocol resp3 --pipeline 7",
         "--protocol memcached --data-size-range 0-300",
         "--protocol meta --pipeline 16 --key-pattern Z:G",
+        "--protocol native --pipeline 16",
+        "--protocol native --expiry 60",
         "--expiry 100 -d 40000 --key-maximum 99",
         "--rate 4000",
     ] {

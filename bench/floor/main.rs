@@ -2,11 +2,11 @@
 //!
 //! A bare io_uring echo: multishot accept and receive, provided buffers, SINGLE_ISSUER and DEFER_TASKRUN, one enter per
 //! turn, one send per connection and turn. It looks at one byte of a request to tell GET from SET (their lengths differ),
-//! counts the rest, and appends the canned reply of that kind. No parsing, no table, no value of anybody: the load
+//! counts the rest, and appends the canned reply of that kind (with the request's id, in the native protocol). No parsing, no table, no value of anybody: the load
 //! generator has to be told `--no-verify`.
 //!
 //! ```text
-//! floor PORT resp|memcached KEY_BYTES VALUE_BYTES
+//! floor PORT resp|memcached|native KEY_BYTES VALUE_BYTES
 //! ```
 //! It prints `ready` when it listens and serves until it is killed.
 
@@ -30,6 +30,8 @@ struct Script {
     set_bytes: usize,
     get_reply: Vec<u8>,
     set_reply: Vec<u8>,
+    /// Whether bytes 4 to 8 of a request, its id, go into its reply.
+    has_id: bool,
 }
 
 impl Script {
@@ -46,6 +48,7 @@ impl Script {
                 .len(),
                 get_reply: format!("${value_bytes}\r\n{value}\r\n").into_bytes(),
                 set_reply: b"+OK\r\n".to_vec(),
+                has_id: false,
             },
             "memcached" => Script {
                 kind_at: 0,
@@ -54,10 +57,28 @@ impl Script {
                 set_bytes: format!("set {key} 0 0 {value_bytes}\r\n{value}\r\n").len(),
                 get_reply: format!("VALUE {key} 0 {value_bytes}\r\n{value}\r\nEND\r\n").into_bytes(),
                 set_reply: b"STORED\r\n".to_vec(),
+                has_id: false,
+            },
+            "native" => Script {
+                kind_at: 2,
+                get_mark: 0x10,
+                get_bytes: 16 + key_bytes,
+                set_bytes: 16 + 20 + key_bytes + value_bytes,
+                get_reply: native_reply(0x10, &[vec![0; 20], value.into_bytes()].concat()),
+                set_reply: native_reply(0x20, &[0; 8]),
+                has_id: true,
             },
             _ => return None,
         })
     }
+}
+
+fn native_reply(opcode: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0xF6, 1, opcode, 0, 0, 0, 0, 0];
+    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(body);
+    frame
 }
 
 /// A connection: how far into a request it is, and the replies on their way.
@@ -65,6 +86,7 @@ impl Script {
 struct Connection {
     seen: usize,
     is_get: bool,
+    id: [u8; 4],
     staged: Vec<u8>,
     /// The kernel reads it while `in_flight`.
     sending: Vec<u8>,
@@ -87,15 +109,23 @@ impl Connection {
             }
             let whole = if self.is_get { script.get_bytes } else { script.set_bytes };
             let len = bytes.len().min(whole - self.seen);
+            if script.has_id && self.seen < 8 {
+                for (place, &byte) in (self.seen..8).zip(bytes) {
+                    if place >= 4 {
+                        self.id[place - 4] = byte;
+                    }
+                }
+            }
             self.seen += len;
             bytes = &bytes[len..];
             if self.seen == whole {
                 self.seen = 0;
-                self.staged.extend_from_slice(if self.is_get {
-                    &script.get_reply
-                } else {
-                    &script.set_reply
-                });
+                let start = self.staged.len();
+                let reply = if self.is_get { &script.get_reply } else { &script.set_reply };
+                self.staged.extend_from_slice(reply);
+                if script.has_id {
+                    self.staged[start + 4..start + 8].copy_from_slice(&self.id);
+                }
             }
         }
     }
@@ -116,7 +146,7 @@ fn main() {
     };
     let port = args.first().and_then(|text| text.parse::<u16>().ok());
     let (Some(script), Some(port)) = (script, port) else {
-        eprintln!("usage: floor PORT resp|memcached KEY_BYTES VALUE_BYTES");
+        eprintln!("usage: floor PORT resp|memcached|native KEY_BYTES VALUE_BYTES");
         std::process::exit(2);
     };
     if let Err(error) = serve(&script, port) {

@@ -48,6 +48,13 @@ pub fn connect(address: SocketAddr, greeting: &Greeting) -> Result<TcpStream, Fa
                 commands.push(vec!["SELECT", &database]);
             }
         }
+        Protocol::Native => {
+            if let Some(password) = &greeting.password {
+                let user = greeting.user.as_deref().unwrap_or("");
+                authenticate_native(&stream, user, password)
+                    .map_err(|error| Failure::Greeting(address, error.to_string()))?;
+            }
+        }
         Protocol::Memcached | Protocol::Meta => {}
     }
     for command in commands {
@@ -107,6 +114,24 @@ fn range_of(range: &Resp, asked: SocketAddr) -> Option<(u16, u16, SocketAddr)> {
     let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
     (first <= last && last < SLOT_COUNT).then_some(())?;
     Some((first, last, SocketAddr::new(ip, u16::try_from(*port).ok()?)))
+}
+
+/// AUTH of the native protocol: a frame with the user as its key, answered by one without a body if all is well.
+fn authenticate_native(mut stream: &TcpStream, user: &str, password: &str) -> std::io::Result<()> {
+    let mut frame = vec![0xF5, 1, 0x02, 0, 0, 0, 0, 0];
+    frame.extend_from_slice(&((user.len() + password.len()) as u32).to_le_bytes());
+    frame.extend_from_slice(&(user.len() as u16).to_le_bytes());
+    frame.extend_from_slice(&[0, 0]);
+    frame.extend_from_slice(user.as_bytes());
+    frame.extend_from_slice(password.as_bytes());
+    stream.write_all(&frame)?;
+    let mut header = [0; 16];
+    stream.read_exact(&mut header)?;
+    match (header[0], u16::from_le_bytes([header[12], header[13]])) {
+        (0xF6, 0) => Ok(()),
+        (0xF6, status) => Err(std::io::Error::other(format!("AUTH: status {status}"))),
+        _ => Err(std::io::Error::other("AUTH was not answered by a native frame")),
+    }
 }
 
 /// A reply of the control commands above; values of the load never come here.

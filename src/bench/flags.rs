@@ -62,10 +62,10 @@ struct Flags {
     /// Database to select.
     #[arg(long = "select-db", visible_alias = "dbnum", default_value_t = 0)]
     database: u32,
-    /// Protocol (resp, resp3, memcached, meta), or a number: the pipeline.
+    /// Protocol (resp, resp3, memcached, meta, native), or a number: the pipeline.
     #[arg(short = 'P', value_name = "PROTOCOL|N")]
     protocol_or_pipeline: Option<String>,
-    /// resp (redis, resp2), resp3, memcached (memcache_text) or meta.
+    /// resp (redis, resp2), resp3, memcached (memcache_text), meta or native.
     #[arg(long)]
     protocol: Option<String>,
     /// Requests sent at once, and then all awaited [1].
@@ -347,7 +347,8 @@ impl Flags {
             Some("resp3") => Protocol::Resp3,
             Some("memcached" | "memcache_text") => Protocol::Memcached,
             Some("meta") => Protocol::Meta,
-            Some(other) => return Err(format!("protocol {other:?}: resp, resp3, memcached or meta")),
+            Some("native") => Protocol::Native,
+            Some(other) => return Err(format!("protocol {other:?}: resp, resp3, memcached, meta or native")),
         };
         let pipeline = self.pipeline.or(short_pipeline).unwrap_or(1);
         let short_threads = self.threads_or_tests.as_deref().and_then(|text| text.parse::<u32>().ok());

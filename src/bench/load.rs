@@ -161,6 +161,8 @@ struct Lane {
     node: usize,
     reader: Reader,
     pending: VecDeque<Pending>,
+    /// Requests made on it so far.
+    asked: u32,
     staged: Vec<u8>,
     /// The kernel reads it while `in_flight`: neither changed nor dropped then.
     sending: Vec<u8>,
@@ -239,6 +241,7 @@ impl<'a> Load<'a> {
                     node,
                     reader: Reader::new(options.protocol, options.verify),
                     pending: VecDeque::new(),
+                    asked: 0,
                     staged: Vec::new(),
                     sending: Vec::new(),
                     sent: 0,
@@ -348,7 +351,7 @@ impl<'a> Load<'a> {
                 let turn = &mut self.next_lane_of_node[node];
                 let lane = self.lanes_of_node[node][*turn];
                 *turn = (*turn + 1) % self.lanes_of_node[node].len();
-                self.ask(lane, Pending { rank, due: due as u64, verb }, phase.expiry, tally);
+                self.ask(lane, Pending::new(verb, rank, due as u64), phase.expiry, tally);
                 tally.lag.saturating_record(now - due as u64);
                 due += self.dice.exponential(gap);
                 arrivals += 1;
@@ -393,7 +396,7 @@ impl<'a> Load<'a> {
                     break rank;
                 }
             };
-            self.ask(lane, Pending { rank, due: 0, verb }, phase.expiry, tally);
+            self.ask(lane, Pending::new(verb, rank, 0), phase.expiry, tally);
         }
     }
 
@@ -435,7 +438,9 @@ impl<'a> Load<'a> {
             (first, last) => first + self.dice.below(u64::from(last - first) + 1) as u32,
         };
         let lane = &mut self.lanes[place];
-        speech::write(self.protocol, request.verb, request.rank, seconds, self.items, &mut lane.staged);
+        let Pending { verb, rank, .. } = request;
+        speech::write(self.protocol, verb, rank, seconds, lane.asked, self.items, &mut lane.staged);
+        lane.asked = lane.asked.wrapping_add(1);
         lane.pending.push_back(request);
         tally.asked += 1;
         self.outstanding += 1;

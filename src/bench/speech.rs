@@ -17,6 +17,8 @@ pub enum Protocol {
     Memcached,
     /// memcached `mg` and `ms`.
     Meta,
+    /// The native protocol's GET and PUT; replies may overtake each other.
+    Native,
 }
 
 impl Protocol {
@@ -27,6 +29,7 @@ impl Protocol {
             Protocol::Resp3 => "resp3",
             Protocol::Memcached => "memcached",
             Protocol::Meta => "meta",
+            Protocol::Native => "native",
         }
     }
 }
@@ -47,6 +50,14 @@ pub struct Pending {
     /// Nanoseconds of the run at which it was to be sent.
     pub due: u64,
     pub verb: Verb,
+    /// It was answered before an older one (native protocol).
+    pub answered: bool,
+}
+
+impl Pending {
+    pub fn new(verb: Verb, rank: u64, due: u64) -> Pending {
+        Pending { rank, due, verb, answered: false }
+    }
 }
 
 /// How a request ended.
@@ -79,10 +90,19 @@ pub enum Lie {
 /// Longest line of an answer: memcached repeats the key (250) in it, errors are sentences.
 const LINE_BYTES_MAX: usize = 1024;
 
-/// Appends a request.
+/// Appends a request; `number` is how many were made on this connection before it.
 #[inline]
-pub fn write(protocol: Protocol, verb: Verb, rank: u64, expiry: u32, items: &Items, into: &mut Vec<u8>) {
+pub fn write(
+    protocol: Protocol,
+    verb: Verb,
+    rank: u64,
+    expiry: u32,
+    number: u32,
+    items: &Items,
+    into: &mut Vec<u8>,
+) {
     match (protocol, verb) {
+        (Protocol::Native, verb) => write_native(verb, rank, expiry, number, items, into),
         (Protocol::Resp2 | Protocol::Resp3, Verb::Get) => {
             into.extend_from_slice(b"*2\r\n$3\r\nGET\r\n");
             bulk_key(rank, items, into);
@@ -91,7 +111,7 @@ pub fn write(protocol: Protocol, verb: Verb, rank: u64, expiry: u32, items: &Ite
             into.extend_from_slice(if expiry == 0 { b"*3\r\n$3\r\nSET\r\n" } else { b"*5\r\n$3\r\nSET\r\n" });
             bulk_key(rank, items, into);
             into.push(b'$');
-            number(items.value_bytes(rank) as u64, into);
+            write_number(items.value_bytes(rank) as u64, into);
             into.extend_from_slice(b"\r\n");
             items.write_value(rank, into);
             into.extend_from_slice(b"\r\n");
@@ -99,7 +119,7 @@ pub fn write(protocol: Protocol, verb: Verb, rank: u64, expiry: u32, items: &Ite
                 let mut digits = itoa::Buffer::new();
                 let digits = digits.format(expiry).as_bytes();
                 into.extend_from_slice(b"$2\r\nEX\r\n$");
-                number(digits.len() as u64, into);
+                write_number(digits.len() as u64, into);
                 into.extend_from_slice(b"\r\n");
                 into.extend_from_slice(digits);
                 into.extend_from_slice(b"\r\n");
@@ -115,9 +135,9 @@ pub fn write(protocol: Protocol, verb: Verb, rank: u64, expiry: u32, items: &Ite
             into.extend_from_slice(b"set ");
             items.write_key(rank, into);
             into.extend_from_slice(b" 0 ");
-            number(u64::from(expiry), into);
+            write_number(u64::from(expiry), into);
             into.push(b' ');
-            number(items.value_bytes(rank) as u64, into);
+            write_number(items.value_bytes(rank) as u64, into);
             into.extend_from_slice(b"\r\n");
             items.write_value(rank, into);
             into.extend_from_slice(b"\r\n");
@@ -132,10 +152,10 @@ pub fn write(protocol: Protocol, verb: Verb, rank: u64, expiry: u32, items: &Ite
             into.extend_from_slice(b"ms ");
             items.write_key(rank, into);
             into.push(b' ');
-            number(items.value_bytes(rank) as u64, into);
+            write_number(items.value_bytes(rank) as u64, into);
             if expiry != 0 {
                 into.extend_from_slice(b" T");
-                number(u64::from(expiry), into);
+                write_number(u64::from(expiry), into);
             }
             into.extend_from_slice(b"\r\n");
             items.write_value(rank, into);
@@ -147,16 +167,54 @@ pub fn write(protocol: Protocol, verb: Verb, rank: u64, expiry: u32, items: &Ite
 #[inline]
 fn bulk_key(rank: u64, items: &Items, into: &mut Vec<u8>) {
     into.push(b'$');
-    number(items.key_bytes(rank) as u64, into);
+    write_number(items.key_bytes(rank) as u64, into);
     into.extend_from_slice(b"\r\n");
     items.write_key(rank, into);
     into.extend_from_slice(b"\r\n");
 }
 
 #[inline]
-fn number(number: u64, into: &mut Vec<u8>) {
+fn write_number(number: u64, into: &mut Vec<u8>) {
     into.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
+
+/// A frame of the native protocol (proto-spec/native.md sections 2 to 4).
+fn write_native(verb: Verb, rank: u64, expiry: u32, number: u32, items: &Items, into: &mut Vec<u8>) {
+    let (key_bytes, rest_bytes) = match verb {
+        Verb::Get => (items.key_bytes(rank), 0),
+        Verb::Set => (items.key_bytes(rank), META_BYTES + items.value_bytes(rank)),
+        Verb::Ping => (0, 0),
+    };
+    let mut header = [0; HEADER_BYTES];
+    header[..3].copy_from_slice(&[0xF5, 1, opcode(verb)]);
+    header[4..8].copy_from_slice(&number.to_le_bytes());
+    header[8..12].copy_from_slice(&((key_bytes + rest_bytes) as u32).to_le_bytes());
+    header[12..14].copy_from_slice(&(key_bytes as u16).to_le_bytes());
+    into.extend_from_slice(&header);
+    if verb == Verb::Set {
+        let mut meta = [0; META_BYTES];
+        meta[..8].copy_from_slice(&(u64::from(expiry) * 1000).to_le_bytes());
+        into.extend_from_slice(&meta);
+    }
+    if key_bytes > 0 {
+        items.write_key(rank, into);
+    }
+    if verb == Verb::Set {
+        items.write_value(rank, into);
+    }
+}
+
+fn opcode(verb: Verb) -> u8 {
+    match verb {
+        Verb::Ping => 0x03,
+        Verb::Get => 0x10,
+        Verb::Set => 0x20,
+    }
+}
+
+/// Bytes of a native frame's header, and of the meta block before a value.
+const HEADER_BYTES: usize = 16;
+const META_BYTES: usize = 20;
 
 /// Most bytes of one answer to this verb, to size receive buffers.
 pub fn answer_bytes_max(verb: Verb, items: &Items) -> usize {
@@ -173,8 +231,12 @@ pub struct Reader {
     /// Whether values are compared, or only their framing.
     verify: bool,
     at: At,
-    /// The beginning of a line that the receive buffer cut.
+    /// The beginning of a line (or of a native header) that the receive buffer cut.
     line: Vec<u8>,
+    /// Native: the frame whose body is being read.
+    frame: Option<Frame>,
+    /// Native: how many requests have left the front of the pending ones.
+    front: u32,
     /// The last refusal's words.
     pub refusal: String,
 }
@@ -186,6 +248,15 @@ enum At {
     Tail { size: usize, seen: usize, wrong: bool },
 }
 
+/// A native reply whose body is not read to its end.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    number: u32,
+    answer: Answer,
+    body_bytes: usize,
+    seen: usize,
+}
+
 /// What a line says.
 enum Line {
     Done(Answer),
@@ -194,7 +265,15 @@ enum Line {
 
 impl Reader {
     pub fn new(protocol: Protocol, verify: bool) -> Reader {
-        Reader { protocol, verify, at: At::Line, line: Vec::new(), refusal: String::new() }
+        Reader {
+            protocol,
+            verify,
+            at: At::Line,
+            line: Vec::new(),
+            frame: None,
+            front: 0,
+            refusal: String::new(),
+        }
     }
 
     /// Reads `bytes` as answers to `pending`, front first; each answered request is taken out and told to `done`.
@@ -209,6 +288,9 @@ impl Reader {
         items: &Items,
         mut done: impl FnMut(Pending, Answer),
     ) -> Result<(), Lie> {
+        if self.protocol == Protocol::Native {
+            return self.read_frames(bytes, pending, items, done);
+        }
         while !bytes.is_empty() {
             let Some(&asked) = pending.front() else {
                 return Err(Lie::Unasked(excerpt(bytes)));
@@ -280,11 +362,74 @@ impl Reader {
         Ok(())
     }
 
+    /// As `read`, for replies that are found by their request's number.
+    fn read_frames(
+        &mut self,
+        mut bytes: &[u8],
+        pending: &mut VecDeque<Pending>,
+        items: &Items,
+        mut done: impl FnMut(Pending, Answer),
+    ) -> Result<(), Lie> {
+        while !bytes.is_empty() {
+            let mut frame = match self.frame.take() {
+                Some(frame) => frame,
+                None => {
+                    let (piece, rest) = bytes.split_at(bytes.len().min(HEADER_BYTES - self.line.len()));
+                    bytes = rest;
+                    self.line.extend_from_slice(piece);
+                    if self.line.len() < HEADER_BYTES {
+                        return Ok(());
+                    }
+                    let frame = native_header(&self.line, self.front, pending)?;
+                    self.line.clear();
+                    if frame.answer == Answer::Refused {
+                        self.refusal.clear();
+                    }
+                    frame
+                }
+            };
+            let index = frame.number.wrapping_sub(self.front) as usize;
+            let asked = pending[index];
+            let (piece, rest) = bytes.split_at(bytes.len().min(frame.body_bytes - frame.seen));
+            bytes = rest;
+            match frame.answer {
+                Answer::Hit => {
+                    let from_meta = META_BYTES.saturating_sub(frame.seen).min(piece.len());
+                    let start = (frame.seen + from_meta).saturating_sub(META_BYTES);
+                    let whole = frame.body_bytes - META_BYTES == items.value_bytes(asked.rank);
+                    if !whole || (self.verify && !items.holds(asked.rank, start, &piece[from_meta..])) {
+                        frame.answer = Answer::Wrong;
+                    }
+                }
+                Answer::Refused if self.refusal.len() < LINE_BYTES_MAX => {
+                    self.refusal.push_str(&excerpt(piece))
+                }
+                _ => {}
+            }
+            frame.seen += piece.len();
+            if frame.seen < frame.body_bytes {
+                self.frame = Some(frame);
+                continue;
+            }
+            if frame.answer == Answer::Refused && self.refusal.is_empty() {
+                self.refusal.push_str("without words");
+            }
+            pending[index].answered = true;
+            done(asked, frame.answer);
+            while pending.front().is_some_and(|front| front.answered) {
+                pending.pop_front();
+                self.front = self.front.wrapping_add(1);
+            }
+        }
+        Ok(())
+    }
+
     /// What follows a value.
     fn tail(&self) -> &'static [u8] {
         match self.protocol {
             Protocol::Resp2 | Protocol::Resp3 | Protocol::Meta => b"\r\n",
             Protocol::Memcached => b"\r\nEND\r\n",
+            Protocol::Native => b"",
         }
     }
 
@@ -294,11 +439,41 @@ impl Reader {
             Protocol::Resp2 | Protocol::Resp3 => resp_line(line, asked.verb),
             Protocol::Memcached => memcached_line(line, asked.verb),
             Protocol::Meta => meta_line(line, asked.verb),
+            Protocol::Native => None,
         };
         if let Some(Line::Done(Answer::Refused)) = said {
             self.refusal = excerpt(line);
         }
         said.ok_or_else(|| Lie::Nonsense(asked.verb, excerpt(line)))
+    }
+}
+
+/// Reads a native reply's header and finds what it answers.
+fn native_header(header: &[u8], front: u32, pending: &VecDeque<Pending>) -> Result<Frame, Lie> {
+    let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let (number, body_bytes) = (u32_at(4), u32_at(8) as usize);
+    let status = u16::from_le_bytes([header[12], header[13]]);
+    let said = || {
+        format!(
+            "a frame {:#x} of version {}, opcode {:#x}, flags {:#x}, id {number}, status {status}, {body_bytes} bytes",
+            header[0], header[1], header[2], header[3]
+        )
+    };
+    let asked = pending.get(number.wrapping_sub(front) as usize).filter(|asked| !asked.answered);
+    let asked = asked.ok_or_else(|| Lie::Unasked(said()))?;
+    let answer = match (status, asked.verb) {
+        (0, Verb::Get) if body_bytes >= META_BYTES => Some(Answer::Hit),
+        (1, Verb::Get) if body_bytes == 0 => Some(Answer::Miss),
+        (0, Verb::Set) if body_bytes == 8 => Some(Answer::Stored),
+        (0, Verb::Ping) if body_bytes == 0 => Some(Answer::Pong),
+        (64..128, _) => Some(Answer::Refused),
+        _ => None,
+    };
+    // Beside the flags, only that there is a new shard map may be said (4).
+    let is_frame = header[..2] == [0xF6, 1] && header[2] == opcode(asked.verb) && header[3] & !4 == 0;
+    match answer {
+        Some(answer) if is_frame => Ok(Frame { number, answer, body_bytes, seen: 0 }),
+        _ => Err(Lie::Nonsense(asked.verb, said())),
     }
 }
 
@@ -389,6 +564,11 @@ mod tests {
             (Protocol::Memcached, Verb::Set) => return b"STORED\r\n".to_vec(),
             (Protocol::Meta, Verb::Set) => return b"HD\r\n".to_vec(),
             (Protocol::Memcached | Protocol::Meta, Verb::Ping) => return b"MN\r\n".to_vec(),
+            (Protocol::Native, Verb::Get) => {
+                return frame(0x10, rank as u32, 0, &[&[7; 20], value.as_slice()].concat());
+            }
+            (Protocol::Native, Verb::Set) => return frame(0x20, rank as u32, 0, &[1; 8]),
+            (Protocol::Native, Verb::Ping) => return frame(0x03, rank as u32, 0, b""),
         };
         let mut all = head.into_bytes();
         all.extend_from_slice(&value);
@@ -396,8 +576,18 @@ mod tests {
         all
     }
 
+    fn frame(opcode: u8, id: u32, status: u16, body: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0xF6, 1, opcode, 0];
+        frame.extend_from_slice(&id.to_le_bytes());
+        frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        frame.extend_from_slice(&status.to_le_bytes());
+        frame.extend_from_slice(&[0, 0]);
+        frame.extend_from_slice(body);
+        frame
+    }
+
     fn pending(verb: Verb, rank: u64) -> Pending {
-        Pending { rank, due: 0, verb }
+        Pending::new(verb, rank, 0)
     }
 
     fn read_all(reader: &mut Reader, cuts: &[&[u8]], asked: &[Pending]) -> Result<Vec<Answer>, Lie> {
@@ -412,7 +602,9 @@ mod tests {
     #[test]
     fn honest_answers_are_understood_cut_at_every_byte() {
         let items = items();
-        for protocol in [Protocol::Resp2, Protocol::Resp3, Protocol::Memcached, Protocol::Meta] {
+        for protocol in
+            [Protocol::Resp2, Protocol::Resp3, Protocol::Memcached, Protocol::Meta, Protocol::Native]
+        {
             let asked: Vec<Pending> = (0..40)
                 .map(|rank| pending([Verb::Get, Verb::Set, Verb::Ping][rank as usize % 3], rank))
                 .collect();
@@ -485,5 +677,40 @@ mod tests {
         }
         let unasked = read_all(&mut Reader::new(Protocol::Resp2, true), &[b"+OK\r\n"], &[]);
         assert_eq!(unasked, Err(Lie::Unasked("+OK".into())));
+    }
+
+    #[test]
+    fn native_replies_may_overtake_each_other() {
+        let items = items();
+        let asked: Vec<Pending> = (0..6).map(|rank| pending(Verb::Get, rank)).collect();
+        let mut waiting: VecDeque<Pending> = asked.iter().copied().collect();
+        let mut reader = Reader::new(Protocol::Native, true);
+        let mut seen = Vec::new();
+        for rank in [2u64, 0, 5, 1, 4, 3] {
+            let bytes = answer(Protocol::Native, Verb::Get, rank, &items);
+            let done = |asked: Pending, answer| seen.push((asked.rank, answer));
+            reader.read(&bytes, &mut waiting, &items, done).expect("honest");
+        }
+        assert_eq!(seen.iter().map(|seen| seen.0).collect::<Vec<_>>(), [2, 0, 5, 1, 4, 3]);
+        assert!(seen.iter().all(|seen| seen.1 == Answer::Hit) && waiting.is_empty());
+    }
+
+    #[test]
+    fn native_refusals_and_lies_are_told_apart() {
+        let one = [pending(Verb::Get, 1)];
+        let read = |bytes: &[u8]| read_all(&mut Reader::new(Protocol::Native, true), &[bytes], &one);
+        assert_eq!(read(&frame(0x10, 0, 1, b"")), Ok(vec![Answer::Miss]));
+        assert_eq!(read(&frame(0x10, 0, 71, b"busy")), Ok(vec![Answer::Refused]));
+        let other = [&[0; 20], b"not this".as_slice()].concat();
+        assert_eq!(read(&frame(0x10, 0, 0, &other)), Ok(vec![Answer::Wrong]));
+        for lie in [
+            frame(0x20, 0, 0, &[0; 8]),
+            frame(0x10, 1, 0, &[0; 20]),
+            frame(0x10, 0, 0, &[0; 19]),
+            frame(0x00, 0, 128, b"magic"),
+            frame(0x10, 0, 5, b""),
+        ] {
+            assert!(read(&lie).is_err(), "{lie:?}");
+        }
     }
 }
