@@ -8,7 +8,7 @@
 /// The bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BusyPoll {
-    /// Up to [`AUTO_MICROS_MAX`], as the smoothed gap says.
+    /// Up to 50 microseconds, as the smoothed gap says.
     Auto,
     /// Exactly so long every time; 0 never looks.
     Micros(u32),

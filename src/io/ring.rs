@@ -64,7 +64,10 @@ impl Completion {
 pub struct Ring {
     ring: IoUring,
     /// Read by the kernel at submission; one lives for each timer not yet submitted.
-    #[expect(clippy::vec_box, reason = "the kernel has their addresses, so they must not move with the list")]
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel has their addresses, so they must not move with the list"
+    )]
     timespecs: Vec<Box<types::Timespec>>,
     bell_value: Box<u64>,
 }
