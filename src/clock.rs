@@ -48,9 +48,12 @@ impl Now {
         )
     }
 
-    /// Milliseconds left until a deadline, rounded up so that what is still alive never shows 0.
+    /// Milliseconds left until a deadline, rounded up so that what is still alive never shows 0. A quarter of one is forgiven
+    /// first: the store keeps deadlines to that, rounded up, and nobody is to see more than was asked for.
     pub const fn millis_until(&self, deadline: Mono) -> u64 {
-        deadline.0.saturating_sub(self.mono.0).div_ceil(Mono::NANOS_PER_MILLI)
+        let left = deadline.0.saturating_sub(self.mono.0);
+        let millis = left.saturating_sub(Mono::NANOS_PER_MILLI / 4).div_ceil(Mono::NANOS_PER_MILLI);
+        if millis == 0 && left > 0 { 1 } else { millis }
     }
 }
 
@@ -66,5 +69,8 @@ mod tests {
         assert_eq!(now.wall_of(deadline), Wall(1_700_000_002_500));
         assert_eq!(now.millis_until(deadline), 2500);
         assert_eq!(now.deadline(Wall(1)), now.mono, "the past is due now");
+        assert_eq!(now.millis_until(Mono(7_500_250_000)), 2500, "what the store added is not shown");
+        assert_eq!(now.millis_until(Mono(5_000_000_001)), 1);
+        assert_eq!(now.millis_until(now.mono), 0);
     }
 }

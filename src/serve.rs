@@ -34,10 +34,11 @@ const PORT_RUN_TRIES: usize = 50;
 pub fn serve(config: Config) -> anyhow::Result<()> {
     let before = config.clone();
     let exit_on_stdin_close = config.exit_on_stdin_close;
+    // Before anyone can know that we serve, so that no signal meets the default of ending us.
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals")?;
     let running = start(config)?;
     announce(&running)?;
     let shared = running.shared.clone();
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals")?;
     if exit_on_stdin_close {
         let shared = running.shared.clone();
         std::thread::Builder::new().name("stdin".into()).spawn(move || {
