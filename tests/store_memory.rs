@@ -57,7 +57,7 @@ fn resident_memory_stays_within_three_percent_of_the_limit_and_is_given_back() {
         let mut now = Mono(1);
         // Fill, then churn with other lengths, expiries, removals and now and then a large value.
         let count = limit / 100;
-        for i in 0..4 * count {
+        for i in 0..2 * count {
             now = Mono(now.0 + 20_000);
             let dice = mix(i);
             let value = &bytes[..log_normal_len(dice)];

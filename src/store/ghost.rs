@@ -60,6 +60,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "no memory of its own, and many steps")]
     fn the_last_evictions_are_remembered_and_older_ones_are_not() {
         let mut ghost = Ghost::with_bytes(64 * 100);
         assert_eq!(ghost.heap_bytes(), 6400);

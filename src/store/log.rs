@@ -311,8 +311,11 @@ impl Log {
 
     /// Gives one free chunk back to the system; false if there is none.
     pub(super) fn release_chunk(&mut self) -> bool {
-        // The one with the highest address, so that what stays in use is together.
-        let Some(at) = (0..self.free.len()).max_by_key(|&i| self.free[i]) else { return false };
+        // The one with the highest address among some, so that what stays in use is together.
+        const LOOK: usize = 64;
+        let count = self.free.len();
+        let looked = count.saturating_sub(LOOK)..count;
+        let Some(at) = looked.max_by_key(|&i| self.free[i]) else { return false };
         let chunk = self.free.swap_remove(at);
         self.region.release(u64::from(chunk) << self.chunk_shift, 1 << self.chunk_shift);
         self.segments[chunk as usize].usage = Use::Nothing;

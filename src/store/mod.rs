@@ -276,7 +276,8 @@ impl Store {
         Ok(())
     }
 
-    /// Changes what is known of a live item beside its value; false if there is none (or no room to move it to).
+    /// Changes what is known of a live item beside its value; false if there is none. If what is new needs another place and
+    /// there is none to be had, the item is evicted.
     pub fn amend(
         &mut self,
         now: Mono,
@@ -297,6 +298,7 @@ impl Store {
         let (queue, bytes) = (self.log.queue_of(location), self.log.item_bytes_max(key.len(), body_len));
         self.pay(now, bytes);
         if self.make_room(now, queue, bytes, false).is_err() {
+            self.departures.evicted += u64::from(self.remove(probe, key));
             return false;
         }
         // Making room may have moved it, or even evicted it.
@@ -480,9 +482,11 @@ impl Store {
         self.index.heap_bytes() + self.ghost.heap_bytes() + page as u64
     }
 
-    /// What the log may hold.
+    /// What the log may hold when it takes more: half a chunk less than there is, because tables, wheels and lists grow in
+    /// between.
     fn log_limit(&self) -> u64 {
-        self.options.memory_bytes_max.saturating_sub(self.overhead())
+        let spare = self.log.chunk_bytes() as u64 / 2;
+        self.options.memory_bytes_max.saturating_sub(self.overhead() + spare)
     }
 
     #[inline]

@@ -75,6 +75,10 @@ impl Store {
         if !self.short() {
             return false;
         }
+        if self.log.held() > self.log_limit() {
+            // What is not chunks has grown.
+            self.log.release_chunk();
+        }
         let mut effort = u32::MAX;
         self.empty_some(now, &mut effort, PAY_FACTOR * bytes)
     }
@@ -122,9 +126,7 @@ impl Store {
         if bytes + least > self.log_limit() {
             return Err(Fault::OutOfMemory);
         }
-        // A quarter of a chunk more: making the mapping lengthens lists.
-        let slack = self.log.chunk_bytes() as u64 / 4;
-        let fits = |log: &Log, limit: u64| log.held() + bytes + slack <= limit;
+        let fits = |log: &Log, limit: u64| log.held() + bytes <= limit;
         if fits(&self.log, self.log_limit()) {
             return Ok(false);
         }

@@ -112,6 +112,8 @@ mod tests {
     const UNITS_PER_TICK: u64 = 1 << TICK_SHIFT;
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 256 }, failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn every_item_comes_up_right_after_its_deadline(
             start in prop_oneof![0u64..100, 0u64..1 << 36],
