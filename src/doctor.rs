@@ -494,7 +494,7 @@ fn check_rps(machine: &Machine) -> Result<Opinion, Unreadable> {
         let queues = nic.rps.len();
         (queues > 0 && queues < cpus && !nic.rps.contains(&true)).then(|| {
             format!(
-                "packets of {queues} receive queues are handled by as many of our {cpus} CPUs, RPS is off"
+                "RPS is off, and the number of receive queues is {queues}: so many of our {cpus} CPUs handle all packets"
             )
         })
     };
