@@ -1,7 +1,7 @@
 //! The command line: subcommands and flags, made from the table of settings.
 
 use crate::config::{Config, PASSWORD_VARIABLE, Password, SETTINGS, Sources};
-use crate::{bench, check, log, preflight, serve};
+use crate::{bench, check, doctor, log, preflight, serve};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,6 +19,7 @@ pub fn main() -> ExitCode {
             let file: &PathBuf = matches.get_one("file").expect("clap demands it");
             check::run(file, matches.get_flag("json"))
         }
+        Some(("doctor", matches)) => doctor::run(matches.get_flag("json")),
         Some(("bench", matches)) => {
             bench::run(matches.get_many::<OsString>("arguments").unwrap_or_default().cloned())
         }
@@ -90,6 +91,12 @@ fn command() -> Command {
         .about("Check a configuration file and show the settings it makes")
         .arg(Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)))
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer as one JSON object"));
+    let doctor = Command::new("doctor")
+        .about(
+            "Look at this machine's kernel, limits and settings, and say what costs speed; changes nothing",
+        )
+        .after_help("Ends with status 0, or 1 if a check could not run. Warnings do not count.")
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer as one JSON object"));
     // It has flags of its own, among them those of other tools (-h is a host there), so it reads them itself.
     let bench = Command::new("bench")
         .about("Put load on a cache server and check every answer (bench --help)")
@@ -106,7 +113,7 @@ fn command() -> Command {
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([serve, check, bench])
+        .subcommands([serve, check, doctor, bench])
 }
 
 /// The help of a flag with its default behind it.

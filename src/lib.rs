@@ -25,6 +25,7 @@ pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod log;
 pub mod preflight;
 pub mod serve;

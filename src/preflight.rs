@@ -194,7 +194,7 @@ fn take<T>(checked: Result<T, Failure>, into: &mut T, failures: &mut Vec<Failure
     }
 }
 
-fn check_kernel(facts: &Facts) -> Option<Failure> {
+pub(crate) fn check_kernel(facts: &Facts) -> Option<Failure> {
     let (major, minor) = facts.kernel.filter(|version| *version < KERNEL_MIN)?;
     let missing = match (major, minor) {
         (0..=4, _) | (5, 0) => "has no io_uring",
@@ -208,7 +208,7 @@ fn check_kernel(facts: &Facts) -> Option<Failure> {
     })
 }
 
-fn check_ring(facts: &Facts) -> Option<Failure> {
+pub(crate) fn check_ring(facts: &Facts) -> Option<Failure> {
     let error = facts.ring_error?;
     let text = std::io::Error::from_raw_os_error(error);
     let (cause, remedy) = match (error, facts.io_uring_disabled) {
@@ -252,7 +252,7 @@ fn check_ring(facts: &Facts) -> Option<Failure> {
 }
 
 /// The soft limit of locked memory to run with.
-fn check_memlock(facts: &Facts) -> Result<u64, Failure> {
+pub(crate) fn check_memlock(facts: &Facts) -> Result<u64, Failure> {
     let (soft, hard) = facts.memlock_bytes;
     if soft >= MEMLOCK_BYTES_MIN {
         Ok(soft)
@@ -350,14 +350,20 @@ fn check_core_ports(config: &Config, core_count: usize) -> Option<Failure> {
     })
 }
 
-struct Descriptors {
+/// File descriptors to serve with.
+pub(crate) struct Descriptors {
     limit: u64,
     clients_max: u32,
-    notice: Option<String>,
+    /// What the operator should know: fewer clients than the default.
+    pub(crate) notice: Option<String>,
 }
 
 /// File descriptors for as many clients as are asked for; the default number gives way, a stated one does not.
-fn check_descriptors(config: &Config, facts: &Facts, core_count: usize) -> Result<Descriptors, Failure> {
+pub(crate) fn check_descriptors(
+    config: &Config,
+    facts: &Facts,
+    core_count: usize,
+) -> Result<Descriptors, Failure> {
     let own = DESCRIPTORS_OF_PROCESS + DESCRIPTORS_OF_CORE * core_count as u64;
     let wanted = own + u64::from(config.clients_max);
     let (soft, hard) = facts.descriptors;

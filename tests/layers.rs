@@ -24,6 +24,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("check", 5),
     ("cli", 5),
     ("config", 5),
+    ("doctor", 5),
     ("log", 5),
     ("preflight", 5),
     ("serve", 5),
