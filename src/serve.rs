@@ -202,7 +202,7 @@ fn start(config: Config) -> anyhow::Result<Serving> {
             (options, listeners)
         })
         .collect();
-    let shared = Arc::new(Shared::new(u64::from(clients_max), store_bytes));
+    let shared = Arc::new(Shared::new(u64::from(clients_max)));
     let (reports, inbox) = std::sync::mpsc::sync_channel(control::REPORTS_MAX);
     let ready = Arc::new(AtomicBool::new(false));
     let admin = match admin {

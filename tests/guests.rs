@@ -44,7 +44,7 @@ fn node() -> Arc<Node> {
 
 #[test]
 fn guests_run_while_the_core_sleeps() {
-    let shared = Arc::new(Shared::new(10, 16 << 20));
+    let shared = Arc::new(Shared::new(10));
     let steps = Arc::new(AtomicU64::new(0));
     let (guest_steps, guest_shared) = (steps.clone(), shared.clone());
     let visit = move |_, guests: &io::Guests| {

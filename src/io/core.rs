@@ -71,7 +71,6 @@ pub struct Options {
 pub struct Shared {
     clients: AtomicU64,
     clients_max: AtomicU64,
-    store_bytes_max: AtomicU64,
     next_client: AtomicU64,
     draining: AtomicBool,
     at_once: AtomicBool,
@@ -79,12 +78,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For cores that take at most so many connections together, and at most so many bytes of store each.
-    pub fn new(clients_max: u64, store_bytes_max: u64) -> Shared {
+    /// For cores that take at most so many connections together.
+    pub fn new(clients_max: u64) -> Shared {
         Shared {
             clients: AtomicU64::new(0),
             clients_max: AtomicU64::new(clients_max),
-            store_bytes_max: AtomicU64::new(store_bytes_max),
             next_client: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             at_once: AtomicBool::new(false),
@@ -95,11 +93,6 @@ impl Shared {
     /// Changes how many connections all cores take together; those there are stay.
     pub fn set_clients_max(&self, clients: u64) {
         self.clients_max.store(clients, Ordering::Relaxed);
-    }
-
-    /// Changes how many bytes the store of each core may hold; cores shrink to it in steps, beginning within a second.
-    pub fn set_store_bytes_max(&self, bytes: u64) {
-        self.store_bytes_max.store(bytes, Ordering::Relaxed);
     }
 
     /// Asks all cores to finish: stop accepting, answer what was asked, close.
