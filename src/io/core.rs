@@ -232,6 +232,8 @@ const ACCEPT_RETRY_MILLIS: u64 = 100;
 const SWEEP_MILLIS: u64 = 1000;
 /// Turns between two yields to the executor while guests are there.
 const TURNS_PER_YIELD: u64 = 8;
+/// Times the ring is entered once more at the end.
+const FAREWELL_TURNS: usize = 3;
 /// One turn in so many is measured.
 const TURNS_PER_MEASUREMENT: u64 = 8;
 /// A command that comes slowly gets another second for each so many bytes.
@@ -560,6 +562,13 @@ impl Core {
             if self.drained(now) {
                 break;
             }
+        }
+        // What the last turn queued, the end of accepting above all, is done before the ring goes: what it still holds then
+        // the kernel gives up only some time after the process has ended.
+        let mut completions = std::mem::take(&mut self.completions);
+        for _ in 0..FAREWELL_TURNS {
+            self.ring.enter(false)?;
+            self.ring.take(&mut completions);
         }
         if self.table.len() > 0 {
             // The kernel may still read their sending buffers and write receive buffers; the process is about to end.
