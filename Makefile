@@ -1,11 +1,12 @@
 # The two things to do with a clone: `make run` and `make test`.
 
-.PHONY: help run test soak clean
+.PHONY: help run test soak demo clean
 
 help:
 	@echo 'make run    build and serve on 127.0.0.1:7400 with 1 GiB of memory; FLAGS="--memory 4GiB ..." adds flags'
 	@echo 'make test   install what the tests need where that is possible, run everything, say what was skipped'
 	@echo 'make soak   ten minutes, 500 connections, every answer checked; SOAK="--seconds 60" changes it'
+	@echo 'make demo   a stampede on a real PostgreSQL and a real Redis, with and without us; a table and a plot'
 	@echo 'make bench  ten minutes beside the floor, memcached, Valkey and Redis; writes bench/record'
 	@echo 'make clean  remove what was built and the tests'"'"' Python environment'
 
@@ -27,6 +28,10 @@ include bench/bench.mk
 soak:
 	cargo build --release --bin foreshadow --example soak
 	target/release/examples/soak $(SOAK)
+
+demo:
+	cargo build --release
+	python3 bench/demo/run.py $(DEMO)
 
 clean:
 	cargo clean

@@ -19,8 +19,47 @@ bench-build:
 	cargo build --release --bin foreshadow --example floor
 
 # Instruction counts of codec, index and engine (callgrind), checked and recorded.
-.PHONY: instructions instructions-record
-instructions:
-	cargo test --release --test instructions
-instructions-record:
-	FORESHADOW_RECORD_INSTRUCTIONS=1 cargo test --release --test instructions
+.PHONY: instructions instructions-record instructions-build
+instructions: instructions-build
+	cargo test --locked --release --test instructions
+instructions-record: instructions-build
+	FORESHADOW_RECORD_INSTRUCTIONS=1 cargo test --locked --release --test instructions
+# A test alone does not build the example that it counts.
+instructions-build:
+	cargo build --locked --release --example instructions
+
+# The store under floods that are too slow for a build without optimisation.
+.PHONY: hardships
+hardships:
+	cargo test --release --lib hardships
+
+# A million random histories of fetches, fills, writes, invalidations, expiry and eviction against the checker.
+.PHONY: interleavings
+interleavings:
+	cargo test --locked --release --lib -- --ignored --nocapture no_reply_of_a_million_histories
+
+# 100,000 keys of one origin that end in one second: questions at a time, and what hits take meanwhile.
+.PHONY: storm
+storm:
+	cargo test --locked --release --test blackbox -- --ignored --nocapture a_hundred_thousand_keys
+
+# CPU of a hit: ours in front of a Redis, and that Redis's own; writes bench/record.
+.PHONY: bench-origin
+bench-origin: bench-build
+	python3 bench/origin/hits.py $(ORIGIN)
+
+# Every eviction policy on the traces (FORESHADOW_TRACES); writes bench/record and docs/internals/eviction.md.
+.PHONY: replay-record
+replay-record: bench-build
+	bench/replay eviction
+
+# Bytes per item beside the peers, resident memory under churn, the longest step: 15 minutes; writes bench/record.
+.PHONY: bench-memory
+bench-memory:
+	cargo build --release --bin foreshadow --example memory
+	bench/memory/compare $(MEMORY)
+
+# The store's unsafe code under Miri (rustup toolchain install nightly -c miri,rust-src).
+.PHONY: miri
+miri:
+	cargo +nightly miri test --locked --lib -- store::memory::

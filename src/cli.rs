@@ -1,7 +1,7 @@
 //! The command line: subcommands and flags, made from the table of settings.
 
-use crate::config::{Config, PASSWORD_VARIABLE, Password, SETTINGS, Sources};
-use crate::{bench, check, doctor, log, preflight, serve};
+use crate::config::{Config, Password, SETTINGS, Sources};
+use crate::{bench, check, doctor, explain, log, preflight, replay, serve};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,7 +19,13 @@ pub fn main() -> ExitCode {
             let file: &PathBuf = matches.get_one("file").expect("clap demands it");
             check::run(file, matches.get_flag("json"))
         }
+        Some(("keyspace", matches)) => {
+            let admin = *matches.get_one("admin").expect("it has a default");
+            let name: Option<&String> = matches.get_one("name");
+            explain::run(admin, name.map(String::as_str), matches.get_flag("json"))
+        }
         Some(("doctor", matches)) => doctor::run(matches.get_flag("json")),
+        Some(("replay", matches)) => replay::run(matches),
         Some(("bench", matches)) => {
             bench::run(matches.get_many::<OsString>("arguments").unwrap_or_default().cloned())
         }
@@ -91,6 +97,20 @@ fn command() -> Command {
         .about("Check a configuration file and show the settings it makes")
         .arg(Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)))
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer as one JSON object"));
+    let keyspace = Command::new("keyspace")
+        .about(
+            "Explain a keyspace of a running server: its rules, what is counted of it, how its origin does",
+        )
+        .arg(Arg::new("name").value_name("NAME").help("Only this one"))
+        .arg(
+            Arg::new("admin")
+                .long("admin")
+                .value_name("ADDR")
+                .default_value("127.0.0.1:7401")
+                .value_parser(clap::value_parser!(std::net::SocketAddr))
+                .help("The server's admin address; a password is taken from FORESHADOW_PASSWORD"),
+        )
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("An object per line"));
     let doctor = Command::new("doctor")
         .about(
             "Look at this machine's kernel, limits and settings, and say what costs speed; changes nothing",
@@ -113,7 +133,7 @@ fn command() -> Command {
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([serve, check, doctor, bench])
+        .subcommands([serve, check, keyspace, doctor, bench, replay::command()])
 }
 
 /// The help of a flag with its default behind it.
@@ -132,7 +152,7 @@ fn sources(matches: &ArgMatches) -> Sources {
     });
     Sources {
         file: matches.get_one("config").cloned(),
-        password_variable: std::env::var(PASSWORD_VARIABLE).ok().filter(|it| !it.is_empty()).map(Password),
+        password_variable: Password::of_environment(),
         flags: flags.collect(),
     }
 }

@@ -14,12 +14,30 @@ pub fn slot_of(key: &[u8]) -> Slot {
 /// What of the key decides its slot: the bytes between the first `{` and the first `}` after it, if there are any.
 #[inline]
 fn tagged_part(key: &[u8]) -> &[u8] {
+    if !may_have_tag(key) {
+        return key;
+    }
     let Some(open) = memchr::memchr(b'{', key) else { return key };
     let rest = &key[open + 1..];
     match memchr::memchr(b'}', rest) {
         Some(len) if len > 0 => &rest[..len],
         _ => key,
     }
+}
+
+/// Whether there is a `{` in the key, or (rarely) only a byte that looks like one: keys are short and most have none, so that
+/// a few steps of eight bytes cost less than finding out how best to search.
+#[inline]
+fn may_have_tag(key: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 0xFF;
+    let hit = |bytes: [u8; 8]| {
+        let zero_where_open = u64::from_le_bytes(bytes) ^ (ONES * b'{' as u64);
+        zero_where_open.wrapping_sub(ONES) & !zero_where_open & (ONES << 7)
+    };
+    let Some(last) = key.last_chunk() else { return key.contains(&b'{') };
+    let (chunks, _) = key.as_chunks();
+    // The last eight bytes overlap those before; that changes nothing.
+    chunks.iter().fold(hit(*last), |hits, chunk| hits | hit(*chunk)) != 0
 }
 
 /// CRC16/XMODEM: polynomial 0x1021, start 0, eight bytes a step by eight tables (4 KiB, stays in the first-level cache).
@@ -90,6 +108,16 @@ impl KeyHasher {
     }
 }
 
+/// For tables of the standard library: hashes with the process's secret, so that nobody can choose keys that collide.
+impl std::hash::BuildHasher for KeyHasher {
+    type Hasher = ahash::AHasher;
+
+    #[inline]
+    fn build_hasher(&self) -> ahash::AHasher {
+        self.0.build_hasher()
+    }
+}
+
 /// Jump consistent hash: the bucket of `key` among `buckets` (at least 1), moving only 1/n of the keys when one is added.
 ///
 /// Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm" (2014).
@@ -115,6 +143,19 @@ mod tests {
         assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"{user1000}.followers"));
         assert_eq!(slot_of(b"foo{}{bar}"), Slot::new(crc16(b"foo{}{bar}")));
         assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
+    }
+
+    #[test]
+    fn a_tag_is_found_wherever_it_begins() {
+        for len in 3..40 {
+            let plain: Vec<u8> = (0..len).map(|i| b'a' + i as u8 % 26).collect();
+            assert_eq!(tagged_part(&plain), plain);
+            for at in 0..len - 2 {
+                let mut key = plain.clone();
+                (key[at], key[at + 2]) = (b'{', b'}');
+                assert_eq!(tagged_part(&key), &plain[at + 1..at + 2], "{key:?}");
+            }
+        }
     }
 
     #[test]

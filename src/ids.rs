@@ -67,12 +67,17 @@ impl CoreId {
 
 /// A connection of one core: its place in the core's table and the generation of that place,
 /// so that a late completion or reply for a closed connection can be told from its successor's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
     /// Place in the core's table of connections.
     pub place: u32,
     /// How often the place was used before.
     pub generation: u32,
+}
+
+impl ConnectionId {
+    /// A connection that there never is: outcomes for it are for nobody.
+    pub const NOBODY: ConnectionId = ConnectionId { place: u32::MAX, generation: u32::MAX };
 }
 
 /// Version of an item: shard epoch in the upper 20 bits, sequence in the lower 44. Grows with each change of the item.

@@ -4,6 +4,7 @@
 
 // Floor 0: ground.
 pub mod clock;
+pub mod glob;
 pub mod hash;
 pub mod ids;
 pub mod metrics;
@@ -11,11 +12,13 @@ pub mod metrics;
 pub mod message;
 pub mod request;
 // Floor 2: matter.
+pub mod origin;
 pub mod store;
 pub mod topology;
 pub mod wire;
 // Floor 3: behaviour.
 pub mod engine;
+pub mod prefetch;
 // Floor 4: shell.
 pub mod client;
 pub mod control;
@@ -26,6 +29,9 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod explain;
+pub mod keyspaces;
 pub mod log;
 pub mod preflight;
+pub mod replay;
 pub mod serve;

@@ -42,12 +42,16 @@ pub struct Batch {
     request_bytes: Vec<u8>,
     returns: Vec<Return>,
     return_bytes: Vec<u8>,
+    /// Requests of the receiver that wait for an origin: their returns come late.
+    parked: usize,
+    /// Returns of requests that were parked before.
+    late: usize,
 }
 
 impl Batch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.returns.is_empty()
+        self.requests.is_empty() && self.returns.is_empty() && self.parked == 0
     }
 
     /// Number of requests in it.
@@ -63,6 +67,11 @@ impl Batch {
     /// Bytes of keys and values in it.
     pub fn byte_count(&self) -> usize {
         self.request_bytes.len() + self.return_bytes.len()
+    }
+
+    /// Bytes of values on their way back.
+    pub fn return_byte_count(&self) -> usize {
+        self.return_bytes.len()
     }
 
     /// Adds a request.
@@ -88,8 +97,24 @@ impl Batch {
         });
     }
 
+    /// Adds an outcome of a request that was parked.
+    pub fn push_late_return(&mut self, address: ReturnAddress, outcome: &Outcome<'_>) {
+        self.push_return(address, outcome);
+        self.late += 1;
+    }
+
+    /// Notes that a request of the receiver waits for an origin and burdens nobody until its outcome comes.
+    pub fn park(&mut self) {
+        self.parked += 1;
+    }
+
+    /// Requests of the receiver that this batch settles: returned in time, or parked.
+    pub fn settled_count(&self) -> usize {
+        self.returns.len() - self.late + self.parked
+    }
+
     /// The requests, in the order they were added.
-    pub fn requests(&self) -> impl Iterator<Item = (ReturnAddress, Request<'_>)> {
+    pub fn requests(&self) -> impl Iterator<Item = (ReturnAddress, Request<'_>)> + Clone {
         let mut rest = self.request_bytes.as_slice();
         self.requests.iter().map(move |hop| {
             let (key, tail) = rest.split_at(hop.key_len as usize);
@@ -113,6 +138,7 @@ impl Batch {
     pub fn clear(&mut self, keep_bytes: usize) {
         self.requests.clear();
         self.returns.clear();
+        (self.parked, self.late) = (0, 0);
         self.request_bytes.clear();
         self.return_bytes.clear();
         self.request_bytes.shrink_to(keep_bytes);

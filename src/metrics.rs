@@ -55,8 +55,16 @@ counters! {
     silent_errors_total Total;
     /// Items that reached their expiry.
     expired_total Total;
+    /// Items that reached their expiry and had never been read.
+    expired_unused_total Total;
+    /// Reads that found an item whose expiry had passed and was not noticed yet.
+    expired_sought_total Total;
     /// Items evicted to make room.
     evicted_total Total;
+    /// Items evicted that had never been read.
+    evicted_unused_total Total;
+    /// Items evicted that had been read lately.
+    evicted_used_total Total;
     /// Items held.
     items Gauge;
     /// Items held that have an expiry.
@@ -67,6 +75,12 @@ counters! {
     payload_bytes Gauge;
     /// Most bytes the store may hold.
     store_limit_bytes Gauge;
+    /// Fetches from origins under way.
+    fetches Gauge;
+    /// Reads that wait for them.
+    fetch_waiters Gauge;
+    /// Keys and prefixes that an origin said had changed.
+    origin_changes_total Total;
     /// Connections open.
     connections Gauge;
     /// Connections accepted.
@@ -75,6 +89,10 @@ counters! {
     connections_rejected_total Total;
     /// Connections closed for what the client did: protocol errors, limits, deadlines.
     connections_dropped_total Total;
+    /// TLS handshakes done.
+    tls_handshakes_total Total;
+    /// TLS connections ended by what is no TLS, a certificate that is not good, or a record that was spoiled.
+    tls_failures_total Total;
     /// Bytes received.
     received_bytes_total Total;
     /// Bytes sent.
@@ -97,6 +115,8 @@ counters! {
     accept_backoffs_total Total;
     /// Reads put off because a client does not take its replies.
     backpressure_total Total;
+    /// Times a connection had its share of a turn and let the others go on.
+    yields_total Total;
     /// Authentications tried by memcached clients.
     auth_attempts_total Total;
     /// Authentications of memcached clients that failed.
@@ -113,6 +133,8 @@ counters! {
     decr_misses_total Total;
     /// memcached removals of absent items.
     delete_misses_total Total;
+    /// memcached stores refused by a condition.
+    store_refusals_total Total;
     /// memcached requests to forget everything.
     flushes_total Total;
     /// memcached increments done.
@@ -123,6 +145,8 @@ counters! {
     meta_commands_total Total;
     /// memcached values refused for their size.
     store_too_large_total Total;
+    /// memcached values refused because memory had run out.
+    store_no_memory_total Total;
     /// memcached changes of expiry done, by touch and gat.
     touch_hits_total Total;
     /// memcached changes of expiry of absent items.

@@ -175,8 +175,9 @@ pub fn judge(config: &Config, facts: &Facts) -> Result<Ground, Vec<Failure>> {
     failures.extend(check_kernel(facts).or_else(|| check_ring(facts)));
     take(check_memlock(facts), &mut ground.memlock_bytes, &mut failures);
     take(check_cpus(config, facts), &mut ground.cpus, &mut failures);
-    failures.extend(check_memory(config, facts));
+    failures.extend(check_memory(config, facts, ground.cpus.len()));
     failures.extend(check_core_ports(config, ground.cpus.len()));
+    failures.extend(check_tls(config));
     match check_descriptors(config, facts, ground.cpus.len()) {
         Ok(Descriptors { limit, clients_max, notice }) => {
             (ground.descriptors, ground.clients_max) = (limit, clients_max);
@@ -301,8 +302,19 @@ fn check_cpus(config: &Config, facts: &Facts) -> Result<Vec<usize>, Failure> {
     })
 }
 
-fn check_memory(config: &Config, facts: &Facts) -> Option<Failure> {
+fn check_memory(config: &Config, facts: &Facts, core_count: usize) -> Option<Failure> {
     let mib = |bytes: u64| bytes >> 20;
+    let least = crate::io::Options::memory_bytes_min(u16::try_from(core_count).unwrap_or(u16::MAX));
+    if core_count > 0 && config.memory_bytes_max < least {
+        return Some(Failure {
+            cause: format!(
+                "--memory is {} KiB, and half of {} MiB is resident before {core_count} cores hold one item",
+                config.memory_bytes_max >> 10,
+                mib(least)
+            ),
+            remedy: format!("say --memory {}MiB or more, or serve with fewer --cores", mib(least)),
+        });
+    }
     let (limit, what) = match (facts.ram_bytes, facts.cgroup_bytes) {
         (Some(ram), Some(group)) if group < ram => (group, "the memory limit of its control group"),
         (Some(ram), _) => (ram, "the memory of this machine"),
@@ -336,7 +348,7 @@ fn check_core_ports(config: &Config, core_count: usize) -> Option<Failure> {
             remedy: "listen on a lower port".to_owned(),
         });
     }
-    let mut others = config.listeners().into_iter().map(|(address, _)| address).chain(config.admin);
+    let mut others = config.listeners().into_iter().map(|listener| listener.address).chain(config.admin);
     let other = others.find(|other| (first..=last).contains(&usize::from(other.port())))?;
     Some(Failure {
         cause: format!(
@@ -347,6 +359,16 @@ fn check_core_ports(config: &Config, core_count: usize) -> Option<Failure> {
         } else {
             "move that listener, or listen on another port".to_owned()
         },
+    })
+}
+
+/// Whether the files of TLS can be read and go together.
+fn check_tls(config: &Config) -> Option<Failure> {
+    let failure = config.tls()?.err()?;
+    Some(Failure {
+        cause: format!("TLS: {failure}"),
+        remedy: "give PEM files that this user may read: --tls-cert-file, --tls-key-file, --tls-ca-cert-file"
+            .to_owned(),
     })
 }
 

@@ -5,7 +5,7 @@
 //! and two runs of bytes, and one that stays allocates nothing.
 
 use crate::clock::Mono;
-use crate::ids::Version;
+use crate::ids::{ConnectionId, CoreId, Version};
 
 /// One operation on one key (or, for the verbs that say so, on a whole core).
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,8 @@ pub enum Verb {
     Fetch(Fetch),
     /// Look at an item without using it (it gets no warmer). Answers `Item` (value included) or `Miss`.
     Peek,
+    /// As `Peek`, without the value: nothing large travels between cores for a question about an item.
+    Look,
     /// Store the value. Answers `Stored`, `Refused`, or `Previous` where the old value was asked for.
     Put(Put),
     /// Append or prepend the value. Answers `Stored` (its `len` tells the new length) or `Refused`.
@@ -42,6 +44,27 @@ pub enum Verb {
     CountFloat,
     /// Remove. Answers `Removed`, `Miss` or `Refused`.
     Remove(Remove),
+    /// Move or copy the item to the key that stands in the request's value, on the same core: value, flags and expiry, in
+    /// one step. Answers `Stored`, `Miss`, or `Refused` where the target exists.
+    Transfer(Transfer),
+    /// Store several items of this core if none of them exists, all or none. The request's value holds keys and values in
+    /// turn, each as a little-endian u32 length and its bytes; its key is one of them. Answers `Stored` or `Refused`.
+    PutAllAbsent,
+    /// Look whether items are as they were seen. The request's value holds, for each, its key behind a little-endian u32
+    /// length, then its version and its end ([`Expiry::to_number`]) as little-endian u64; version 0: there was none. Answers
+    /// `Number`, or `Refused` if one has changed: then what follows in the same batch up to `Unguard` is not done.
+    Guard,
+    /// Ends what a guard guards. Answers `Number`.
+    Unguard,
+    /// Begin to tell an observer of changes: of keys it tracks, or (`all`) of those that begin with the request's value. To
+    /// every core. Answers `Number`.
+    Observe(Observer, Follow),
+    /// Tell an observer nothing any more. To every core. Answers `Number`.
+    Unobserve(Observer),
+    /// Tell the observer of the next change of this key, which it is about to read. Answers `Number`.
+    Track(Observer),
+    /// The next change on this core, of this key, is the observer's own. Answers `Number`.
+    Own(Observer),
     /// Change the expiry. Answers `Touched`, `Miss` or `Refused`.
     Expire(Expire),
     /// Walk the core's items. The request's value is a glob pattern (empty: all). Answers `Page`; the value holds the
@@ -56,6 +79,13 @@ pub enum Verb {
         /// When it takes effect; past moments mean now.
         at: Mono,
     },
+    /// Forget what the request's key names, wherever it comes from. Answers `Removed` or `Miss` for a key, else `Number`: of
+    /// the items forgotten at once.
+    Invalidate(Named),
+    /// Have the origin of the key do a command as it is. Whatever core owns the keys: the asking one. The request's value holds
+    /// all keys of the command, each behind a little-endian u32 length, then the command's bytes; its own key is one of them,
+    /// or empty where there is none. Answers `Page`; the value is the origin's reply in its protocol.
+    Pass(Pass),
     /// Number of items in one slot. Answers `Number`.
     SlotSize {
         /// The slot's number.
@@ -71,8 +101,110 @@ pub enum Verb {
         /// The client id that `CLIENT ID` answers.
         client: u64,
     },
+    /// Tell a connection of the core something beside its replies. The request's key is the key that changed, its value the
+    /// line. Answers `Number`. For the shell, not the engine.
+    Notify {
+        /// Which.
+        connection: ConnectionId,
+        /// What.
+        notice: Notice,
+    },
+    /// Show an observer the commands of this core's connections, or do so no longer. To every core. Answers `Number`. For the
+    /// shell, not the engine.
+    Monitor {
+        /// Who.
+        observer: Observer,
+        /// Whether from now on.
+        on: bool,
+    },
+    /// A part of what the core remembers of commands. Answers `Page` or `Number`. For the shell, not the engine.
+    Journal(Journal),
+    /// Make or change the user that the request's key names by the rules of its value, or remove it if that is empty. To every
+    /// core. Answers `Number`. For the shell, not the engine.
+    SetUser,
+    /// Change a setting. To every core. Answers `Number`. For the shell, not the engine.
+    Configure {
+        /// Which.
+        setting: Setting,
+        /// Its new value.
+        number: i64,
+    },
     /// Reset the core's counters that users may reset. Answers `Number` 0.
     ResetCounters,
+    /// Change the limit of memory for items at run time. Any one core does it for all. Answers `Number`, the bytes of this
+    /// core's share, or the fault `OutOfMemory` if a core could not work with so little. For the shell, not the engine.
+    Limit {
+        /// Most bytes for items, index and receive buffers of all cores together.
+        bytes: u64,
+    },
+}
+
+/// Parts of what a core remembers of commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journal {
+    /// Commands that took long.
+    Slow,
+    /// How many these are.
+    SlowCount,
+    /// Forget them.
+    SlowReset,
+    /// Samples of latencies: seconds since 1970 and milliseconds, little-endian u64 each.
+    Samples,
+    /// Forget them; answers 1 if there were any.
+    SamplesReset,
+}
+
+/// Settings that change at run time by a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// Most connections, all cores.
+    ClientsMax,
+    /// Microseconds from which on a command is slow.
+    SlowMicros,
+    /// Slow commands that are kept.
+    SlowCountMax,
+    /// Milliseconds from which on a command is a sample of latency.
+    LatencyMillis,
+}
+
+/// A connection that is told of changes, wherever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Observer {
+    /// The core that serves it.
+    pub core: CoreId,
+    /// The connection.
+    pub connection: ConnectionId,
+}
+
+/// What an observer is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// Of all keys that begin with a prefix; else only of keys it tracks.
+    pub all: bool,
+    /// Not of changes that are its own.
+    pub not_own: bool,
+}
+
+/// What a connection is told beside its replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A key has changed.
+    Changed,
+    /// All keys have changed.
+    AllChanged,
+    /// A line of `MONITOR`.
+    Line,
+}
+
+/// What the key of an invalidation names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// The item of this key. For the core that owns it.
+    Key,
+    /// All items whose keys begin so (empty: all). For every core.
+    Prefix,
+    /// All items that their origin put under this tag. For every core.
+    Tag,
 }
 
 /// When an item ends.
@@ -83,6 +215,16 @@ pub enum Expiry {
     Never,
     /// At this moment; one that has passed means at once.
     At(Mono),
+}
+
+impl Expiry {
+    /// As a number to compare and to carry; never is later than all.
+    pub fn to_number(self) -> u64 {
+        match self {
+            Expiry::Never => u64::MAX,
+            Expiry::At(at) => at.0,
+        }
+    }
 }
 
 /// What becomes of the expiry an item already has.
@@ -219,7 +361,7 @@ pub struct Remove {
     pub condition: Condition,
     /// Mark stale instead of removing: the next reader gets it with the right to refill (meta `I`).
     pub stale: bool,
-    /// With `stale`: new expiry of the stale item (meta `T`).
+    /// With `stale` or `clear`: new expiry of the item that stays (meta `T`).
     pub expiry: ExpiryChange,
     /// Drop value and flags but keep the item (meta `x`).
     pub clear: bool,
@@ -236,6 +378,15 @@ impl Remove {
         clear: false,
         version: None,
     };
+}
+
+/// A move or copy to another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Leave the source where it is (`COPY`).
+    pub keep: bool,
+    /// Take the place of what the target key holds.
+    pub replace: bool,
 }
 
 /// A change of expiry; one that has passed removes the item.
@@ -275,6 +426,19 @@ pub struct Scan {
     pub count: u32,
     /// Only this slot.
     pub slot: Option<u16>,
+}
+
+/// A command for an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// Version of the protocol that the reply is to be in.
+    pub protocol: u8,
+    /// Bytes of keys before those of the command.
+    pub key_bytes: u32,
+    /// Replies that the command's bytes bring, of which the last counts: more than one for several commands in one step.
+    pub replies: u32,
+    /// Whether what is held of its keys is out of date afterwards.
+    pub writes: bool,
 }
 
 /// What came of a request.
@@ -427,6 +591,9 @@ pub struct Lease {
     pub taken: bool,
 }
 
+/// Values from here on have room made for them ahead of their request, step by step.
+pub const LANDING_BYTES_MIN: usize = 8 << 10;
+
 /// Why a request could not be done; nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -446,4 +613,7 @@ pub enum Fault {
     Busy,
     /// The verb is not one that this core does.
     Unsupported,
+    /// The origin of the key did not do it, or did not answer. The outcome's value says why, in words for a client, where
+    /// more is known: a text with an error word before it, as RESP has them.
+    Origin,
 }

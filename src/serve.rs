@@ -3,7 +3,13 @@
 use crate::config::{self, Config};
 use crate::control;
 use crate::engine;
-use crate::io::{self, BusyPoll, Listeners, Listening, Shared};
+use crate::io::tls::{self, Shelf};
+use crate::io::{self, BusyPoll, Listeners, Listening, Shared, SocketFile};
+use crate::keyspaces::Papers;
+use crate::origin::Target;
+use crate::origin::keyspace::Keyspaces;
+use crate::origin::pool::Permits;
+use crate::preflight;
 use crate::store;
 use crate::topology::{Node, ShardMap};
 use crate::wire::{self, Protocol};
@@ -11,6 +17,7 @@ use anyhow::{Context, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,7 +29,7 @@ const RECEIVE_BUFFER_SHARE: u64 = 16;
 /// The part of memory that all buffers of connections may take: one in so many, and never less than this.
 const CLIENT_BUFFER_SHARE: u64 = 10;
 const CLIENT_BUFFER_BYTES_MIN: u64 = 8 << 20;
-/// Least memory of a core's store.
+/// Memory of a core's store if its part of all leaves less.
 const STORE_BYTES_MIN: u64 = 1 << 20;
 /// Tries to find a run of free ports for `--cluster-ports` with port 0.
 const PORT_RUN_TRIES: usize = 50;
@@ -32,18 +39,20 @@ const PORT_RUN_TRIES: usize = 50;
 /// # Errors
 /// What kept it from serving: addresses taken, the ring refused, threads that could not be started.
 pub fn serve(config: Config) -> anyhow::Result<()> {
-    let before = config.clone();
+    let mut known = config.clone();
     let exit_on_stdin_close = config.exit_on_stdin_close;
     // Before anyone can know that we serve, so that no signal meets the default of ending us.
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals")?;
+    io::return_large_buffers();
     let running = start(config)?;
     announce(&running)?;
-    let shared = running.shared.clone();
+    let (shared, shelf, ready) = (running.shared.clone(), running.shelf.clone(), running.ready.clone());
     if exit_on_stdin_close {
-        let shared = running.shared.clone();
+        let (shared, ready) = (running.shared.clone(), running.ready.clone());
         std::thread::Builder::new().name("stdin".into()).spawn(move || {
             // Whatever ends standard input ends us: its close, or an error.
             let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            ready.store(false, Ordering::Relaxed);
             shared.drain();
         })?;
     }
@@ -51,18 +60,20 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         let mut asked = false;
         for signal in signals.forever() {
             match signal {
-                SIGHUP => reload(&before, &shared),
+                SIGHUP => reload(&mut known, &shared, shelf.as_deref()),
                 _ if asked => std::process::exit(128 + signal),
                 _ => {
                     asked = true;
                     tracing::info!("draining");
+                    ready.store(false, Ordering::Relaxed);
                     shared.drain();
                 }
             }
         }
     })?;
-    running.cores.join().context("a core failed")?;
-    running.ready.store(false, Ordering::Relaxed);
+    let ended = running.cores.join();
+    drop(running.socket_files);
+    ended.context("a core failed")?;
     if let Some(admin) = running.admin {
         admin.stop();
     }
@@ -75,8 +86,14 @@ struct Serving {
     admin: Option<control::AdminHandle>,
     ready: Arc<AtomicBool>,
     shared: Arc<Shared>,
+    /// What connections over TLS begin with.
+    shelf: Option<Arc<Shelf>>,
     node: Arc<Node>,
-    listen: SocketAddr,
+    /// Where, first of all.
+    listen: String,
+    tls_listen: Option<SocketAddr>,
+    /// They are removed at the end.
+    socket_files: Vec<SocketFile>,
 }
 
 /// The one line on standard output.
@@ -84,10 +101,11 @@ fn announce(serving: &Serving) -> anyhow::Result<()> {
     let cpus: Vec<String> = serving.node.cpus.iter().map(|cpu| cpu.to_string()).collect();
     let admin =
         serving.admin.as_ref().map_or_else(|| "none".to_string(), |admin| admin.address().to_string());
+    let tls = serving.tls_listen.map_or_else(String::new, |address| format!(" tls={address}"));
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "ready listen={} admin={admin} cores={} memory={} driver=io_uring",
+        "ready listen={} admin={admin} cores={} memory={} driver=io_uring{tls}",
         serving.listen,
         cpus.join(","),
         serving.node.memory_bytes_max
@@ -98,10 +116,24 @@ fn announce(serving: &Serving) -> anyhow::Result<()> {
 
 fn start(config: Config) -> anyhow::Result<Serving> {
     let settings = config.settings();
+    let users = Arc::new(config.user_table());
+    let shelf = config.tls().transpose()?.map(|tls| Arc::new(Shelf::new(tls)));
+    let places = config.listeners();
     let Config {
-        listen,
-        resp_listen,
-        memcached_listen,
+        listen: _,
+        resp_listen: _,
+        memcached_listen: _,
+        unix_listen,
+        unix_permissions,
+        users: _,
+        tls_names_users,
+        protected_mode: _,
+        tls_listen: _,
+        tls_cert_file: _,
+        tls_key_file: _,
+        tls_ca_cert_file: _,
+        tls_auth_clients: _,
+        tls_protocols: _,
         cluster_ports,
         announce_ip,
         clients_max,
@@ -121,27 +153,59 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         log_level: _,
         log_format: _,
         exit_on_stdin_close: _,
+        sources_of_truth,
         sources: _,
     } = config;
     let core_count = u16::try_from(cpus.len()).context("more than 65535 cores")?;
     let mut listeners: Vec<Listeners> = (0..core_count).map(|_| Listeners::new()).collect();
     let mut addresses = Vec::new();
     let mut core_ports = Vec::new();
-    for (group, protocol) in
-        [(&listen, Protocol::Sniff), (&resp_listen, Protocol::Resp), (&memcached_listen, Protocol::Memcached)]
-    {
-        for &wanted in group {
-            let with_ports = cluster_ports && addresses.is_empty();
-            let (address, ports) = bind_all(wanted, protocol, with_ports, &mut listeners)?;
-            addresses.push(address);
-            if with_ports {
-                core_ports = ports;
-            }
+    let mut tls_listen = None;
+    for config::Listener { address: wanted, protocol, tls } in places {
+        let with_ports = cluster_ports && addresses.is_empty();
+        let shelf = shelf.as_ref().filter(|_| tls);
+        let (address, ports) = bind_all(wanted, protocol, shelf, with_ports, &mut listeners)?;
+        addresses.push(address);
+        if tls {
+            tls_listen.get_or_insert(address);
+        }
+        if with_ports {
+            core_ports = ports;
         }
     }
-    let Some(&listen) = addresses.first() else {
-        bail!("there is no address to listen on: give --listen, --resp-listen or --memcached-listen");
+    let mut socket_files = Vec::new();
+    for path in &unix_listen {
+        let cannot = || format!("cannot listen on {}", path.display());
+        let (socket, file) = io::bind_path(path, unix_permissions).with_context(cannot)?;
+        for core in &mut listeners {
+            // The kernel spreads no connections over several sockets of one path, so all cores accept from one.
+            let socket = socket.try_clone().with_context(cannot)?;
+            core.push(Listening { socket, protocol: Protocol::Sniff, own: false, tls: None });
+        }
+        socket_files.push(file);
+    }
+    // Without an address there are only sockets of this machine.
+    let listen = addresses.first().copied().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let first_path = unix_listen.first().map(|path| format!("unix:{}", path.display()));
+    let announced = match (addresses.first(), first_path) {
+        (Some(address), _) => address.to_string(),
+        (None, Some(path)) => path,
+        (None, None) => bail!("there is no address to listen on: give --listen or one of its relatives"),
     };
+    let core_memory = memory_bytes_max / u64::from(core_count);
+    let buffer_bytes_max = (core_memory / CLIENT_BUFFER_SHARE).max(CLIENT_BUFFER_BYTES_MIN);
+    // A value has to pass through the buffers of its connection, so there is no use in promising to take longer ones.
+    let passable = (buffer_bytes_max / 4 * 3) as usize;
+    let item_bytes_max = item_bytes_max.min(passable);
+    let memcached_item_bytes_max = memcached_item_bytes_max.min(passable);
+    let mut settings = settings;
+    for (name, value) in &mut settings {
+        match name.as_str() {
+            "item-size" => *value = config::show_size(item_bytes_max as u64),
+            "memcached-item-size" => *value = config::show_size(memcached_item_bytes_max as u64),
+            _ => {}
+        }
+    }
     let started = io::now();
     let node = Arc::new(Node {
         run_id: random_bytes::<20>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -157,14 +221,12 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         settings,
         map: ShardMap::on_cores(core_count),
     });
-    let core_memory = memory_bytes_max / u64::from(core_count);
-    let buffer_bytes_max = (core_memory / CLIENT_BUFFER_SHARE).max(CLIENT_BUFFER_BYTES_MIN);
     // One client that does not take its replies is to be stopped, not closed: what is being sent and what waits behind it
     // must fit, with room for others.
     let output_soft_bytes = output_soft_bytes.min(buffer_bytes_max as usize / 3);
     let admin_password = password.as_ref().map(|password| password.0.clone());
     let wire = wire::Options {
-        password: password.map(|password| password.0),
+        users,
         value_bytes_max: item_bytes_max,
         memcached_value_bytes_max: memcached_item_bytes_max,
         query_buffer_bytes_max,
@@ -172,10 +234,11 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         ..wire::Options::default()
     };
     let receive_buffers = receive_buffers(core_memory);
-    let store_bytes = core_memory
-        .saturating_sub(u64::from(receive_buffers) * RECEIVE_BUFFER_BYTES as u64)
-        .max(STORE_BYTES_MIN);
+    let store_bytes =
+        io::Options::store_bytes(memory_bytes_max, core_count, receive_buffers, RECEIVE_BUFFER_BYTES)
+            .unwrap_or(STORE_BYTES_MIN);
     let hash_secret = [u64::from_le_bytes(random_bytes()?), u64::from_le_bytes(random_bytes()?)];
+    let sources = Arc::new(sources_of(&sources_of_truth)?);
     let cores: Vec<(io::Options, Listeners)> = cpus
         .iter()
         .zip(listeners)
@@ -187,6 +250,7 @@ fn start(config: Config) -> anyhow::Result<Serving> {
                     seed: hash_secret[0] ^ cpu as u64,
                 },
                 wire: wire.clone(),
+                certificates_name_users: tls_names_users,
                 busy_poll: match busy_poll {
                     config::BusyPoll::Auto => BusyPoll::Auto,
                     config::BusyPoll::Micros(micros) => BusyPoll::Micros(micros),
@@ -198,6 +262,7 @@ fn start(config: Config) -> anyhow::Result<Serving> {
                 unfinished_millis_max: command_timeout.as_millis() as u64,
                 unauthenticated_millis_max: auth_timeout.as_millis() as u64,
                 drain_millis_max: drain_timeout.as_millis() as u64,
+                sources: sources.clone(),
             };
             (options, listeners)
         })
@@ -213,6 +278,14 @@ fn start(config: Config) -> anyhow::Result<Serving> {
                 node: node.clone(),
                 reports: inbox,
                 ready: ready.clone(),
+                names: control::Names {
+                    origins: sources
+                        .origins
+                        .iter()
+                        .map(|origin| (origin.name.clone(), origin.target.to_string()))
+                        .collect(),
+                    keyspaces: sources.keyspaces.clone(),
+                },
             };
             let cannot = || format!("the admin server cannot listen on {address}");
             Some(control::start(options).with_context(cannot)?)
@@ -226,19 +299,80 @@ fn start(config: Config) -> anyhow::Result<Serving> {
     let cores = io::start(cores, node.clone(), shared.clone(), report, |_, _| {})
         .context("the cores could not be started")?;
     ready.store(true, Ordering::Relaxed);
-    Ok(Serving { cores, admin, ready, shared, node, listen })
+    Ok(Serving { cores, admin, ready, shared, shelf, node, listen: announced, socket_files, tls_listen })
+}
+
+/// Applies other keyspaces; other origins take a restart, and with them keyspaces that need them.
+fn reload_keyspaces(known: &Config, config: &Config, shared: &Shared) {
+    let (before, after) = (known.sources_of_truth.resolve(), config.sources_of_truth.resolve());
+    // Both were resolved when they were gathered.
+    let (Ok((origins, keyspaces)), Ok((new_origins, new_keyspaces))) = (before, after) else { return };
+    if origins != new_origins {
+        tracing::warn!("other origins, and other prefixes that they are to tell changes of, take a restart");
+    } else if keyspaces != new_keyspaces {
+        let keyspaces = Arc::new(Keyspaces::new(new_keyspaces));
+        tracing::info!(keyspaces = keyspaces.list().len(), "keyspaces reloaded");
+        shared.set_keyspaces(keyspaces);
+    }
+}
+
+/// Where Linux systems keep the certificates that they trust, the usual place first.
+const SYSTEM_AUTHORITIES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Whom to trust of an origin that is spoken to by TLS, and who it must prove to be.
+fn tls_of(target: &Target, papers: &Papers) -> anyhow::Result<Option<io::OriginTls>> {
+    if !target.tls {
+        return Ok(None);
+    }
+    let system =
+        || SYSTEM_AUTHORITIES.map(Path::new).into_iter().find(|path| path.exists()).map(Path::to_owned);
+    let authorities = papers.authorities.as_ref().map(PathBuf::from).or_else(system);
+    let authorities = authorities
+        .context("this system keeps no certificates of authorities where they usually are; give `ca`")?;
+    let own = papers.certificate.as_ref().zip(papers.key.as_ref());
+    let own = own.map(|(certificate, key)| tls::Files { certificate: certificate.into(), key: key.into() });
+    let config = tls::client(&authorities, own.as_ref())?;
+    let name = rustls::pki_types::ServerName::try_from(target.host.clone())
+        .with_context(|| format!("`{}` can stand in no certificate", target.host))?;
+    Ok(Some(io::OriginTls { config, name }))
+}
+
+/// Origins and keyspaces as the cores want them.
+fn sources_of(tables: &crate::keyspaces::Tables) -> anyhow::Result<io::Sources> {
+    let (origins, keyspaces) = tables.resolve().map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?;
+    let origins: anyhow::Result<Vec<_>> = origins
+        .iter()
+        .map(|origin| {
+            let target = origin.target.clone().context("resolving looks for it")?;
+            let tls = tls_of(&target, &origin.papers).with_context(|| format!("[origin.{}]", origin.name))?;
+            Ok(io::OriginOptions {
+                tls,
+                name: origin.name.clone(),
+                addresses: io::Addresses::of(&target).context("the thread that looks up addresses")?,
+                target: Arc::new(target),
+                pool: origin.pool(),
+                permits: Arc::new(Permits::new(origin.concurrency_max)),
+            })
+        })
+        .collect();
+    Ok(io::Sources { origins: origins?, keyspaces: Arc::new(Keyspaces::new(keyspaces)) })
 }
 
 /// Binds an address for every core, and with `core_ports` a port of its own for each: base + 1 + core.
 fn bind_all(
     wanted: SocketAddr,
     protocol: Protocol,
+    tls: Option<&Arc<Shelf>>,
     with_core_ports: bool,
     listeners: &mut [Listeners],
 ) -> anyhow::Result<(SocketAddr, Vec<u16>)> {
     let cannot = |address: SocketAddr| move || format!("cannot listen on {address}");
     for attempt in 1.. {
         let shared = listeners.len() > 1;
+        if shared && wanted.port() != 0 {
+            io::claim(wanted).with_context(cannot(wanted))?;
+        }
         let first = io::bind(wanted, shared).with_context(cannot(wanted))?;
         let address = first.local_addr()?.as_socket().expect("bound to an internet address");
         let mut own = Vec::new();
@@ -263,11 +397,11 @@ fn bind_all(
             main.push(io::bind(address, shared).with_context(cannot(address))?);
         }
         for (core, socket) in listeners.iter_mut().zip(main) {
-            core.push(Listening { socket, protocol, own: false });
+            core.push(Listening { socket, protocol, own: false, tls: tls.cloned() });
         }
         let mut ports = Vec::new();
         for (core, (socket, port)) in listeners.iter_mut().zip(own) {
-            core.push(Listening { socket, protocol, own: true });
+            core.push(Listening { socket, protocol, own: true, tls: tls.cloned() });
             ports.push(port);
         }
         return Ok((address, ports));
@@ -300,11 +434,33 @@ fn random_bytes<const N: usize>() -> anyhow::Result<[u8; N]> {
 }
 
 /// Reads the configuration again and applies what can change while serving; a broken one changes nothing.
-fn reload(config: &Config, shared: &Shared) {
-    match config.reload() {
+fn reload(known: &mut Config, shared: &Shared, shelf: Option<&Shelf>) {
+    match known.reload() {
         Ok(config) => {
-            shared.set_clients_max(u64::from(config.clients_max));
-            tracing::info!(clients_max = config.clients_max, "reloaded; all other settings take a restart");
+            // What the file asks for and what the machine allows are two things, now as at the start.
+            let mut settled = config.clone();
+            if let Err(failures) = preflight::run(&mut settled) {
+                for failure in failures {
+                    tracing::error!("the configuration was not reloaded, the old one stays: {failure}");
+                }
+                return;
+            }
+            // Pre-flight has read them; a file that goes wrong in this very moment leaves the old ones.
+            if let (Some(shelf), Some(Ok(tls))) = (shelf, config.tls()) {
+                shelf.replace(tls);
+            }
+            shared.set_clients_max(u64::from(settled.clients_max));
+            // A limit that a client changed meanwhile stays unless the configuration says another one than before.
+            if config.memory_bytes_max != known.memory_bytes_max {
+                shared.set_memory_bytes_max(config.memory_bytes_max);
+            }
+            reload_keyspaces(known, &config, shared);
+            tracing::info!(
+                clients_max = settled.clients_max,
+                memory = config.memory_bytes_max,
+                "reloaded, certificates included; all other settings take a restart"
+            );
+            *known = config;
         }
         Err(problems) => {
             for problem in problems {
@@ -329,7 +485,8 @@ mod tests {
     fn cores_share_an_address_and_get_ports_in_a_row() {
         let mut listeners = vec![Listeners::new(), Listeners::new()];
         let wanted = "127.0.0.1:0".parse().expect("valid");
-        let (address, ports) = bind_all(wanted, Protocol::Sniff, true, &mut listeners).expect("free ports");
+        let (address, ports) =
+            bind_all(wanted, Protocol::Sniff, None, true, &mut listeners).expect("free ports");
         assert_eq!(ports, [address.port() + 1, address.port() + 2]);
         assert!(listeners.iter().all(|core| core.len() == 2));
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 fn options() -> Options {
     let store = store::Options { memory_bytes_max: 16 << 20, item_bytes_max: 1 << 20, hash_secret: [1, 2] };
     Options {
+        certificates_name_users: false,
         cpu: 0,
         engine: engine::Options { store, seed: 1 },
         wire: wire::Options::default(),
@@ -22,6 +23,7 @@ fn options() -> Options {
         unfinished_millis_max: 10_000,
         unauthenticated_millis_max: 60_000,
         drain_millis_max: 1_000,
+        sources: Default::default(),
     }
 }
 

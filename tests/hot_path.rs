@@ -19,23 +19,25 @@ struct Counting;
 
 thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<u64> = const { Cell::new(0) };
 }
 
-fn count() {
+fn count(bytes: usize) {
     // A thread that is being torn down has nothing left to count in, and nobody who asks.
     CALLS.try_with(|calls| calls.set(calls.get() + 1)).unwrap_or(());
+    BYTES.try_with(|all| all.set(all.get() + bytes as u64)).unwrap_or(());
 }
 
 // SAFETY: every call is handed on to the system's allocator unchanged; counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: the caller's promises are handed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size);
         // SAFETY: the caller's promises are handed on.
         unsafe { System.realloc(place, layout, size) }
     }
@@ -278,5 +280,27 @@ fn a_hit_costs_no_allocation_from_bytes_to_bytes() {
         // Writing takes a new segment of the store now and then, which is bookkeeping of the store, not of the request.
         let allowed = if is_set { 1 } else { 0 };
         assert!(calls <= allowed, "{calls} allocations for {}", String::from_utf8_lossy(&request[..30]));
+    }
+}
+
+/// Numbers 2, 3 and 13 of the bad inputs: what a length claims is not believed before it is seen.
+#[test]
+fn claimed_lengths_allocate_next_to_nothing() {
+    let claims: [&[u8]; 6] = [
+        b"*2147483648\r\n",
+        b"*1048576\r\n",
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$536870912\r\n",
+        b"*1\r\n$9999999999\r\n",
+        b"set k 0 0 1048576\r\n",
+        b"ms k 1048576\r\n",
+    ];
+    for claim in claims {
+        let mut alone = Alone(engine_with(&[]));
+        let node = node();
+        let mut session = Session::new(Arc::new(wire::Options::default()), Client::default());
+        let before = BYTES.with(Cell::get);
+        session.serve(now(), &node, claim, &mut alone);
+        let bytes = BYTES.with(Cell::get) - before;
+        assert!(bytes <= 4096, "{bytes} bytes for {}", String::from_utf8_lossy(claim));
     }
 }

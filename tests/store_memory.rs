@@ -5,8 +5,8 @@
 
 use foreshadow::clock::Mono;
 use foreshadow::ids::Version;
-use foreshadow::request::Expiry;
-use foreshadow::store::{Marks, NewItem, Options, Store};
+use foreshadow::request::{Expiry, LANDING_BYTES_MIN};
+use foreshadow::store::{Lander, Marks, NewItem, Options, Store};
 
 const MIB: u64 = 1 << 20;
 
@@ -36,7 +36,12 @@ fn put(store: &mut Store, now: Mono, key: u64, value: &[u8], expiry: Expiry) {
     let probe = store.probe(key.as_bytes());
     let item =
         NewItem { value: &[value], flags: 0, version: Version(now.0 >> 10), expiry, marks: Marks::default() };
-    store.put(now, probe, key.as_bytes(), &item).expect("small items always fit");
+    if value.len() >= LANDING_BYTES_MIN {
+        // As a core does: step by step, until there is nothing more to be done ahead.
+        let lander = Lander { from: 1, value, replaces: true };
+        while !store.land(now, probe, key.as_bytes(), &lander) {}
+    }
+    store.put(now, probe, key.as_bytes(), &item).expect("what has landed fits, and so do small items");
 }
 
 /// One test, so that nothing else runs in the process.

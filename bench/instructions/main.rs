@@ -7,7 +7,9 @@
 //! request costs. `tests/instructions.rs` does that and holds it against `expected.txt`. Every reply is checked here.
 
 use foreshadow::clock::{Mono, Now, Wall};
-use foreshadow::engine::{self, Engine};
+use foreshadow::engine::{self, Engine, Waiter};
+use foreshadow::ids::{ConnectionId, CoreId};
+use foreshadow::message::ReturnAddress;
 use foreshadow::metrics::Counters;
 use foreshadow::request::{Outcome, Request};
 use foreshadow::store;
@@ -94,7 +96,13 @@ struct Desk {
 
 impl Backend for Desk {
     fn call(&mut self, _: Target, request: &Request<'_>, _: u32) -> Option<Outcome<'_>> {
-        Some(self.engine.execute(self.now, request))
+        let connection = ConnectionId { place: 0, generation: 0 };
+        let waiter = Waiter { core: CoreId(0), address: ReturnAddress { connection, ticket: 0 } };
+        self.engine.serve(self.now, waiter, request)
+    }
+
+    fn expect(&mut self, keys: &[&[u8]]) {
+        self.engine.approach(keys.iter().copied());
     }
 
     fn ready(&self) -> bool {

@@ -543,7 +543,13 @@ impl<'a> Load<'a> {
                 progress.show(now, tally.answered());
                 self.check_silence(now)?;
             }
-            Kind::Accept | Kind::Wake | Kind::Bell | Kind::Ignore => {}
+            Kind::OriginConnect
+            | Kind::OriginReceive
+            | Kind::OriginSend
+            | Kind::Accept
+            | Kind::Wake
+            | Kind::Bell
+            | Kind::Ignore => {}
         }
         Ok(false)
     }

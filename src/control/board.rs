@@ -3,8 +3,12 @@
 //! Counters and gauges go through the `metrics` crate. Histograms do not: its recorder keeps a sample per recorded value,
 //! and a core records a hundred thousand turns a second; they are kept as hdrhistograms and written out beside its text.
 
+use super::truth::{Names, Truth};
+use crate::engine::KeyspaceTally;
 use crate::ids::{CoreId, SHARD_COUNT, ShardId};
 use crate::metrics::{Counters, Kind};
+use crate::origin::keyspace::Keyspaces;
+use crate::origin::pool;
 use crate::topology::Node;
 use hdrhistogram::Histogram;
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
@@ -27,6 +31,29 @@ pub struct CoreReport {
     pub turn: Histogram<u64>,
     /// CPU time of the core's thread since it began.
     pub cpu: Duration,
+    /// Limit of memory for items of all cores, as the core knows it now.
+    pub memory_bytes_max: u64,
+    /// Most connections of all cores together.
+    pub clients_max: u64,
+    /// Of each origin, in the order of the configuration.
+    pub origins: Vec<OriginReport>,
+    /// Of each keyspace, in the order of the configuration.
+    pub keyspaces: Vec<KeyspaceTally>,
+    /// The keyspaces, as the core knows them now.
+    pub rules: Arc<Keyspaces>,
+}
+
+/// What a core says about an origin.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OriginReport {
+    /// What was counted.
+    pub tally: pool::Tally,
+    /// Connections, those being made included.
+    pub connections: u64,
+    /// Questions that wait to be sent.
+    pub waiting: u64,
+    /// Whether it is left in peace because it failed.
+    pub circuit_open: bool,
 }
 
 /// An empty histogram of turns: 1 ns to 60 s with two digits; longer turns are counted as 60 s.
@@ -63,6 +90,9 @@ pub struct Board {
     prometheus: PrometheusHandle,
     cores: Vec<CoreRow>,
     process: ProcessGauges,
+    truth: Truth,
+    /// As the cores said last; it can change while they serve.
+    memory_bytes_max: u64,
 }
 
 /// One core's place on the board.
@@ -88,13 +118,20 @@ struct ProcessGauges {
     resident: Gauge,
     descriptors: Gauge,
     ready: Gauge,
+    memory_limit: Gauge,
+    clients_max: Gauge,
 }
 
 const METADATA: Metadata<'static> = Metadata::new("foreshadow", Level::INFO, None);
 
 impl Board {
     /// A board on which nobody has reported yet.
-    pub fn new(node: Arc<Node>, reports: Receiver<CoreReport>, ready: Arc<AtomicBool>) -> Board {
+    pub fn new(
+        node: Arc<Node>,
+        reports: Receiver<CoreReport>,
+        ready: Arc<AtomicBool>,
+        names: Names,
+    ) -> Board {
         let recorder = PrometheusBuilder::new().build_recorder();
         let gauge = |name: &'static str, help: &'static str, labels: Vec<Label>| {
             recorder.describe_gauge(KeyName::from_const_str(name), None, help.into());
@@ -105,12 +142,13 @@ impl Board {
             resident: gauge("foreshadow_resident_bytes", "Memory resident, of the whole process.", vec![]),
             descriptors: gauge("foreshadow_open_descriptors", "File descriptors open.", vec![]),
             ready: gauge("foreshadow_ready", "1 while clients are served.", vec![]),
+            memory_limit: gauge("foreshadow_memory_limit_bytes", "Most memory for items.", vec![]),
+            clients_max: gauge("foreshadow_clients_max", "Most connections.", vec![]),
         };
+        process.memory_limit.set(node.memory_bytes_max as f64);
         let version = vec![Label::new("version", node.version)];
         gauge("foreshadow_build_info", "Always 1; the version is its label.", version).set(1.0);
-        gauge("foreshadow_clients_max", "Most connections.", vec![]).set(node.clients_max as f64);
-        gauge("foreshadow_memory_limit_bytes", "Most memory for items.", vec![])
-            .set(node.memory_bytes_max as f64);
+        process.clients_max.set(node.clients_max as f64);
         let shards_of =
             |core| (0..SHARD_COUNT).filter(|&shard| node.map.owner(ShardId::new(shard)) == core).count();
         let cores = (0..node.core_count())
@@ -149,7 +187,10 @@ impl Board {
             })
             .collect();
         let prometheus = recorder.handle();
-        Board { node, reports, ready, started: Instant::now(), prometheus, cores, process }
+        let truth = Truth::new(names, usize::from(node.core_count()));
+        let memory_bytes_max = node.memory_bytes_max;
+        let started = Instant::now();
+        Board { node, reports, ready, started, prometheus, cores, process, truth, memory_bytes_max }
     }
 
     /// Whether clients are served.
@@ -159,8 +200,14 @@ impl Board {
 
     /// Takes in what the cores reported.
     pub fn collect(&mut self) {
-        while let Ok(report) = self.reports.try_recv() {
+        while let Ok(mut report) = self.reports.try_recv() {
+            let (origins, keyspaces) =
+                (std::mem::take(&mut report.origins), std::mem::take(&mut report.keyspaces));
+            self.truth.take(report.core.index(), origins, keyspaces, report.rules.clone());
             if let Some(row) = self.cores.get_mut(report.core.index()) {
+                self.memory_bytes_max = report.memory_bytes_max;
+                self.process.memory_limit.set(report.memory_bytes_max as f64);
+                self.process.clients_max.set(report.clients_max as f64);
                 row.take(report);
             }
         }
@@ -184,6 +231,7 @@ impl Board {
         }
         let mut text = self.prometheus.render();
         self.render_turns(&mut text).expect("a String takes all that is written");
+        self.truth.render(&mut text).expect("a String takes all that is written");
         text
     }
 
@@ -208,6 +256,12 @@ impl Board {
             writeln!(text, "{name}_count{{core=\"{core}\"}} {count}")?;
         }
         Ok(())
+    }
+
+    /// Rules and numbers of all keyspaces, for `/v1/keyspaces`.
+    pub fn keyspaces(&mut self) -> Value {
+        self.collect();
+        self.truth.keyspaces()
     }
 
     /// What the node is and what its cores reported last, for `/v1/node`.
@@ -246,7 +300,7 @@ impl Board {
             "ready": self.ready(),
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "clients_max": node.clients_max,
-            "memory_limit_bytes": node.memory_bytes_max,
+            "memory_limit_bytes": self.memory_bytes_max,
             "resident_bytes": resident_bytes(),
             "shard_map_epoch": node.map.epoch,
             "counters": counters_json(&sum),
@@ -257,7 +311,7 @@ impl Board {
 
 impl CoreRow {
     fn take(&mut self, report: CoreReport) {
-        let CoreReport { core: _, counters, turn, cpu } = report;
+        let CoreReport { counters, turn, cpu, .. } = report;
         let values = self.last.values().into_iter().zip(counters.values());
         for (metric, (before, value)) in self.metrics.iter().zip(values) {
             match metric {
@@ -316,14 +370,25 @@ pub(super) mod tests {
 
     fn board() -> (Board, SyncSender<CoreReport>) {
         let (send, reports) = sync_channel(8);
-        (Board::new(node(), reports, Arc::new(AtomicBool::new(true))), send)
+        (Board::new(node(), reports, Arc::new(AtomicBool::new(true)), Names::default()), send)
     }
 
     fn report(core: u16, hits: u64, connections: u64, turn_nanos: &[u64]) -> CoreReport {
         let mut turn = turn_histogram();
         turn_nanos.iter().for_each(|nanos| turn.saturating_record(*nanos));
         let counters = Counters { hits_total: hits, connections, ..Counters::default() };
-        CoreReport { core: CoreId(core), counters, turn, cpu: Duration::from_millis(1500) }
+        let (cpu, memory_bytes_max) = (Duration::from_millis(1500), 3 << 30);
+        CoreReport {
+            core: CoreId(core),
+            counters,
+            turn,
+            cpu,
+            memory_bytes_max,
+            clients_max: 10_000,
+            origins: Vec::new(),
+            keyspaces: Vec::new(),
+            rules: Arc::default(),
+        }
     }
 
     fn value_of(text: &str, series: &str) -> f64 {

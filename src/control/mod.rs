@@ -6,6 +6,7 @@
 //!                                          ready -->  /readyz   /livez
 //! ```
 //! - `board`: what the cores reported last and in sum, as metrics and as JSON.
+//! - `truth`: what they reported of origins and keyspaces.
 //! - `pages`: the admin HTTP server's routes and who may see them.
 //! - `listener`: its bounds: few connections, none of them for ever.
 //!
@@ -14,8 +15,10 @@
 mod board;
 mod listener;
 mod pages;
+mod truth;
 
-pub use board::{CoreReport, turn_histogram};
+pub use board::{CoreReport, OriginReport, turn_histogram};
+pub use truth::Names;
 
 use crate::topology::Node;
 use board::Board;
@@ -47,6 +50,8 @@ pub struct Options {
     pub reports: Receiver<CoreReport>,
     /// Whether clients are served; false while starting and draining.
     pub ready: Arc<AtomicBool>,
+    /// Names of origins and keyspaces.
+    pub names: Names,
 }
 
 /// The running admin server.
@@ -97,7 +102,7 @@ fn cpu_beside(data_cpus: &[usize]) -> Option<core_affinity::CoreId> {
 }
 
 async fn run(listener: std::net::TcpListener, options: Options, stopped: oneshot::Receiver<()>) {
-    let Options { address: _, password, node, reports, ready } = options;
+    let Options { address: _, password, node, reports, ready, names } = options;
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => Bounded::new(listener),
         Err(error) => {
@@ -105,7 +110,7 @@ async fn run(listener: std::net::TcpListener, options: Options, stopped: oneshot
             return;
         }
     };
-    let board = Arc::new(Mutex::new(Board::new(node, reports, ready)));
+    let board = Arc::new(Mutex::new(Board::new(node, reports, ready, names)));
     let router = pages::router(board.clone(), password.as_deref());
     let collect = async {
         let mut tick = tokio::time::interval(COLLECT_INTERVAL);
@@ -144,6 +149,7 @@ mod tests {
             node: board::tests::node(),
             reports,
             ready: ready.clone(),
+            names: Names::default(),
         };
         (start(options).unwrap(), ready)
     }

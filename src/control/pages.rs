@@ -27,6 +27,7 @@ pub(super) fn router(board: Shared, password: Option<&str>) -> Router {
     let mut inside = Router::new()
         .route("/", get(async || Html(include_str!("dashboard.html"))))
         .route("/metrics", get(metrics))
+        .route("/v1/keyspaces", get(keyspaces))
         .route("/v1/node", get(node));
     if let Some(password) = password {
         let keys = Arc::new(Keys::new(password));
@@ -36,7 +37,10 @@ pub(super) fn router(board: Shared, password: Option<&str>) -> Router {
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .fallback(async || {
-            (StatusCode::NOT_FOUND, "no such page; there are / /metrics /livez /readyz /v1/node\n")
+            (
+                StatusCode::NOT_FOUND,
+                "no such page; there are / /metrics /livez /readyz /v1/node /v1/keyspaces\n",
+            )
         })
         .with_state(board)
 }
@@ -47,6 +51,10 @@ async fn metrics(State(board): State<Shared>) -> impl IntoResponse {
 
 async fn node(State(board): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", lock(&board).node()))
+}
+
+async fn keyspaces(State(board): State<Shared>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", lock(&board).keyspaces()))
 }
 
 async fn readyz(State(board): State<Shared>) -> (StatusCode, &'static str) {

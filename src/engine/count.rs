@@ -10,6 +10,10 @@ impl Engine {
         let probe = self.store.probe(key);
         let held = self.load(now, probe, key).filter(|held| !held.marks.hollow);
         let (number, like) = match held {
+            // As with memcached: no bytes are no number whatever version was asked for.
+            Some(held) if held.len == 0 && !matches!(count.by, Step::Signed(_)) => {
+                return Reply::fault(Fault::NotInteger);
+            }
             Some(held) => {
                 match check(count.condition, Some(&held)) {
                     Ok(false) => {}

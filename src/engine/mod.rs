@@ -1,7 +1,7 @@
 //! The engine: the single-threaded owner of a core's items. It says what a request means; the store says where it lies.
 //!
 //! ```text
-//!   execute(now, Request) --> read.rs | write.rs | count.rs | scan.rs --> store (probe, find, put, amend, remove)
+//!   execute(now, Request) --> read.rs | write.rs | count.rs | together.rs | scan.rs --> store (probe, find, put, amend, remove)
 //!          |
 //!          +--> Outcome: an answer and bytes borrowed from the store or from `scratch`
 //! ```
@@ -17,23 +17,39 @@
 //! A hit of [`Verb::Get`]: one compare for a due flush, one probe, one find; no copy, no allocation.
 
 mod count;
+mod erasures;
 mod extended;
-mod glob;
+#[cfg(test)]
+mod fetch_model;
+mod flights;
+mod ledger;
 #[cfg(test)]
 mod model;
+mod passing;
 mod read;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod through;
+mod together;
+mod tracking;
 mod write;
 
 use crate::clock::{Mono, Now};
 use crate::ids::{Slot, Version};
 use crate::metrics::Counters;
 use crate::request::{
-    Answer, Condition, Expiry, ExpiryChange, Fault, Item, Lease, Outcome, Refusal, Request, Value, Verb,
+    Answer, Condition, Expiry, ExpiryChange, Fault, Item, LANDING_BYTES_MIN, Lease, Outcome, Refusal,
+    Request, Value, Verb,
 };
-use crate::store::{self, Found, Marks, NewItem, Probe, Store};
+pub use flights::Waiter;
+pub use passing::Passage;
+pub use through::{Effect, KeyspaceTally};
+
+use crate::store::{self, Found, Lander, Marks, NewItem, Probe, Store};
+use tracking::Tracking;
+
+pub use tracking::Change;
 
 /// Bytes of scratch kept between requests; what a large value needed beyond is given back by [`Engine::tick`].
 const SCRATCH_KEEP_BYTES: usize = 64 * 1024;
@@ -63,7 +79,15 @@ pub struct Engine {
     version: Version,
     /// When everything stored before is to vanish.
     flush_at: Mono,
+    /// From when on requests are done attentively: the due flush, or now while somebody observes.
+    attention_at: Mono,
+    tracking: Option<Box<Tracking>>,
     dice: u64,
+    hash_secret: [u64; 2],
+    /// Keyspaces with origins, and what was erased by prefix; `None` where there never were any.
+    through: Option<Box<through::Through>>,
+    /// Whether the store has a value that landed for the next request.
+    landed: bool,
     /// Bytes that an outcome or a write needs apart from the store: the value before, a page of keys, a new text.
     scratch: Vec<u8>,
     /// What this core counts. The engine adds what comes of requests; the shell and the sessions add the rest.
@@ -106,7 +130,12 @@ impl Engine {
             store: Store::new(options.store),
             version: Version::new(0, 0),
             flush_at: NEVER,
+            attention_at: NEVER,
+            tracking: None,
             dice: options.seed,
+            hash_secret: options.store.hash_secret,
+            through: None,
+            landed: false,
             scratch: Vec::new(),
             counters: Counters::default(),
         }
@@ -116,20 +145,74 @@ impl Engine {
     #[inline]
     pub fn execute(&mut self, now: Now, request: &Request<'_>) -> Outcome<'_> {
         let now = now.mono;
-        if now >= self.flush_at {
-            self.flush();
+        if now >= self.attention_at {
+            return self.execute_attentively(now, request);
         }
         match request.verb {
             Verb::Get => self.get(now, request.key),
-            _ => self.execute_other(now, request),
+            _ => self.execute_plainly(now, request),
         }
     }
 
-    fn execute_other(&mut self, now: Mono, request: &Request<'_>) -> Outcome<'_> {
+    /// Does a bounded step towards a request that brings a large value, and answers whether it may be executed now; if not,
+    /// it is to be asked again soon, with the same request. `from` tells apart who asks. What lands is for the next request
+    /// that is executed, and for no other.
+    #[inline]
+    pub fn land(&mut self, now: Now, from: u64, request: &Request<'_>) -> bool {
+        request.value.len() < LANDING_BYTES_MIN || self.land_value(now.mono, from, request)
+    }
+
+    fn land_value(&mut self, now: Mono, from: u64, request: &Request<'_>) -> bool {
+        let Verb::Put(put) = request.verb else { return true };
+        if self.through.as_ref().is_some_and(|through| through.keyspaces.of(request.key).is_some()) {
+            // Such a write may have to wait for the key's origin, and a fill of the key may come before it.
+            return true;
+        }
+        if self.landed {
+            self.store.stop_landing();
+        }
+        let (probe, value) = (self.store.probe(request.key), request.value);
+        let lander = Lander { from, value, replaces: matches!(put.condition, Condition::Always) };
+        self.landed = self.store.land(now, probe, request.key, &lander);
+        if self.landed {
+            self.attention_at = Mono(0);
+        }
+        self.landed
+    }
+
+    /// See [`Store::lend`].
+    pub fn lend(&mut self, bytes: u64) {
+        self.store.lend(bytes);
+    }
+
+    /// See [`Store::is_over`].
+    pub fn is_over(&self) -> bool {
+        self.store.is_over()
+    }
+
+    /// Says which keys the next requests are about, see [`Store::approach`]. Changes nothing.
+    #[inline]
+    pub fn approach<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        self.store.approach(keys);
+    }
+
+    fn execute_plainly(&mut self, now: Mono, request: &Request<'_>) -> Outcome<'_> {
+        match request.verb {
+            Verb::Get => self.get(now, request.key),
+            Verb::Peek => self.peek(now, request.key),
+            Verb::Look => Outcome { value: Value::EMPTY, ..self.peek(now, request.key) },
+            _ => {
+                let reply = self.reply_to(now, request);
+                self.outcome_of(now, request.key, reply)
+            }
+        }
+    }
+
+    #[inline]
+    fn reply_to(&mut self, now: Mono, request: &Request<'_>) -> Reply {
         let Request { key, value, verb } = *request;
-        let reply = match verb {
-            Verb::Get => return self.get(now, key),
-            Verb::Peek => return self.peek(now, key),
+        match verb {
+            Verb::Get | Verb::Peek | Verb::Look => unreachable!("answered from the store's memory"),
             Verb::Fetch(fetch) => self.fetch(now, key, &fetch),
             Verb::Put(put) => self.put(now, key, value, &put),
             Verb::Splice(splice) => self.splice(now, key, value, &splice),
@@ -137,6 +220,10 @@ impl Engine {
             Verb::Count(count) => self.count(now, key, &count),
             Verb::CountFloat => self.count_float(now, key, value),
             Verb::Remove(remove) => self.remove(now, key, &remove),
+            Verb::Transfer(transfer) => self.transfer(now, key, value, transfer),
+            Verb::PutAllAbsent => self.put_all_absent(now, value),
+            Verb::Guard => self.guard(now, value),
+            Verb::Unguard => Reply::number(0),
             Verb::Expire(expire) => self.expire(now, key, &expire),
             Verb::Scan(scan) => self.scan(now, value, scan),
             Verb::Random => self.random(now),
@@ -146,8 +233,13 @@ impl Engine {
             // A later flush takes the place of one that is pending, as with memcached.
             Verb::Flush { at } => {
                 self.flush_at = at;
+                self.attention_at = self.attention_at.min(at);
                 Reply::number(0)
             }
+            Verb::Observe(observer, follow) => self.observe(observer, follow, value),
+            Verb::Unobserve(observer) => self.unobserve(observer),
+            Verb::Track(observer) => self.track(now, key, observer),
+            Verb::Own(observer) => self.own(key, observer),
             Verb::Counters => {
                 self.refresh_gauges();
                 self.scratch = self.counters.to_bytes();
@@ -158,8 +250,21 @@ impl Engine {
                 self.counters.reset_totals();
                 Reply::number(0)
             }
-            Verb::Connections | Verb::Disconnect { .. } => Reply::fault(Fault::Unsupported),
-        };
+            Verb::Invalidate(named) => Reply::plain(self.invalidate(now, key, named)),
+            Verb::Connections
+            | Verb::Disconnect { .. }
+            | Verb::Limit { .. }
+            | Verb::Notify { .. }
+            | Verb::Monitor { .. }
+            | Verb::Journal(_)
+            | Verb::SetUser
+            | Verb::Configure { .. }
+            | Verb::Pass(_) => Reply::fault(Fault::Unsupported),
+        }
+    }
+
+    #[inline]
+    fn outcome_of(&mut self, now: Mono, key: &[u8], reply: Reply) -> Outcome<'_> {
         match reply.answer {
             Answer::Refused(_) | Answer::Previous { stored: false, .. } => self.counters.refusals_total += 1,
             Answer::Fault(_) => self.counters.errors_total += 1,
@@ -184,6 +289,7 @@ impl Engine {
         if now >= self.flush_at {
             self.flush();
         }
+        self.note_ends(now);
         let more = self.store.tick(now);
         self.take_departures();
         if self.scratch.capacity() > SCRATCH_KEEP_BYTES {
@@ -195,7 +301,13 @@ impl Engine {
             false if self.store.len_expiring() > 0 => TICK_EXPIRING_MILLIS,
             false => TICK_QUIET_MILLIS,
         };
-        now.plus_millis(pause).min(self.flush_at)
+        now.plus_millis(pause).min(self.flush_at).min(self.next_tracked_end())
+    }
+
+    /// Changes the most bytes that the store may hold. It never grows beyond that from now on; what it holds beyond is given
+    /// back by [`Engine::tick`], and is to be asked for soon.
+    pub fn set_memory_bytes_max(&mut self, bytes: u64) {
+        self.store.set_memory_bytes_max(bytes);
     }
 
     /// Writes the gauges that the engine knows into [`Engine::counters`], and the departures noticed so far.
@@ -206,17 +318,28 @@ impl Engine {
         self.counters.store_bytes = self.store.held_bytes();
         self.counters.payload_bytes = self.store.payload_bytes();
         self.counters.store_limit_bytes = self.store.memory_bytes_max();
+        (self.counters.fetches, self.counters.fetch_waiters) = self.under_way();
     }
 
     fn take_departures(&mut self) {
         let departures = self.store.take_departures();
         self.counters.expired_total += departures.expired;
+        self.counters.expired_unused_total += departures.expired_unused;
+        self.counters.expired_sought_total += departures.expired_sought;
         self.counters.evicted_total += departures.evicted;
+        self.counters.evicted_unused_total += departures.evicted_unused;
+        self.counters.evicted_used_total += departures.evicted_used;
     }
 
     #[cold]
     fn flush(&mut self) -> u64 {
         self.flush_at = NEVER;
+        self.attention_at = NEVER;
+        self.forget_everything();
+        if let Some(tracking) = &mut self.tracking {
+            tracking.all_changed();
+            self.attention_at = Mono(0);
+        }
         self.store.clear()
     }
 

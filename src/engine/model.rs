@@ -399,6 +399,10 @@ impl Model {
             Verb::Count(count) => {
                 let signed = matches!(count.by, Step::Signed(_));
                 let (number, mut thing) = match visible {
+                    // No bytes are no number, whatever version.
+                    Some(thing) if !signed && thing.value.is_empty() => {
+                        return Err(Said::Fault(Fault::NotInteger));
+                    }
                     Some(mut thing) => {
                         self.exactly(count.condition, &thing)?;
                         let text = String::from_utf8_lossy(&thing.value).into_owned();
@@ -450,7 +454,7 @@ impl Model {
             Verb::Remove(remove) => {
                 let Some(mut thing) = there else { return Ok(Said::Miss) };
                 self.exactly(remove.condition, &thing)?;
-                if let (true, ExpiryChange::Set(expiry)) = (remove.stale, remove.expiry) {
+                if let (true, ExpiryChange::Set(expiry)) = (remove.stale || remove.clear, remove.expiry) {
                     thing.expiry = expiry;
                 }
                 self.removals += 1;

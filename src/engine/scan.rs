@@ -1,6 +1,7 @@
 //! Walking over keys: pages of a scan, and random ones. Keys go out as a little-endian u32 length and the bytes.
 
 use super::*;
+use crate::glob;
 use crate::request::Scan;
 
 /// Most items one page looks at.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::Wall;
-use crate::request::{Count, Expire, ExpireOnly, Fetch, Put, Remove, Scan, Splice, Step};
+use crate::request::{Count, Expire, ExpireOnly, Fetch, Put, Remove, Scan, Splice, Step, Transfer};
 
 /// An engine with a clock, and answers with their bytes copied.
 struct Bench {
@@ -351,6 +351,58 @@ fn clearing_drops_value_and_flags_and_keeps_the_item() {
     assert_eq!((item.flags, item.expiry, item.lease), (0, expiry, Lease::default()));
     bench.ask(Verb::Remove(Remove { clear: true, ..STALE }), "k", "");
     assert_eq!(bench.lease("k", Fetch::PLAIN), "WX");
+}
+
+#[test]
+fn a_transfer_takes_value_flags_and_expiry_and_minds_what_is_in_the_way() {
+    let mut bench = Bench::new();
+    let ends = ExpiryChange::Set(bench.in_seconds(100));
+    let version = bench.put("a", "v", Put { flags: 7, expiry: ends, ..Put::plain(Expiry::Never) });
+    bench.set("b", "old");
+    let plain = Transfer { keep: false, replace: false };
+    assert_eq!(bench.ask(Verb::Transfer(plain), "a", "b").0, Answer::Refused(Refusal::Present));
+    assert_eq!((bench.get("a").as_deref(), bench.get("b").as_deref()), (Some("v"), Some("old")));
+    assert_eq!(bench.ask(Verb::Transfer(plain), "none", "b").0, Answer::Miss);
+    let Answer::Stored { version: moved, replaced: true, len: 1 } =
+        bench.ask(Verb::Transfer(Transfer { replace: true, ..plain }), "a", "b").0
+    else {
+        panic!("not moved")
+    };
+    assert!(moved > version);
+    let item = bench.peek("b");
+    assert_eq!((item.flags, item.version, item.expiry), (7, moved, bench.in_seconds(100)));
+    assert_eq!((bench.get("a"), bench.get("b").as_deref()), (None, Some("v")));
+    bench.ask(Verb::Transfer(Transfer { keep: true, replace: false }), "b", "c");
+    assert_eq!((bench.get("b").as_deref(), bench.get("c").as_deref()), (Some("v"), Some("v")));
+    // To itself nothing changes, whichever way.
+    let before = bench.peek("c").version;
+    bench.ask(Verb::Transfer(Transfer { keep: false, replace: true }), "c", "c");
+    assert_eq!((bench.get("c").as_deref(), bench.peek("c").version), (Some("v"), before));
+    // A hollow item is neither source nor obstacle.
+    let vivify = bench.vivifying();
+    bench.fetch("hollow", vivify);
+    assert_eq!(bench.ask(Verb::Transfer(plain), "hollow", "d").0, Answer::Miss);
+    assert!(matches!(bench.ask(Verb::Transfer(plain), "c", "hollow").0, Answer::Stored { .. }));
+    assert_eq!(bench.get("hollow").as_deref(), Some("v"));
+}
+
+#[test]
+fn all_or_none_are_stored_and_a_fault_takes_back_what_was() {
+    let mut bench = Bench::new();
+    let pairs = |pairs: &[&str]| {
+        let part = |text: &&str| [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+        pairs.iter().flat_map(part).collect::<Vec<u8>>()
+    };
+    let put = |bench: &mut Bench, value: &[u8]| {
+        bench.engine.execute(bench.now, &Request { key: b"a", value, verb: Verb::PutAllAbsent }).answer
+    };
+    assert!(matches!(put(&mut bench, &pairs(&["a", "1", "b", "2", "a", "3"])), Answer::Stored { .. }));
+    assert_eq!((bench.get("a").as_deref(), bench.get("b").as_deref()), (Some("3"), Some("2")));
+    assert_eq!(put(&mut bench, &pairs(&["c", "1", "b", "4"])), Answer::Refused(Refusal::Present));
+    assert_eq!((bench.get("c"), bench.get("b").as_deref()), (None, Some("2")));
+    let huge = "x".repeat(2 << 20);
+    assert_eq!(put(&mut bench, &pairs(&["d", "1", "e", &huge])), Answer::Fault(Fault::TooLarge));
+    assert_eq!((bench.get("d"), bench.get("e")), (None, None));
 }
 
 #[test]

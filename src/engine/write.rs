@@ -123,8 +123,9 @@ impl Engine {
             Ok(true) => return Reply::refused(Refusal::Version),
             Err(why) => return Reply::refused(why),
         }
-        let expiry = if remove.stale { changed(held.expiry, remove.expiry) } else { held.expiry };
-        if passed(expiry, now) || !(remove.stale || remove.clear) {
+        let kept = remove.stale || remove.clear;
+        let expiry = if kept { changed(held.expiry, remove.expiry) } else { held.expiry };
+        if passed(expiry, now) || !kept {
             self.store.remove(probe, key);
             self.counters.removals_total += 1;
             return Reply::plain(Answer::Removed { version: held.version });
@@ -151,8 +152,8 @@ impl Engine {
             return Reply::plain(Answer::Miss);
         };
         let has_one = held.expiry != Expiry::Never;
-        let later = ends(expire.expiry) > ends(held.expiry);
-        let earlier = ends(expire.expiry) < ends(held.expiry);
+        let later = expire.expiry.to_number() > held.expiry.to_number();
+        let earlier = expire.expiry.to_number() < held.expiry.to_number();
         let holds = match expire.only {
             ExpireOnly::Any => true,
             ExpireOnly::IfNone => !has_one,
@@ -177,12 +178,4 @@ impl Engine {
 
 fn stored(version: Version, replaced: bool, len: usize) -> Reply {
     Reply::plain(Answer::Stored { version, replaced, len: length(len) })
-}
-
-/// The end as a number to compare; never is later than all.
-fn ends(expiry: Expiry) -> u64 {
-    match expiry {
-        Expiry::Never => u64::MAX,
-        Expiry::At(at) => at.0,
-    }
 }

@@ -50,6 +50,15 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts(self.data.start.add(usize::from(id) * self.piece_bytes), len) }
     }
 
+    /// As [`Buffers::piece`], to be changed: what is sealed is opened where it lies.
+    pub fn piece_mut(&mut self, id: u16, len: usize) -> &mut [u8] {
+        assert!(id < self.count && len <= self.piece_bytes);
+        // SAFETY: as in `piece`; `&mut self` keeps every other slice of the data away meanwhile.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.data.start.add(usize::from(id) * self.piece_bytes), len)
+        }
+    }
+
     /// Gives a piece back to the kernel.
     #[inline]
     pub fn give_back(&mut self, id: u16) {

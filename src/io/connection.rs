@@ -2,6 +2,7 @@
 
 use crate::clock::Mono;
 use crate::ids::ConnectionId;
+use crate::io::tls::Channel;
 use crate::wire::Session;
 use socket2::Socket;
 
@@ -15,6 +16,8 @@ pub struct Connection {
     pub id: ConnectionId,
     pub socket: Socket,
     pub session: Session,
+    /// Where what is sent and received is sealed.
+    pub tls: Option<Box<Channel>>,
     /// Bytes received and not consumed: `input[input_start..]`.
     pub input: Vec<u8>,
     pub input_start: usize,
@@ -26,6 +29,8 @@ pub struct Connection {
     pub ended: bool,
     /// To be closed when everything is sent.
     pub closing: bool,
+    /// To be closed at once, whatever is left to be sent.
+    pub cut: bool,
     /// Shut down; waits only for its operations to complete.
     pub dying: bool,
     pub sending: Vec<u8>,
@@ -42,6 +47,8 @@ pub struct Connection {
     pub accepted: Mono,
     /// Bytes of its buffers as last counted.
     pub counted_bytes: usize,
+    /// Bytes of output among them.
+    pub counted_output_bytes: usize,
 }
 
 /// What a connection waits for.
@@ -65,11 +72,18 @@ pub enum Receiving {
 }
 
 impl Connection {
-    pub fn new(id: ConnectionId, socket: Socket, session: Session, accepted: Mono) -> Connection {
+    pub fn new(
+        id: ConnectionId,
+        socket: Socket,
+        session: Session,
+        tls: Option<Box<Channel>>,
+        accepted: Mono,
+    ) -> Connection {
         Connection {
             id,
             socket,
             session,
+            tls,
             input: Vec::new(),
             input_start: 0,
             needed: 1,
@@ -77,6 +91,7 @@ impl Connection {
             receiving: Receiving::Off,
             ended: false,
             closing: false,
+            cut: false,
             dying: false,
             sending: Vec::new(),
             sent: 0,
@@ -87,6 +102,7 @@ impl Connection {
             unfinished_bytes: 0,
             accepted,
             counted_bytes: 0,
+            counted_output_bytes: 0,
         }
     }
 
@@ -109,15 +125,38 @@ impl Connection {
         }
     }
 
-    /// Swaps what the session wrote into the sending buffer, if that is free and there is something.
+    /// Whether there is anything that could be sent.
+    #[inline]
+    pub fn has_output(&mut self) -> bool {
+        match &self.tls {
+            None => !self.session.output().is_empty(),
+            Some(tls) => {
+                tls.has_outgoing() || tls.ready() && !tls.ended() && !self.session.output().is_empty()
+            }
+        }
+    }
+
+    /// Swaps what the session wrote into the sending buffer (or seals it there), if that is free and there is something.
     pub fn stage_output(&mut self) -> bool {
-        if self.in_flight || self.session.output().is_empty() {
+        if self.in_flight || !self.has_output() {
             return false;
         }
         debug_assert!(self.sending.is_empty());
-        std::mem::swap(&mut self.sending, self.session.output());
+        match &mut self.tls {
+            None => std::mem::swap(&mut self.sending, self.session.output()),
+            Some(tls) => {
+                std::mem::swap(&mut self.sending, tls.outgoing());
+                let plain = self.session.output();
+                if tls.ready() && !tls.ended() && !plain.is_empty() {
+                    // Keys that are used up end the connection; what could not be sealed is lost with it.
+                    self.cut |= tls.seal(plain, &mut self.sending).is_err();
+                    plain.clear();
+                    plain.shrink_to(KEEP_BYTES);
+                }
+            }
+        }
         self.sent = 0;
-        true
+        !self.sending.is_empty()
     }
 
     /// Takes in how much was sent; answers whether all was.
@@ -132,14 +171,31 @@ impl Connection {
         true
     }
 
-    /// Whether everything there was to say is said and the connection is to go.
+    /// Whether everything there was to say is said and the connection is to go. Over TLS a farewell comes last: then there
+    /// is output once more.
     pub fn finished(&mut self) -> bool {
         let no_more = self.closing || (self.ended && self.stage == Stage::Reading);
-        no_more && !self.in_flight && self.session.awaited() == 0 && self.session.output().is_empty()
+        if !no_more || self.in_flight {
+            return false;
+        }
+        let Some(tls) = &mut self.tls else {
+            return self.session.awaited() == 0 && self.session.output().is_empty();
+        };
+        if !tls.ended() && self.session.awaited() == 0 && self.session.output().is_empty() {
+            tls.end();
+        }
+        tls.ended() && !tls.has_outgoing()
+    }
+
+    /// Whether bytes have come that are no complete TLS record.
+    #[inline]
+    pub fn midway_sealed(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.waiting_bytes() > 0)
     }
 
     /// Bytes in its buffers. Capacity beyond them was never touched, so it is no memory yet.
     pub fn buffer_bytes(&self) -> usize {
-        self.input.len() + self.sending.len() + self.session.output_bytes()
+        let sealed = self.tls.as_ref().map_or(0, |tls| tls.buffer_bytes());
+        self.input.len() + self.sending.len() + self.session.output_bytes() + sealed
     }
 }

@@ -10,8 +10,9 @@
 //! 3. A receiver that sleeps said so in its `Doorway` before it looked at its rings a last time; whoever pushes looks at
 //!    the doorway afterwards and sends one wake-up. The two fences make sure that one of them sees the other.
 //! 4. A core has at most `OUTSTANDING_MAX` requests and `OUT_BYTES_MAX` bytes of them on the way to one peer; beyond that
-//!    [`Mesh::ready`] says no and sessions stop parsing: a slow core pushes back. Returns are never refused: there are
-//!    at most as many as requests.
+//!    [`Mesh::ready`] says no and sessions stop parsing: a slow core pushes back.
+//! 5. Returns may be much longer than what asked for them. [`Mesh::has_return_room`] says no while a batch has `RETURN_BYTES_MAX`
+//!    of them or `RETURN_BATCHES_MAX` batches lie there unread; then the owner lets requests of that peer wait, in their order.
 
 use super::ring::Ring;
 use crate::ids::CoreId;
@@ -26,6 +27,9 @@ const RING_BATCHES: usize = 256;
 const OUTSTANDING_MAX: usize = 16 * 1024;
 /// Bytes of keys and values waiting in one batch.
 const OUT_BYTES_MAX: usize = 8 << 20;
+/// Bytes of returns in one batch, but for the last one of them, and batches that may lie unread while more are made.
+const RETURN_BYTES_MAX: usize = 1 << 20;
+const RETURN_BATCHES_MAX: usize = 4;
 /// Batches kept for reuse, and the memory each may keep.
 const SPARE_BATCHES: usize = 16;
 const SPARE_BATCH_BYTES: usize = 256 << 10;
@@ -107,6 +111,25 @@ impl Mesh {
         self.peer(to).out.push_return(address, outcome);
     }
 
+    /// Tells another core that a request of its waits for an origin, and does not count against it meanwhile.
+    pub fn park(&mut self, to: CoreId) {
+        self.peer(to).out.park();
+    }
+
+    /// Sends the outcome of a request that was parked, with this turn's batch.
+    pub fn answer_late(&mut self, to: CoreId, address: ReturnAddress, outcome: &Outcome<'_>) {
+        self.peer(to).out.push_late_return(address, outcome);
+    }
+
+    /// Whether more outcomes for a peer may be made now.
+    #[inline]
+    pub fn has_return_room(&self, core: CoreId) -> bool {
+        self.peers[core.index()].as_ref().is_none_or(|peer| {
+            peer.out.return_byte_count() < RETURN_BYTES_MAX
+                && peer.to.slots() + RETURN_BATCHES_MAX >= RING_BATCHES
+        })
+    }
+
     fn peer(&mut self, core: CoreId) -> &mut Peer {
         self.peers[core.index()]
             .as_mut()
@@ -133,7 +156,7 @@ impl Mesh {
         for (core, peer) in self.peers.iter_mut().enumerate() {
             let Some(peer) = peer else { continue };
             if let Ok(batch) = peer.from.pop() {
-                peer.outstanding -= batch.return_count();
+                peer.outstanding -= batch.settled_count();
                 return Some((CoreId(core as u16), batch));
             }
         }
@@ -172,6 +195,11 @@ impl Mesh {
     /// Whether a batch waits because a peer's ring is full.
     pub fn has_backlog(&self) -> bool {
         self.peers.iter().flatten().any(|peer| !peer.out.is_empty())
+    }
+
+    /// Whether there are other cores.
+    pub fn has_peers(&self) -> bool {
+        self.peers.len() > 1
     }
 
     /// Says that this core is about to sleep; answers false if it must not because there is mail.

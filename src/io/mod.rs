@@ -12,7 +12,7 @@
 //! - `ring`: our io_uring and its operations; `buffers`: the receive buffers that the kernel picks from.
 //! - `connection`: what a socket needs beside its session; `table`: where connections live.
 //! - `mesh`: batches to and from other cores; `core`: the turn; `idle`: how long to look before sleeping.
-//! - `listen`: listeners; `time`: the clocks.
+//! - `listen`: listeners; `resolve`: addresses of origins; `time`: the clocks; `tls`: sealed connections, sans-IO.
 
 pub(crate) mod buffers;
 mod connection;
@@ -20,11 +20,17 @@ mod core;
 mod idle;
 mod listen;
 mod mesh;
+mod resolve;
 pub(crate) mod ring;
 mod table;
 mod time;
+pub mod tls;
 
-pub use self::core::{Guests, Listeners, Listening, Options, Queue, Running, Shared, start};
+pub use self::core::{
+    Guests, Listeners, Listening, Options, OriginOptions, OriginTls, Queue, Running, Shared, Sources,
+    return_large_buffers, start,
+};
 pub use idle::BusyPoll;
-pub use listen::bind;
+pub use listen::{SocketFile, bind, bind_path, claim};
+pub use resolve::Addresses;
 pub use time::now;

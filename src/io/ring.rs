@@ -32,6 +32,12 @@ pub enum Kind {
     Timer = 5,
     /// The control thread rang.
     Bell = 6,
+    /// A connection to an origin stands, or does not.
+    OriginConnect = 8,
+    /// Bytes came from an origin, or the end of them.
+    OriginReceive = 9,
+    /// Bytes left for an origin.
+    OriginSend = 10,
     /// Something that needs no answer: a cancellation, a wake-up sent that failed.
     Ignore = 7,
 }
@@ -49,6 +55,12 @@ pub struct Completion {
 }
 
 impl Completion {
+    /// As if a send had ended so.
+    #[cfg(test)]
+    pub fn of_send(id: ConnectionId, result: i32) -> Completion {
+        Completion { kind: Kind::Send, id, result, flags: 0 }
+    }
+
     /// Whether the operation goes on and will complete again.
     pub fn more(&self) -> bool {
         cqueue::more(self.flags)
@@ -171,6 +183,33 @@ impl Ring {
         self.push(&entry.user_data(tag(Kind::Send, id)));
     }
 
+    /// Connects a socket to an origin; the address must stay where it is until the completion.
+    pub fn connect(&mut self, socket: RawFd, id: ConnectionId, address: &socket2::SockAddr) {
+        let entry = opcode::Connect::new(types::Fd(socket), address.as_ptr().cast(), address.len()).build();
+        self.push(&entry.user_data(tag(Kind::OriginConnect, id)));
+    }
+
+    /// Stops the connecting of a socket; its completion says so.
+    pub fn stop_connecting(&mut self, id: ConnectionId) {
+        let entry = opcode::AsyncCancel::new(tag(Kind::OriginConnect, id)).build();
+        self.push(&entry.user_data(tag(Kind::Ignore, NOBODY)).flags(squeue::Flags::SKIP_SUCCESS));
+    }
+
+    /// As [`Ring::receive`], from an origin.
+    pub fn receive_from_origin(&mut self, socket: RawFd, id: ConnectionId) {
+        let entry = opcode::RecvMulti::new(types::Fd(socket), super::buffers::GROUP).build();
+        self.push(&entry.user_data(tag(Kind::OriginReceive, id)));
+    }
+
+    /// As [`Ring::send`], to an origin.
+    pub fn send_to_origin(&mut self, socket: RawFd, id: ConnectionId, bytes: &[u8]) {
+        let len = bytes.len().min(SEND_BYTES_MAX) as u32;
+        let entry = opcode::Send::new(types::Fd(socket), bytes.as_ptr(), len)
+            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .build();
+        self.push(&entry.user_data(tag(Kind::OriginSend, id)));
+    }
+
     /// Wakes another core: a completion of kind `Wake` appears in its ring.
     pub fn wake(&mut self, descriptor: RawFd) {
         let entry = opcode::MsgRingData::new(types::Fd(descriptor), 0, tag(Kind::Wake, NOBODY), None).build();
@@ -248,6 +287,9 @@ impl Ring {
                 4 => Kind::Wake,
                 5 => Kind::Timer,
                 6 => Kind::Bell,
+                8 => Kind::OriginConnect,
+                9 => Kind::OriginReceive,
+                10 => Kind::OriginSend,
                 _ => Kind::Ignore,
             };
             let id = ConnectionId {

@@ -19,6 +19,21 @@ pub fn thread_cpu() -> std::time::Duration {
     std::time::Duration::from_nanos(read(libc::CLOCK_THREAD_CPUTIME_ID))
 }
 
+/// Resident bytes of the process, and its user and system time in microseconds; 0 for what cannot be told.
+pub fn process() -> [u64; 3] {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    // SAFETY: sysconf takes no memory of ours.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let resident = pages.unwrap_or(0) * u64::try_from(page_bytes).unwrap_or(0);
+    // SAFETY: all bytes zero are a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is a valid rusage for the kernel to fill in.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    [resident, micros(usage.ru_utime), micros(usage.ru_stime)]
+}
+
 fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the kernel to fill in.

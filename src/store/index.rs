@@ -18,11 +18,11 @@
 //!
 //! Leaves live in a pool that is kept dense (the last page fills a hole), so an index gives whole chunks back when it shrinks.
 
-use super::memory::Region;
+use super::memory::{Region, compare_line, prefetch};
 use super::pages::{
     CLASS_BUCKETS, HALF_CLASS, LEAF_BUCKETS, Owner, PAGE_CLASS, Pages, SPARE_PAGES, SPARE_PAGES_TO_MOVE,
 };
-use crate::ids::{SHARD_COUNT, SLOT_COUNT, SLOTS_PER_SHARD, Slot};
+use crate::ids::{SHARD_COUNT, SLOTS_PER_SHARD, Slot};
 
 /// Bits of a location.
 pub(super) const LOCATION_BITS: u32 = 35;
@@ -47,9 +47,17 @@ const LEAF_ENTRIES: u32 = LEAF_BUCKETS * BUCKET_ENTRIES;
 const HALF_BUCKETS_MAX: u32 = 128;
 /// Tables of up to so many leaves are counted through before they change their size.
 const COUNTED_LEAVES_MAX: u32 = 64;
+/// Strips that positions are counted in: some 32 for each leaf of the largest table that is counted.
+const STRIPS: usize = 4096;
+const STRIP_SHIFT: u32 = 32 - STRIPS.ilog2();
 /// Most leaves of one table: as many as an owner note can count.
 const LEAVES_MAX: u32 = 1 << 20;
-const NO_LINE: u32 = u32::MAX;
+
+/// Where a key stands in its table: the upper half of its hash.
+#[inline]
+pub(super) fn position_of(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
 
 /// What of a key leads to its entry.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +74,7 @@ impl Bearing {
         Bearing {
             shard: slot.shard().number(),
             slot: (slot.number() % SLOTS_PER_SHARD) as u8,
-            position: (hash >> 32) as u32,
+            position: position_of(hash),
             spread: hash as u8 & 31,
         }
     }
@@ -139,11 +147,15 @@ pub(super) struct Place {
     entry: u8,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Leaf {
-    /// First cache line, or `NO_LINE`.
-    line: u32,
-    len: u32,
+/// A leaf's first cache line plus one (0: it has no memory yet), and the number of its entries. Plain numbers, so that a table
+/// of very many leaves comes from the system as zeros, and is not written before it is used.
+type Leaf = [u32; 2];
+const LINE: usize = 0;
+const LEN: usize = 1;
+
+#[inline]
+fn line_of(leaf: Leaf) -> Option<u32> {
+    leaf[LINE].checked_sub(1)
 }
 
 #[derive(Debug, Default)]
@@ -164,7 +176,7 @@ impl Layout {
             513..=65_536 => 1,
             _ => 2,
         };
-        Layout { leaves: vec![Leaf { line: NO_LINE, len: 0 }; count as usize], count, class, window, parity }
+        Layout { leaves: vec![[0; 2]; count as usize], count, class, window, parity }
     }
 
     #[inline]
@@ -183,18 +195,19 @@ impl Layout {
         CLASS_BUCKETS[self.class as usize]
     }
 
-    /// Whether the entries would find room in so many leaves of a class.
-    fn fits(&self, region: &Region, count: u32, class: u8) -> bool {
-        let mut lens = [0u32; 2 * COUNTED_LEAVES_MAX as usize];
-        for (i, leaf) in self.leaves.iter().enumerate().filter(|(_, leaf)| leaf.line != NO_LINE) {
-            for line in leaf.line..leaf.line + self.buckets() {
+    /// How many entries there are in each strip of positions.
+    fn strips(&self, region: &Region) -> Strips {
+        let mut strips = Strips([0; STRIPS]);
+        for (i, &leaf) in self.leaves.iter().enumerate() {
+            let Some(first) = line_of(leaf) else { continue };
+            let grid = self.grid(i);
+            for line in first..first + self.buckets() {
                 for &word in region.line(line).iter().filter(|&&word| word != 0) {
-                    let position = self.position_of(i, Entry(word));
-                    lens[((u64::from(position) * u64::from(count)) >> 32) as usize] += 1;
+                    strips.0[(grid.position_of(Entry(word)) >> STRIP_SHIFT) as usize] += 1;
                 }
             }
         }
-        lens.iter().all(|&len| len < crowd(class))
+        strips
     }
 
     /// Entries there is room for.
@@ -202,13 +215,11 @@ impl Layout {
         u64::from(self.count) * u64::from(self.buckets() * BUCKET_ENTRIES)
     }
 
-    /// The known part of the position of an entry that is in this leaf.
-    fn position_of(&self, leaf: usize, entry: Entry) -> u32 {
+    /// What completes the tags of a leaf's entries.
+    fn grid(&self, leaf: usize) -> Grid {
         let bits = grid_bits(self.window);
         let start = ((leaf as u64) << 32).div_ceil(u64::from(self.count));
-        let first = start.div_ceil(1 << bits);
-        let tag = entry.0 >> TAG_SHIFT;
-        ((first + (tag.wrapping_sub(first) & TAG_MASK)) << bits) as u32
+        Grid { first: start.div_ceil(1 << bits), bits }
     }
 
     /// The first position that belongs to the leaf behind this one; nothing at the end.
@@ -216,6 +227,37 @@ impl Layout {
         let bits = grid_bits(self.window);
         let start = ((leaf as u64 + 1) << 32).div_ceil(u64::from(self.count));
         u32::try_from(start.div_ceil(1 << bits) << bits).ok()
+    }
+}
+
+/// The positions that a leaf can have, in steps of what a tag knows.
+#[derive(Clone, Copy)]
+struct Grid {
+    first: u64,
+    bits: u32,
+}
+
+impl Grid {
+    /// The known part of the position of an entry that is in the leaf.
+    #[inline]
+    fn position_of(self, entry: Entry) -> u32 {
+        let tag = entry.0 >> TAG_SHIFT;
+        ((self.first + (tag.wrapping_sub(self.first) & TAG_MASK)) << self.bits) as u32
+    }
+}
+
+/// Entries by the upper bits of their positions: read once, they say for every number of leaves how full those would be.
+struct Strips([u16; STRIPS]);
+
+impl Strips {
+    /// Whether so many leaves of a class have room. Strips on a border count for both sides.
+    fn fit(&self, count: u32, class: u8) -> bool {
+        let border = |leaf: u32| (u64::from(leaf) << 32).div_ceil(u64::from(count));
+        (0..count).all(|leaf| {
+            let (first, behind) = (border(leaf) >> STRIP_SHIFT, (border(leaf + 1) - 1) >> STRIP_SHIFT);
+            let strips = &self.0[first as usize..=behind as usize];
+            strips.iter().map(|&len| u32::from(len)).sum::<u32>() < crowd(class)
+        })
     }
 }
 
@@ -241,9 +283,38 @@ struct Table {
     /// While the table changes its size: what has not been moved yet.
     old: Option<Box<Layout>>,
     len: u32,
+    /// Number of items in each slot, once there are enough to make counting them anew a long step.
+    slots: Option<Box<SlotLens>>,
+}
+
+/// Number of items in each slot of a shard.
+type SlotLens = [u32; SLOTS_PER_SHARD as usize];
+/// Tables of fewer items are counted when somebody asks: 64 KiB of counts are much for a store of a few hundred items.
+const COUNTED_LEN_MIN: u32 = 64;
+
+impl Pages {
+    /// The first line of a leaf, which gets its memory now if it has none.
+    #[inline]
+    fn line_for(&mut self, region: &mut Region, layout: &mut Layout, shard: u16, leaf: usize) -> u32 {
+        line_of(layout.leaves[leaf]).unwrap_or_else(|| {
+            let owner = Owner::Leaf { shard, parity: layout.parity, leaf: leaf as u32 };
+            let line = self.take_leaf(region, layout.class, owner);
+            layout.leaves[leaf][LINE] = line + 1;
+            line
+        })
+    }
 }
 
 impl Table {
+    /// An entry has gone.
+    #[inline]
+    fn count_out(&mut self, entry: Entry) {
+        self.len -= 1;
+        if let Some(lens) = &mut self.slots {
+            lens[usize::from(entry.slot_in_shard())] -= 1;
+        }
+    }
+
     #[inline]
     fn layout(&self, old: bool) -> &Layout {
         if old {
@@ -278,12 +349,12 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Index {
     tables: Box<[Table]>,
-    /// Number of items in each slot.
-    slot_lens: Box<[u32]>,
     pool: Pages,
     len: u64,
     /// Leaves that all layouts have room for, for the account.
     leaf_room: usize,
+    /// Tables that count the items of each slot.
+    counted: usize,
     /// Entries that a crowded leaf had no room for.
     lost: Vec<Entry>,
 }
@@ -295,10 +366,10 @@ impl Index {
     pub(super) fn new(chunk_bytes: usize) -> Index {
         Index {
             tables: (0..SHARD_COUNT).map(|_| Table::default()).collect(),
-            slot_lens: vec![0; SLOT_COUNT as usize].into_boxed_slice(),
             pool: Pages::new(chunk_bytes),
             len: 0,
             leaf_room: 0,
+            counted: 0,
             lost: Vec::new(),
         }
     }
@@ -307,8 +378,22 @@ impl Index {
         self.len
     }
 
-    pub(super) fn slot_len(&self, slot: Slot) -> u64 {
-        u64::from(self.slot_lens[slot.number() as usize])
+    pub(super) fn slot_len(&self, region: &Region, slot: Slot) -> u64 {
+        let (shard, at) = (slot.shard().number(), usize::from(slot.number() % SLOTS_PER_SHARD));
+        let table = &self.tables[shard as usize];
+        let lens = table.slots.as_deref().copied().unwrap_or_else(|| self.count_slots(region, shard));
+        u64::from(lens[at])
+    }
+
+    /// Counts the items of each slot of a shard.
+    fn count_slots(&self, region: &Region, shard: u16) -> SlotLens {
+        let (mut lens, mut page, mut position) = ([0; SLOTS_PER_SHARD as usize], Vec::new(), Some(0));
+        while let Some(from) = position {
+            page.clear();
+            position = self.entries_from(region, shard, from, &mut page);
+            page.iter().for_each(|(_, entry)| lens[usize::from(entry.slot_in_shard())] += 1);
+        }
+        lens
     }
 
     pub(super) fn shard_len(&self, shard: u16) -> u32 {
@@ -317,7 +402,7 @@ impl Index {
 
     /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> u64 {
-        let tables = self.tables.len() * size_of::<Table>() + self.slot_lens.len() * size_of::<u32>();
+        let tables = self.tables.len() * size_of::<Table>() + self.counted * size_of::<SlotLens>();
         (tables + self.leaf_room * size_of::<Leaf>() + self.pool.heap_bytes()) as u64
     }
 
@@ -345,35 +430,39 @@ impl Index {
         bearing: Bearing,
         mut same: impl FnMut(u64) -> bool,
     ) -> Option<(Place, Entry)> {
+        self.find_with(region, bearing, |location| same(location).then_some(()))
+            .map(|(place, entry, ())| (place, entry))
+    }
+
+    /// As `find`, and what `same` made of the item while it compared the keys.
+    #[inline]
+    pub(super) fn find_with<T>(
+        &self,
+        region: &Region,
+        bearing: Bearing,
+        mut same: impl FnMut(u64) -> Option<T>,
+    ) -> Option<(Place, Entry, T)> {
         let table = &self.tables[bearing.shard as usize];
         if table.len == 0 {
             return None;
         }
         let (old, leaf) = table.leaf_of(bearing.position);
         let layout = table.layout(old);
-        let first = layout.leaves[leaf].line;
-        if first == NO_LINE {
-            return None;
-        }
+        let first = line_of(layout.leaves[leaf])?;
         let wanted = bearing.upper(layout.window);
         let buckets = layout.buckets();
         let mut bucket = home(u32::from(bearing.spread), buckets);
         for _ in 0..buckets {
             let line = first + bucket;
             let words = region.line(line);
-            let (mut fitting, mut free) = (0u32, 0u32);
-            for (i, &word) in words.iter().enumerate() {
-                fitting |= u32::from((word ^ wanted) >> SLOT_SHIFT == 0) << i;
-                free |= u32::from(word == 0) << i;
-            }
-            fitting &= !free;
+            let (mut fitting, free) = compare(words, wanted);
             while fitting != 0 {
                 let i = fitting.trailing_zeros() as usize;
                 let entry = Entry(words[i]);
-                if same(entry.location()) {
+                if let Some(seen) = same(entry.location()) {
                     let shard = bearing.shard;
                     let place = Place { shard, old, leaf: leaf as u32, bucket, line, entry: i as u8 };
-                    return Some((place, entry));
+                    return Some((place, entry, seen));
                 }
                 fitting &= fitting - 1;
             }
@@ -383,6 +472,66 @@ impl Index {
             bucket = next(bucket, buckets);
         }
         None
+    }
+
+    /// Begins to fetch the table of a key's shard: the first of three steps towards its bucket.
+    #[inline]
+    pub(super) fn approach_table(&self, bearing: Bearing) {
+        prefetch(&self.tables[bearing.shard as usize]);
+    }
+
+    /// Begins to fetch what a key's table knows of its leaf.
+    #[inline]
+    pub(super) fn approach_leaf(&self, bearing: Bearing) {
+        let table = &self.tables[bearing.shard as usize];
+        if table.len > 0 {
+            let (old, leaf) = table.leaf_of(bearing.position);
+            prefetch(&table.layout(old).leaves[leaf]);
+        }
+    }
+
+    /// Begins to fetch the bucket that a key's entry is most likely in, and answers its line.
+    #[inline]
+    pub(super) fn approach_bucket(&self, region: &Region, bearing: Bearing) -> Option<u32> {
+        let table = &self.tables[bearing.shard as usize];
+        if table.len == 0 {
+            return None;
+        }
+        let (old, leaf) = table.leaf_of(bearing.position);
+        let layout = table.layout(old);
+        let first = line_of(layout.leaves[leaf])?;
+        let line = first + home(u32::from(bearing.spread), layout.buckets());
+        region.prefetch(u64::from(line) * 64);
+        Some(line)
+    }
+
+    /// Where the item of a key probably lies, by the bucket that `approach` named.
+    #[inline]
+    pub(super) fn glance(&self, region: &Region, bearing: Bearing, line: u32) -> Option<u64> {
+        let table = &self.tables[bearing.shard as usize];
+        let (old, _) = table.leaf_of(bearing.position);
+        let wanted = bearing.upper(table.layout(old).window);
+        let words = region.line(line);
+        let (fitting, _) = compare(words, wanted);
+        (fitting != 0).then(|| Entry(words[fitting.trailing_zeros() as usize]).location())
+    }
+
+    /// How many lines a search for a key looks at to the end, and how many items it would compare keys with.
+    #[cfg(test)]
+    pub(super) fn cost_of(&self, region: &Region, bearing: Bearing) -> (u32, u32) {
+        let table = &self.tables[bearing.shard as usize];
+        let layout = table.layout(table.leaf_of(bearing.position).0);
+        let Some(first) = line_of(layout.leaves[table.leaf_of(bearing.position).1]) else { return (0, 0) };
+        let (mut lines, mut bucket) = (1, home(u32::from(bearing.spread), layout.buckets()));
+        while lines < layout.buckets() && region.line(first + bucket).iter().all(|&word| word != 0) {
+            (lines, bucket) = (lines + 1, next(bucket, layout.buckets()));
+        }
+        let mut same = 0;
+        self.find(region, bearing, |_| {
+            same += 1;
+            false
+        });
+        (lines, same)
     }
 
     /// Writes an entry over the one that is there; only what the entry's maker chose may differ.
@@ -404,28 +553,28 @@ impl Index {
         let (old, leaf) = table.leaf_of(bearing.position);
         let layout = table.layout_mut(old);
         let word = entry.0 | bearing.upper(layout.window);
-        if layout.leaves[leaf].line == NO_LINE {
-            let owner = Owner::Leaf { shard, parity: layout.parity, leaf: leaf as u32 };
-            layout.leaves[leaf].line = self.pool.take_leaf(region, layout.class, owner);
-        }
+        let first = self.pool.line_for(region, layout, shard, leaf);
         let buckets = layout.buckets();
-        let leaf = &mut layout.leaves[leaf];
-        if !place(region, leaf.line, buckets, word) {
-            let victim = coldest(region, leaf.line, buckets);
+        if !place(region, first, buckets, word) {
+            let victim = coldest(region, first, buckets);
             let word_lost = std::mem::replace(&mut region.line_mut(victim.0)[victim.1], 0);
-            self.slot_lens[slot_index(shard, Entry(word_lost))] -= 1;
-            table.len -= 1;
+            table.count_out(Entry(word_lost));
             self.len -= 1;
             self.lost.push(Entry(word_lost));
             // The victim's bucket may lie behind a full one, so the word goes exactly there; every bucket is full, so it
             // is found from its home.
             region.line_mut(victim.0)[victim.1] = word;
         } else {
-            leaf.len += 1;
+            layout.leaves[leaf][LEN] += 1;
         }
-        self.slot_lens[slot_index(shard, Entry(word))] += 1;
         table.len += 1;
         self.len += 1;
+        if let Some(lens) = &mut table.slots {
+            lens[usize::from(Entry(word).slot_in_shard())] += 1;
+        } else if table.len >= COUNTED_LEN_MIN {
+            self.tables[shard as usize].slots = Some(Box::new(self.count_slots(region, shard)));
+            self.counted += 1;
+        }
     }
 
     /// Entries that had to go, one by one.
@@ -441,10 +590,9 @@ impl Index {
         let buckets = layout.buckets();
         let leaf = &mut layout.leaves[place.leaf as usize];
         let entry = Entry(region.line(place.line)[place.entry as usize]);
-        take_out(region, leaf.line, buckets, place.bucket, place.entry as usize);
-        leaf.len -= 1;
-        self.slot_lens[slot_index(place.shard, entry)] -= 1;
-        table.len -= 1;
+        take_out(region, place.line - place.bucket, buckets, place.bucket, place.entry as usize);
+        leaf[LEN] -= 1;
+        table.count_out(entry);
         self.len -= 1;
         if table.len == 0 {
             self.empty_table(region, place.shard);
@@ -470,12 +618,11 @@ impl Index {
         }
         let (old, leaf) = table.leaf_of(position);
         let layout = table.layout(old);
-        let first = layout.leaves[leaf].line;
-        if first != NO_LINE {
-            let known = layout.known(position);
+        if let Some(first) = line_of(layout.leaves[leaf]) {
+            let (known, grid) = (layout.known(position), layout.grid(leaf));
             for line in first..first + layout.buckets() {
                 for entry in region.line(line).iter().filter(|&&word| word != 0).map(|&word| Entry(word)) {
-                    let at = layout.position_of(leaf, entry);
+                    let at = grid.position_of(entry);
                     if at >= known {
                         found.push((at, entry));
                     }
@@ -492,13 +639,12 @@ impl Index {
             if table.current.count == 0 {
                 table.current = Layout::new(1, 0, false);
                 self.leaf_room += 1;
-                let owner = Owner::Leaf { shard: bearing.shard, parity: false, leaf: 0 };
-                table.current.leaves[0].line = self.pool.take_leaf(region, 0, owner);
+                self.pool.line_for(region, &mut table.current, bearing.shard, 0);
                 return;
             }
             let (old, leaf) = table.leaf_of(bearing.position);
             let layout = table.layout(old);
-            let leaf_len = layout.leaves[leaf].len;
+            let leaf_len = layout.leaves[leaf][LEN];
             let leaf_room = layout.buckets() * BUCKET_ENTRIES;
             if table.old.is_some() {
                 if leaf_len < leaf_room || self.pool.spare() < SPARE_PAGES_TO_MOVE {
@@ -529,13 +675,15 @@ impl Index {
         let table = &mut self.tables[shard as usize];
         let buckets_max = buckets * 2;
         let mut buckets = buckets;
+        let counted = table.current.count <= COUNTED_LEAVES_MAX;
+        let strips = counted.then(|| table.current.strips(region));
         let (class, count) = loop {
             let class = if buckets <= HALF_BUCKETS_MAX { HALF_CLASS } else { PAGE_CLASS };
             let count = buckets.div_ceil(CLASS_BUCKETS[class as usize]);
             // A leaf of a small table can get more than its share. The leaves of a large table that is to grow are so much
             // fuller in the mean that the largest new one has room.
-            let counted = table.current.count <= COUNTED_LEAVES_MAX && count <= 2 * COUNTED_LEAVES_MAX;
-            if !counted || buckets >= buckets_max || table.current.fits(region, count, class) {
+            let fit = strips.as_ref().is_none_or(|strips| strips.fit(count, class));
+            if fit || buckets >= buckets_max || count > 2 * COUNTED_LEAVES_MAX {
                 break (class, count);
             }
             buckets += (buckets / 8).max(1);
@@ -554,8 +702,9 @@ impl Index {
         let leaf = old.leaves.pop().expect("a finished old layout is dropped");
         let mut words = [0u64; LEAF_ENTRIES as usize];
         let mut word_count = 0;
-        if leaf.line != NO_LINE {
-            for line in leaf.line..leaf.line + old.buckets() {
+        let grid = old.grid(number);
+        if let Some(first) = line_of(leaf) {
+            for line in first..first + old.buckets() {
                 for &word in region.line(line).iter().filter(|&&word| word != 0) {
                     words[word_count] = word;
                     word_count += 1;
@@ -568,24 +717,22 @@ impl Index {
             let position = if read_keys {
                 (rehash(region, entry.location()) >> 32) as u32
             } else {
-                old.position_of(number, entry)
+                grid.position_of(entry)
             };
             // The tag is rewritten for the new window; the position travels in a copy beside it.
             let tag = u64::from(position >> grid_bits(table.current.window)) & TAG_MASK;
             let moved = entry.0 & !(TAG_MASK << TAG_SHIFT) | tag << TAG_SHIFT;
             let target = table.current.leaf_of(position);
             let layout = &mut table.current;
-            if layout.leaves[target].line == NO_LINE {
-                let owner = Owner::Leaf { shard, parity: layout.parity, leaf: target as u32 };
-                layout.leaves[target].line = self.pool.take_leaf(region, layout.class, owner);
-            }
+            let first = self.pool.line_for(region, layout, shard, target);
             let buckets = layout.buckets();
-            let target = &mut layout.leaves[target];
-            if place(region, target.line, buckets, moved) {
-                target.len += 1;
+            if place(region, first, buckets, moved) {
+                layout.leaves[target][LEN] += 1;
             } else {
-                self.slot_lens[slot_index(shard, entry)] -= 1;
                 table.len -= 1;
+                if let Some(lens) = &mut table.slots {
+                    lens[usize::from(entry.slot_in_shard())] -= 1;
+                }
                 self.len -= 1;
                 self.lost.push(Entry(moved));
             }
@@ -595,16 +742,16 @@ impl Index {
             self.leaf_room -= old.count as usize;
             table.old = None;
         }
-        if leaf.line != NO_LINE {
-            self.give_leaf(region, class, leaf.line);
+        if let Some(line) = line_of(leaf) {
+            self.give_leaf(region, class, line);
         }
     }
 
     /// Gives a table that has one leaf a leaf of another class.
     fn rebuild(&mut self, region: &mut Region, shard: u16, class: u8) {
         let layout = &self.tables[shard as usize].current;
-        let (before, line, buckets, parity) =
-            (layout.class, layout.leaves[0].line, layout.buckets(), layout.parity);
+        let line = line_of(layout.leaves[0]).expect("a table with one leaf has its memory");
+        let (before, buckets, parity) = (layout.class, layout.buckets(), layout.parity);
         let mut words = [0u64; LEAF_ENTRIES as usize];
         let mut word_count = 0;
         for line in line..line + buckets {
@@ -621,7 +768,7 @@ impl Index {
         }
         let layout = &mut self.tables[shard as usize].current;
         layout.class = class;
-        layout.leaves[0].line = line;
+        layout.leaves[0][LINE] = line + 1;
     }
 
     /// Begins to shrink a table that has become much too large.
@@ -641,13 +788,24 @@ impl Index {
     }
 
     fn empty_table(&mut self, region: &mut Region, shard: u16) {
-        let table = std::mem::take(&mut self.tables[shard as usize]);
-        for layout in [Some(table.current), table.old.map(|old| *old)].into_iter().flatten() {
+        for old in [true, false] {
+            let table = &self.tables[shard as usize];
+            if old && table.old.is_none() {
+                continue;
+            }
+            let layout = table.layout(old);
+            let (class, count) = (layout.class, layout.leaves.len());
             self.leaf_room -= layout.count as usize;
-            for leaf in layout.leaves.iter().filter(|leaf| leaf.line != NO_LINE) {
-                self.give_leaf(region, layout.class, leaf.line);
+            // One by one in the table: what moves into the gap may be another leaf of it.
+            for leaf in 0..count {
+                let layout = self.tables[shard as usize].layout_mut(old);
+                if let Some(line) = line_of(std::mem::take(&mut layout.leaves[leaf])) {
+                    self.give_leaf(region, class, line);
+                }
             }
         }
+        self.counted -= usize::from(self.tables[shard as usize].slots.is_some());
+        self.tables[shard as usize] = Table::default();
     }
 
     /// Gives the memory of a leaf back; whoever's leaf moves into a gap is told.
@@ -656,15 +814,16 @@ impl Index {
         self.pool.give_leaf(region, class, line, &mut |shard, parity, leaf, line| {
             let table = &mut tables[shard as usize];
             let old = table.current.parity != parity;
-            table.layout_mut(old).leaves[leaf as usize].line = line;
+            table.layout_mut(old).leaves[leaf as usize][LINE] = line + 1;
         });
     }
 }
 
-/// The slot of an entry of a shard, as an index.
+/// Which entries of a bucket have what `wanted` has above the location, frequency and stamp, and which are empty; a bit each.
 #[inline]
-fn slot_index(shard: u16, entry: Entry) -> usize {
-    (shard * SLOTS_PER_SHARD + entry.slot_in_shard()) as usize
+fn compare(words: &[u64; 8], wanted: u64) -> (u32, u32) {
+    let (fitting, free) = compare_line::<{ SLOT_SHIFT as i32 }>(words, wanted);
+    (fitting & !free, free)
 }
 
 /// The bucket in which a search for a spread begins.

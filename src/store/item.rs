@@ -4,7 +4,7 @@
 //! | shape 2 | key length 1 or 3 | value length 1..4 | version 2, 3, 4 or 8 | [expiry 3, 4 or 6 | link 2] | [flags 4] | key | value |
 //!
 //! shape, from the lowest bit: value length's width 2 | key length's width 1 | version's width 2 | expiry's width 2 |
-//!   has flags 1 | stale 1 | leased 1 | hollow 1 | dead 1 | link's upper bits 3 | free 1
+//!   has flags 1 | stale 1 | leased 1 | hollow 1 | dead 1 | link's upper bits 3 | copied 1
 //! ```
 //! Lengths are as narrow as they can be. The version is a signed (zigzag) distance from the segment's base, except in the
 //! widest form, which is the version itself. The expiry is a distance from the segment's base time in units of 1/4 ms (so
@@ -12,8 +12,7 @@
 //! The link threads the items of one slot of the segment's expiry wheel. A value length four bytes wide says that the value
 //! has a mapping of its own and that its place in the list of mappings stands here instead of it.
 //!
-//! The free bit is meant for "already queued for the shadow" (rule O3 of moving shards): set by the write hook, cleared
-//! when the delta has been built.
+//! The copied bit says that a copy of the shard has the item as it is: `copy` sets it, any change of the item removes it.
 
 use super::Marks;
 use crate::clock::Mono;
@@ -37,6 +36,7 @@ const FLAGS: u16 = 1 << 7;
 const DEAD: u16 = 1 << 11;
 const LINK_SHIFT: u32 = 12;
 const LINK: u16 = 7 << LINK_SHIFT;
+const COPIED: u16 = 1 << 15;
 const MAPPED: u16 = 3;
 
 const VERSION_BYTES: [usize; 4] = [2, 3, 4, 8];
@@ -71,13 +71,23 @@ pub(super) struct Head {
     pub value_len: u32,
 }
 
-impl Head {
-    /// Reads the head of the item that begins `bytes`.
-    #[inline]
-    pub(super) fn read(bytes: &[u8]) -> Head {
-        let shape = u16::from_le_bytes([bytes[0], bytes[1]]);
-        let (key_width, value_width) = (key_width(shape), value_width(shape));
-        let version_at = 2 + key_width + value_width;
+/// Where the parts of a head lie, counted from its first byte, by the lower half of its shape.
+#[derive(Clone, Copy)]
+struct Parts {
+    key_len_mask: u32,
+    /// Of the value's length.
+    value_at: u8,
+    version_at: u8,
+    key_at: u8,
+}
+
+static PARTS: [Parts; 256] = {
+    let mut parts = [Parts { key_len_mask: 0, value_at: 0, version_at: 0, key_at: 0 }; 256];
+    let mut low = 0;
+    while low < parts.len() {
+        let shape = low as u16;
+        let value_at = 2 + key_width(shape);
+        let version_at = value_at + value_width(shape);
         let mut key_at = version_at + VERSION_BYTES[version_class(shape)];
         if expiry_class(shape) != 0 {
             key_at += EXPIRY_BYTES[expiry_class(shape)] + 2;
@@ -85,12 +95,33 @@ impl Head {
         if shape & FLAGS != 0 {
             key_at += 4;
         }
-        Head {
-            shape,
+        parts[low] = Parts {
+            key_len_mask: (1 << (8 * key_width(shape))) - 1,
+            value_at: value_at as u8,
             version_at: version_at as u8,
             key_at: key_at as u8,
-            key_len: read_int(bytes, 2, key_width) as u32,
-            value_len: read_int(bytes, 2 + key_width, value_width) as u32,
+        };
+        low += 1;
+    }
+    parts
+};
+
+impl Head {
+    /// Reads the head of the item that begins `bytes`.
+    #[inline]
+    pub(super) fn read(bytes: &[u8]) -> Head {
+        let words: &[u8; 10] =
+            bytes.first_chunk().expect("there is always so much behind an item's first byte");
+        let shape = u16::from_le_bytes([words[0], words[1]]);
+        let lengths = u64::from_le_bytes(*words.last_chunk().expect("ten are more than eight"));
+        let part = PARTS[usize::from(shape as u8)];
+        let value_bits = 8 * (u32::from(part.version_at - part.value_at));
+        Head {
+            shape,
+            version_at: part.version_at,
+            key_at: part.key_at,
+            key_len: lengths as u32 & part.key_len_mask,
+            value_len: (lengths >> (8 * (part.value_at - 2))) as u32 & (u32::MAX >> (32 - value_bits)),
         }
     }
 
@@ -191,6 +222,17 @@ impl Head {
         write_int(bytes, self.link_at(), 2, u64::from(link & 0xFFFF));
     }
 
+    /// Whether a copy of the shard has the item as it is.
+    #[inline]
+    pub(super) fn copied(&self) -> bool {
+        self.shape & COPIED != 0
+    }
+
+    /// Says whether a copy of the shard has the item as it is.
+    pub(super) fn set_copied(&mut self, bytes: &mut [u8], copied: bool) {
+        self.set_shape(bytes, self.shape & !COPIED | if copied { COPIED } else { 0 });
+    }
+
     /// Says that the item is no longer the one of its key.
     pub(super) fn set_dead(&mut self, bytes: &mut [u8]) {
         self.set_shape(bytes, self.shape | DEAD);
@@ -226,7 +268,7 @@ impl Head {
         if self.shape & FLAGS == 0 && facts.flags != 0 {
             return false;
         }
-        self.set_shape(bytes, self.shape & !MARKS | marks_bits(facts.marks));
+        self.set_shape(bytes, self.shape & !(MARKS | COPIED) | marks_bits(facts.marks));
         write_int(bytes, self.version_at as usize, VERSION_BYTES[version_class(self.shape)], version);
         if class != 0 {
             write_int(bytes, self.expiry_at(), EXPIRY_BYTES[class], expiry);
@@ -323,22 +365,22 @@ pub(super) fn units_of(expiry: Expiry) -> Option<u64> {
 }
 
 #[inline]
-fn key_width(shape: u16) -> usize {
+const fn key_width(shape: u16) -> usize {
     if shape & 1 << 2 == 0 { 1 } else { 3 }
 }
 
 #[inline]
-fn value_width(shape: u16) -> usize {
+const fn value_width(shape: u16) -> usize {
     (shape & 3) as usize + 1
 }
 
 #[inline]
-fn version_class(shape: u16) -> usize {
+const fn version_class(shape: u16) -> usize {
     (shape >> 3 & 3) as usize
 }
 
 #[inline]
-fn expiry_class(shape: u16) -> usize {
+const fn expiry_class(shape: u16) -> usize {
     (shape >> 5 & 3) as usize
 }
 

@@ -9,9 +9,8 @@
 //! knows which of them end when. An item that is overwritten, removed or over is marked dead; a sealed segment whose items
 //! are all dead is free at once.
 //!
-//! Copying a shard hooks in here: (chunk, `generation`) is the token of rule O4, void as soon as the segment is freed;
-//! `append` and `relocate` are the only ways an item gets to a place, `rewrite` the only way it changes there, `kill` the
-//! only way it leaves.
+//! Copying a shard (`copy`) relies on these: `append` and `relocate` are the only ways an item gets to a place, `rewrite` the
+//! only way it changes there, `kill` the only way it leaves; only who moves an item as it is takes its copied mark along.
 
 use super::item::{Base, Draft, Facts, HEAD_BYTES_MAX, Head, READ_AHEAD_BYTES, units_of};
 use super::memory::{Mapping, PAGE_BYTES, Region};
@@ -23,10 +22,22 @@ use std::collections::VecDeque;
 const FIRST: u32 = 8;
 /// Smallest and largest chunk: the smallest is a few pages, the largest is what a link can address.
 const CHUNK_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=512 << 10;
+/// Chunks of a store of less than this are half the smallest ones: some dozens are needed for queues.
+const HALF_CHUNKS_BYTES_MAX: u64 = 1 << 20;
 /// Chunks that the limit should make.
 const CHUNKS_WANTED: u64 = 1024;
+/// From this limit on chunks are at least so large that a segment takes the longest key, even if there are fewer of them.
+const LONG_KEYS_BYTES_MIN: u64 = 8 << 20;
+const LONG_KEY_CHUNK_BYTES: u64 = 128 << 10;
 /// Values below this are never worth a mapping of their own, which takes whole pages.
 const MAPPED_BYTES_MIN: usize = 16 << 10;
+/// Mappings of one segment's items may have this part of the limit, one in so many.
+const SEGMENT_MAPPED_SHARE: u64 = 64;
+/// What a sealed segment has no items in is given back from so many bytes on.
+const TAIL_BYTES_MIN: usize = 16 << 10;
+/// Free chunks that have all their memory, as long as there is room for more; and how much of it they get at once.
+const PREPARED_CHUNKS: usize = 2;
+const PREPARED_BYTES: usize = 64 << 10;
 /// Addresses reserved, at least: room for limits that grow at run time.
 const RESERVED_BYTES_MIN: u64 = 32 << 30;
 /// What of a buried mapping is released in one step.
@@ -64,6 +75,8 @@ struct Segment {
     generation: u32,
     /// Bytes of mappings that its items have.
     mapped: u64,
+    /// Bytes at its end that have no memory: it was sealed before it was full.
+    tail: u32,
     wheel: Option<Box<Wheel>>,
 }
 
@@ -75,6 +88,7 @@ const NO_SEGMENT: Segment = Segment {
     sealed: 0,
     generation: 0,
     mapped: 0,
+    tail: 0,
     wheel: None,
 };
 
@@ -83,6 +97,14 @@ const NO_SEGMENT: Segment = Segment {
 pub(super) enum Body<'a> {
     Parts(&'a [&'a [u8]], usize),
     Mapped(u32, usize),
+}
+
+/// A value on its way into a mapping.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub mapping: Mapping,
+    /// Bytes that are there; only their pages count as held.
+    pub filled: usize,
 }
 
 /// A mapping whose value is gone, on its way back to the system.
@@ -132,13 +154,20 @@ pub(super) struct Log {
     due_cursor: usize,
     due_tick: u64,
     free: Vec<u32>,
+    /// A chunk whose memory is used for the first time piece by piece, and how far that has come.
+    preparing: Option<(u32, usize)>,
     unheld: Vec<u32>,
     queues: [VecDeque<u32>; 2],
+    /// A segment whose items' mappings have so many bytes is full: what leaves together must not be too much of all.
+    segment_mapped_max: u64,
     open: [Option<u32>; 2],
     mappings: Vec<Option<Mapping>>,
     handles: Vec<u32>,
     buried: VecDeque<Buried>,
     chunks_held: u64,
+    /// Bytes of tails of segments: of all, and of those that are sealed and in a queue.
+    tails: u64,
+    queue_tails: [u64; 2],
     /// Bytes of wheels.
     wheels: u64,
     mapped: u64,
@@ -149,10 +178,19 @@ pub(super) struct Log {
     waste_cursor: usize,
 }
 
+/// Cache lines of an item that are fetched ahead: a head, a key and a value of a hundred bytes; the processor sees by itself
+/// that a longer value is read on.
+const APPROACHED_LINES: u64 = 3;
+
 impl Log {
     /// An empty log for a store of about this limit.
     pub(super) fn new(limit: u64) -> Log {
-        let bytes = (limit / CHUNKS_WANTED).clamp(*CHUNK_BYTES.start(), *CHUNK_BYTES.end());
+        let least = match limit {
+            0..HALF_CHUNKS_BYTES_MAX => *CHUNK_BYTES.start() / 2,
+            HALF_CHUNKS_BYTES_MAX..LONG_KEYS_BYTES_MIN => *CHUNK_BYTES.start(),
+            _ => LONG_KEY_CHUNK_BYTES,
+        };
+        let bytes = (limit / CHUNKS_WANTED).clamp(least, *CHUNK_BYTES.end());
         let chunk_shift = bytes.ilog2();
         let wanted = limit.saturating_mul(2).clamp(RESERVED_BYTES_MIN, 1 << 44) as usize;
         let least = limit.next_multiple_of(1 << chunk_shift).clamp(1 << chunk_shift, 1 << 44) as usize;
@@ -173,13 +211,17 @@ impl Log {
             due_cursor: 0,
             due_tick: 0,
             free: Vec::new(),
+            preparing: None,
             unheld: Vec::new(),
             queues: Default::default(),
+            segment_mapped_max: 0,
             open: [None; 2],
             mappings: Vec::new(),
             handles: Vec::new(),
             buried: VecDeque::new(),
             chunks_held: 0,
+            tails: 0,
+            queue_tails: [0; 2],
             wheels: 0,
             mapped: 0,
             mapped_small: 0,
@@ -194,6 +236,7 @@ impl Log {
 
     /// Makes room in the lists for as many chunks as a limit allows, so that they do not grow at a bad moment.
     pub(super) fn expect_limit(&mut self, limit: u64) {
+        self.segment_mapped_max = limit / SEGMENT_MAPPED_SHARE;
         let chunks = (limit.min(self.region.reserved() as u64) >> self.chunk_shift) as usize + 1;
         self.segments.reserve_exact(chunks.saturating_sub(self.segments.len()));
         self.bases.reserve_exact(chunks.saturating_sub(self.bases.len()));
@@ -245,7 +288,7 @@ impl Log {
             + self.queues.iter().map(|queue| queue.capacity() * 4).sum::<usize>()
             + self.mappings.capacity() * size_of::<Option<Mapping>>()
             + self.buried.capacity() * size_of::<Buried>();
-        (self.chunks_held << self.chunk_shift) + self.mapped + self.wheels + lists as u64
+        (self.chunks_held << self.chunk_shift) - self.tails + self.mapped + self.wheels + lists as u64
     }
 
     // Chunks.
@@ -255,14 +298,38 @@ impl Log {
     pub(super) fn chunks_available(&self, limit: u64) -> u64 {
         let more = limit.saturating_sub(self.held()) >> self.chunk_shift;
         let reserved = (self.region.reserved() >> self.chunk_shift) as u64 - self.segments.len() as u64;
-        self.free.len() as u64 + more.min(reserved + self.unheld.len() as u64)
+        let free = self.free.len() as u64 + u64::from(self.preparing.is_some());
+        free + more.min(reserved + self.unheld.len() as u64)
     }
 
     /// A chunk, if the limit allows; its contents are whatever they are.
     pub(super) fn take_chunk(&mut self, limit: u64) -> Option<u32> {
-        if let Some(chunk) = self.free.pop() {
-            return Some(chunk);
+        let prepared = self.free.pop().or_else(|| self.preparing.take().map(|(chunk, _)| chunk));
+        prepared.or_else(|| self.take_unfree(limit))
+    }
+
+    /// Has a piece of memory used for the first time that puts will want soon, so that they do not have to wait for it; false
+    /// if there are enough free chunks, or none may be taken.
+    pub(super) fn prepare(&mut self, limit: u64) -> bool {
+        if self.free.len() >= PREPARED_CHUNKS {
+            return false;
         }
+        let Some((chunk, done)) = self.preparing.or_else(|| self.take_unfree(limit).map(|chunk| (chunk, 0)))
+        else {
+            return false;
+        };
+        let piece = PREPARED_BYTES.min(self.chunk_bytes() - done);
+        self.region.populate((u64::from(chunk) << self.chunk_shift) + done as u64, piece);
+        self.preparing = Some((chunk, done + piece));
+        if done + piece == self.chunk_bytes() {
+            self.preparing = None;
+            self.free.push(chunk);
+        }
+        true
+    }
+
+    /// As `take_chunk`, but none of those that are free.
+    fn take_unfree(&mut self, limit: u64) -> Option<u32> {
         if self.held() + self.chunk_bytes() as u64 > limit {
             return None;
         }
@@ -286,6 +353,18 @@ impl Log {
         self.chunks_held += 1;
         self.segments[chunk as usize].usage = Use::Free;
         Some(chunk)
+    }
+
+    /// Holds so many free chunks, as far as the limit allows.
+    pub(super) fn stock_up(&mut self, count: usize, limit: u64) {
+        let mut taken = Vec::new();
+        while self.free.len() + taken.len() < count
+            && self.held() + self.chunk_bytes() as u64 <= limit
+            && let Some(chunk) = self.take_unfree(limit)
+        {
+            taken.push(chunk);
+        }
+        self.free.append(&mut taken);
     }
 
     /// Says that a chunk taken is for the index.
@@ -317,10 +396,7 @@ impl Log {
         let looked = count.saturating_sub(LOOK)..count;
         let Some(at) = looked.max_by_key(|&i| self.free[i]) else { return false };
         let chunk = self.free.swap_remove(at);
-        self.region.release(u64::from(chunk) << self.chunk_shift, 1 << self.chunk_shift);
-        self.segments[chunk as usize].usage = Use::Nothing;
-        self.unheld.push(chunk);
-        self.chunks_held -= 1;
+        self.let_go(chunk, self.chunk_bytes());
         true
     }
 
@@ -355,6 +431,13 @@ impl Log {
         let at = location << self.grain;
         let chunk_bytes = 1u64 << self.chunk_shift;
         self.region.bytes(at, (chunk_bytes - (at & (chunk_bytes - 1))) as usize)
+    }
+
+    /// Begins to fetch the head, the key and the first of the value of the item at a location.
+    #[inline]
+    pub(super) fn approach(&self, location: u64) {
+        let at = location << self.grain;
+        (0..APPROACHED_LINES).for_each(|line| self.region.prefetch(at + line * 64));
     }
 
     /// Whether the item at a location has this key.
@@ -397,7 +480,9 @@ impl Log {
     #[inline]
     pub(super) fn has_room(&self, queue: Queue, bytes: usize) -> bool {
         self.open[queue as usize].is_some_and(|chunk| {
-            self.segments[chunk as usize].used as usize + bytes + READ_AHEAD_BYTES <= self.chunk_bytes()
+            let segment = &self.segments[chunk as usize];
+            segment.used as usize + bytes + READ_AHEAD_BYTES <= self.chunk_bytes()
+                && segment.mapped <= self.segment_mapped_max
         })
     }
 
@@ -422,7 +507,26 @@ impl Log {
             self.free_segment(chunk);
         } else {
             self.queues[queue as usize].push_back(chunk);
+            self.cut_tail(chunk, queue);
         }
+    }
+
+    /// Gives back what a segment just sealed has no items in, if that is much: it was full by its items' mappings.
+    fn cut_tail(&mut self, chunk: u32, queue: Queue) {
+        let (base, end) = (u64::from(chunk) << self.chunk_shift, self.end_of(chunk));
+        let tail = self.chunk_bytes() - end;
+        if tail >= TAIL_BYTES_MIN {
+            self.region.release(base + end as u64, tail);
+            self.segments[chunk as usize].tail = tail as u32;
+            self.tails += tail as u64;
+            self.queue_tails[queue as usize] += tail as u64;
+        }
+    }
+
+    /// Bytes from a segment's beginning to the end of the pages that its items touch.
+    fn end_of(&self, chunk: u32) -> usize {
+        let used = self.segments[chunk as usize].used as usize + READ_AHEAD_BYTES;
+        used.next_multiple_of(PAGE_BYTES).min(self.chunk_bytes())
     }
 
     /// Appends an item; there must be room.
@@ -494,6 +598,12 @@ impl Log {
         true
     }
 
+    /// Says whether a copy of the shard has an item as it is.
+    pub(super) fn set_copied(&mut self, location: u64, copied: bool) {
+        let mut head = self.item(location).head;
+        head.set_copied(self.region.bytes_mut(location << self.grain, 2), copied);
+    }
+
     /// Marks an item dead, and buries its mapping if it has one.
     pub(super) fn kill(&mut self, location: u64) {
         let item = self.item(location);
@@ -529,10 +639,13 @@ impl Log {
         let Use::Sealed(queue) = segment.usage else { return };
         self.wasted[chunk] = segment.dead;
         if segment.live == 0 {
-            let queue = &mut self.queues[queue as usize];
-            let at =
-                queue.iter().position(|&c| c as usize == chunk).expect("sealed segments wait in their queue");
-            queue.remove(at);
+            let waiting = &mut self.queues[queue as usize];
+            let at = waiting
+                .iter()
+                .position(|&c| c as usize == chunk)
+                .expect("sealed segments wait in their queue");
+            waiting.remove(at);
+            self.queue_tails[queue as usize] -= u64::from(self.segments[chunk].tail);
             self.free_segment(chunk as u32);
         }
     }
@@ -600,23 +713,46 @@ impl Log {
         debug_assert!(segment.live == 0 && segment.mapped == 0, "only what is empty is freed");
         self.dead -= u64::from(segment.dead);
         self.wheels -= segment.wheel.as_ref().map_or(0, |wheel| wheel.heap_bytes());
-        let generation = segment.generation.wrapping_add(1);
-        *segment = Segment { usage: Use::Free, generation, ..NO_SEGMENT };
+        let (tail, generation) = (segment.tail, segment.generation.wrapping_add(1));
+        let end = if tail > 0 { self.end_of(chunk) } else { 0 };
+        self.segments[chunk as usize] = Segment { usage: Use::Free, generation, ..NO_SEGMENT };
         self.next_due[chunk as usize] = NEVER;
         self.wasted[chunk as usize] = 0;
-        self.free.push(chunk);
+        if tail == 0 {
+            self.free.push(chunk);
+        } else {
+            // To be free it would have to have all its memory, which nobody has made room for.
+            self.tails -= u64::from(tail);
+            self.let_go(chunk, end);
+        }
+    }
+
+    /// Gives the memory of a chunk back, which has it from its beginning to `end`.
+    fn let_go(&mut self, chunk: u32, end: usize) {
+        self.region.release(u64::from(chunk) << self.chunk_shift, end);
+        self.segments[chunk as usize].usage = Use::Nothing;
+        self.unheld.push(chunk);
+        self.chunks_held -= 1;
     }
 
     /// Forgets all items and the index's chunks. What was held stays held until it is released.
     pub(super) fn clear(&mut self) {
         self.free.clear();
-        for (chunk, segment) in self.segments.iter_mut().enumerate() {
-            if segment.usage != Use::Nothing {
-                let generation = segment.generation.wrapping_add(1);
-                *segment = Segment { usage: Use::Free, generation, ..NO_SEGMENT };
-                self.free.push(chunk as u32);
+        for chunk in 0..self.segments.len() as u32 {
+            let Segment { usage, tail, generation, .. } = self.segments[chunk as usize];
+            if usage == Use::Nothing {
+                continue;
+            }
+            let end = self.end_of(chunk);
+            let generation = generation.wrapping_add(1);
+            self.segments[chunk as usize] = Segment { usage: Use::Free, generation, ..NO_SEGMENT };
+            if tail == 0 {
+                self.free.push(chunk);
+            } else {
+                self.let_go(chunk, end);
             }
         }
+        (self.tails, self.queue_tails, self.preparing) = (0, [0; 2], None);
         self.next_due.fill(NEVER);
         self.wasted.fill(0);
         self.queues.iter_mut().for_each(VecDeque::clear);
@@ -631,26 +767,55 @@ impl Log {
 
     /// Copies a value into a mapping; nothing if the system refuses.
     pub(super) fn map(&mut self, parts: &[&[u8]], len: usize) -> Option<u32> {
-        let mut mapping = Mapping::new(len)?;
-        let mut rest = mapping.bytes_mut();
-        for part in parts {
-            let (place, behind) = rest.split_at_mut(part.len());
-            place.copy_from_slice(part);
-            rest = behind;
-        }
-        self.mapped += mapping.mapped() as u64;
+        let mut arrival = Arrival { mapping: Mapping::new(len)?, filled: 0 };
+        parts.iter().for_each(|part| self.fill(&mut arrival, part));
+        Some(self.adopt(arrival))
+    }
+
+    /// Copies the next bytes of a value.
+    pub(super) fn fill(&mut self, arrival: &mut Arrival, bytes: &[u8]) {
+        let filled = arrival.filled + bytes.len();
+        arrival.mapping.bytes_mut()[arrival.filled..filled].copy_from_slice(bytes);
+        self.mapped +=
+            (filled.next_multiple_of(PAGE_BYTES) - arrival.filled.next_multiple_of(PAGE_BYTES)) as u64;
+        arrival.filled = filled;
+    }
+
+    /// Takes over a value that is all there.
+    pub(super) fn adopt(&mut self, arrival: Arrival) -> u32 {
+        let mapping = arrival.mapping;
         let handle = self.handles.pop().unwrap_or_else(|| {
             self.mappings.push(None);
             self.mappings.len() as u32 - 1
         });
         self.mappings[handle as usize] = Some(mapping);
-        Some(handle)
+        handle
+    }
+
+    /// Hands what there is of a value to those that are released step by step.
+    pub(super) fn bury_arrival(&mut self, arrival: Arrival) {
+        if arrival.filled > 0 {
+            let left = Mapping::rounded(arrival.filled);
+            self.buried.push_back(Buried { left, mapping: arrival.mapping });
+        }
     }
 
     /// Hands a mapping to those that are released step by step.
     pub(super) fn bury(&mut self, handle: u32) {
         let mapping = self.mappings[handle as usize].take().expect("buried once");
         self.handles.push(handle);
+        self.buried.push_back(Buried { left: mapping.mapped(), mapping });
+    }
+
+    /// Whether memory is on its way back.
+    pub(super) fn has_buried(&self) -> bool {
+        !self.buried.is_empty()
+    }
+
+    /// Takes over memory that was something else's, to be given back step by step.
+    pub(super) fn bury_memory(&mut self, memory: Option<Mapping>) {
+        let Some(mapping) = memory else { return };
+        self.mapped += mapping.mapped() as u64;
         self.buried.push_back(Buried { left: mapping.mapped(), mapping });
     }
 
@@ -672,17 +837,19 @@ impl Log {
 
     /// Bytes that the small queue takes, and those of both.
     pub(super) fn queue_bytes(&self) -> (u64, u64) {
-        let segments = |queue: Queue| {
-            (self.queues[queue as usize].len() + usize::from(self.open[queue as usize].is_some())) as u64
+        let bytes = |queue: Queue| {
+            let waiting =
+                self.queues[queue as usize].len() + usize::from(self.open[queue as usize].is_some());
+            ((waiting as u64) << self.chunk_shift) - self.queue_tails[queue as usize]
         };
-        let small = segments(Queue::Small);
-        let all = small + segments(Queue::Main);
-        ((small << self.chunk_shift) + self.mapped_small, (all << self.chunk_shift) + self.mapped)
+        let small = bytes(Queue::Small);
+        (small + self.mapped_small, small + bytes(Queue::Main) + self.mapped)
     }
 
     /// Takes the oldest sealed segment out of a queue.
     pub(super) fn leave(&mut self, queue: Queue) -> Option<u32> {
         let chunk = self.queues[queue as usize].pop_front()?;
+        self.queue_tails[queue as usize] -= u64::from(self.segments[chunk as usize].tail);
         self.segments[chunk as usize].usage = Use::Leaving(queue);
         self.wasted[chunk as usize] = 0;
         Some(chunk)
@@ -703,6 +870,7 @@ impl Log {
         let Use::Sealed(queue) = self.segments[chunk].usage else { unreachable!("filtered above") };
         let at = self.queues[queue as usize].iter().position(|&c| c as usize == chunk);
         self.queues[queue as usize].remove(at.expect("sealed segments wait in their queue"));
+        self.queue_tails[queue as usize] -= u64::from(self.segments[chunk].tail);
         self.segments[chunk].usage = Use::Leaving(queue);
         self.wasted[chunk] = 0;
         Some(chunk as u32)

@@ -12,8 +12,8 @@
 //! 3. References are handed out only below `usable` (checked on every call), shared from `&self`, exclusive from
 //!    `&mut self`, so the borrow checker sees the region as one slice.
 //!
-//! Under Miri the region is a heap allocation with the same rules. Segments could live in a memfd that a successor process
-//! is handed: only [`Region::reserve`] would change (a shared mapping of the file, `fallocate` punching holes in `release`).
+//! Under Miri the region is a heap allocation with the same rules. How segments can live in a memfd that a successor process
+//! is handed is in `docs/decisions/0002-warm-restart-by-memfd.md`: nothing but this file would know.
 
 use std::ptr::NonNull;
 
@@ -30,6 +30,66 @@ pub(super) struct Region {
 
 // SAFETY: the region is the only owner of its memory, and nothing in it is bound to a thread.
 unsafe impl Send for Region {}
+
+/// Asks the processor to fetch the cache line of a place that is about to be read; a hint that reads nothing.
+#[inline]
+pub(super) fn prefetch<T>(place: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: the instruction is part of every x86-64 and never faults, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = place;
+}
+
+/// Which words of a line equal `wanted` from bit `SHIFT` (32 or more) on, and which are zero; a bit each.
+#[inline]
+pub(super) fn compare_line<const SHIFT: i32>(words: &[u64; 8], wanted: u64) -> (u32, u32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instructions are part of every x86-64, and only values are given to them.
+    unsafe {
+        compare_in_fours::<SHIFT>(words, wanted)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    compare_singly::<SHIFT>(words, wanted)
+}
+
+/// Every x86-64 compares four halves of words at once, but not whole words.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "sse2")]
+fn compare_in_fours<const SHIFT: i32>(words: &[u64; 8], wanted: u64) -> (u32, u32) {
+    use std::arch::x86_64::{
+        __m128i, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_cvtsi32_si128, _mm_movemask_ps,
+        _mm_or_si128, _mm_set_epi64x, _mm_set1_epi32, _mm_setzero_si128, _mm_shuffle_ps, _mm_srl_epi32,
+        _mm_xor_si128,
+    };
+    let shift = _mm_cvtsi32_si128(SHIFT - 32);
+    let wanted = _mm_set1_epi32((wanted >> 32) as i32);
+    let pair = |at: usize| _mm_castsi128_ps(_mm_set_epi64x(words[at + 1] as i64, words[at] as i64));
+    let zeros =
+        |of: __m128i| _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(of, _mm_setzero_si128()))) as u32;
+    let four = |at: usize| {
+        let (left, right) = (pair(at), pair(at + 2));
+        let lower = _mm_castps_si128(_mm_shuffle_ps::<0b10_00_10_00>(left, right));
+        let upper = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(left, right));
+        let equal = zeros(_mm_srl_epi32(_mm_xor_si128(upper, wanted), shift));
+        (equal, zeros(_mm_or_si128(lower, upper)))
+    };
+    let ((equal, zero), (more_equal, more_zero)) = (four(0), four(4));
+    (equal | more_equal << 4, zero | more_zero << 4)
+}
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn compare_singly<const SHIFT: i32>(words: &[u64; 8], wanted: u64) -> (u32, u32) {
+    let (mut equal, mut zero) = (0, 0);
+    for (i, &word) in words.iter().enumerate() {
+        equal |= u32::from((word ^ wanted) >> SHIFT == 0) << i;
+        zero |= u32::from(word == 0) << i;
+    }
+    (equal, zero)
+}
 
 impl Region {
     /// Reserves `wanted` bytes of addresses, or less if the process may not have so many, but at least `least`.
@@ -78,10 +138,13 @@ impl Region {
         unsafe { system::forget(self.base.as_ptr().add(at), len) };
     }
 
-    /// Advises the system to back the usable part with huge pages from now on.
-    pub(super) fn advise_huge_pages(&mut self) {
-        // SAFETY: the whole reservation belongs to `self`; advice changes no contents.
-        unsafe { system::advise_huge(self.base.as_ptr(), self.reserved) };
+    /// Has the system put memory behind a usable range of whole pages now, rather than at its first use. A hint: it reads the
+    /// same before and after.
+    pub(super) fn populate(&mut self, at: u64, len: usize) {
+        let at = self.checked(at, len);
+        assert!(at.is_multiple_of(PAGE_BYTES) && len.is_multiple_of(PAGE_BYTES), "whole pages only");
+        // SAFETY: `checked` made sure that the range is usable; `&mut self` that nobody holds a reference into it.
+        unsafe { system::populate(self.base.as_ptr().add(at), len) };
     }
 
     /// Usable bytes.
@@ -116,6 +179,12 @@ impl Region {
         let at = self.checked(u64::from(line) * 64, 64);
         // SAFETY: as in `line`; exclusive with `&mut self`.
         unsafe { &mut *self.base.as_ptr().add(at).cast::<[u64; 8]>() }
+    }
+
+    /// Asks the processor to fetch the cache line at an offset that is about to be read; a hint that reads nothing.
+    #[inline]
+    pub(super) fn prefetch(&self, at: u64) {
+        prefetch(self.base.as_ptr().wrapping_add(at as usize).cast_const());
     }
 
     /// Copies usable bytes to another usable place; the places may overlap.
@@ -212,14 +281,21 @@ impl Drop for Mapping {
 mod system {
     use std::ptr::NonNull;
 
-    /// Addresses without memory and without access.
+    /// Addresses without memory and without access. Small pages only, whatever the system's default: a huge one is zeroed in
+    /// one go at its first use, some 160 us and at times milliseconds, and brings memory back that was released in smaller
+    /// pieces, beyond what the store counts.
     pub(super) fn reserve(bytes: usize) -> Option<NonNull<u8>> {
         // SAFETY: an anonymous mapping at an address of the kernel's choosing touches nothing that exists.
         let base = unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
             libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0)
         };
-        if base == libc::MAP_FAILED { None } else { NonNull::new(base.cast()) }
+        if base == libc::MAP_FAILED {
+            return None;
+        }
+        // SAFETY: the mapping is new and nobody else's; advice, which a kernel without huge pages refuses to no harm.
+        let _ = unsafe { libc::madvise(base, bytes, libc::MADV_NOHUGEPAGE) };
+        NonNull::new(base.cast())
     }
 
     /// Allows access.
@@ -241,11 +317,13 @@ mod system {
         assert!(done == 0, "MADV_DONTNEED on our own anonymous memory does not fail");
     }
 
+    /// Puts memory behind pages; contents stay as they are.
+    ///
     /// # Safety
-    /// The range is the caller's.
-    pub(super) unsafe fn advise_huge(at: *mut u8, len: usize) {
-        // SAFETY: by contract; advice that the kernel may refuse, which changes nothing.
-        let _ = unsafe { libc::madvise(at.cast(), len, libc::MADV_HUGEPAGE) };
+    /// The range is accessible whole pages of the caller's, and nobody holds a reference into it.
+    pub(super) unsafe fn populate(at: *mut u8, len: usize) {
+        // SAFETY: by contract. It writes no byte; where there is no memory left, or no such call, the first use will tell.
+        let _ = unsafe { libc::madvise(at.cast(), len, libc::MADV_POPULATE_WRITE) };
     }
 
     /// # Safety
@@ -285,8 +363,8 @@ mod system {
     }
 
     /// # Safety
-    /// None needed: does nothing.
-    pub(super) unsafe fn advise_huge(_at: *mut u8, _len: usize) {}
+    /// None needed: the heap has its memory.
+    pub(super) unsafe fn populate(_at: *mut u8, _len: usize) {}
 
     /// # Safety
     /// The allocation is the caller's, made by `reserve` with this length.
@@ -301,6 +379,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn comparing_four_halves_at_once_equals_comparing_singly() {
+        const SHIFT: i32 = 42;
+        // A walk over words that are empty, equal, one bit off, small, or anything.
+        let mut random = 0x9E37_79B9_7F4A_7C15u64;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        let (mut equals, mut zeros) = (0, 0);
+        for _ in 0..if cfg!(miri) { 50 } else { 20_000 } {
+            let wanted = next();
+            let words: [u64; 8] = std::array::from_fn(|_| match next() % 5 {
+                0 => 0,
+                1 => wanted >> SHIFT << SHIFT | next() >> (64 - SHIFT),
+                2 => wanted ^ 1 << (next() % 64),
+                3 => next() & u64::from(u32::MAX),
+                _ => next(),
+            });
+            for wanted in [wanted, 0, words[0]] {
+                let found = compare_line::<SHIFT>(&words, wanted);
+                assert_eq!(found, compare_singly::<SHIFT>(&words, wanted), "{wanted:x} in {words:x?}");
+                equals += found.0.count_ones();
+                zeros += found.1.count_ones();
+            }
+        }
+        assert!(equals > 100 && zeros > 100, "{equals} and {zeros}: the walk shows nothing");
+    }
+
+    #[test]
     fn a_region_is_zero_until_written_and_after_it_was_released() {
         let mut region = Region::reserve(1 << 20, 1 << 16).expect("a small reservation");
         assert!(region.make_usable(2 * PAGE_BYTES));
@@ -311,6 +420,8 @@ mod tests {
         assert_eq!(region.bytes(5000, 3), b"abc");
         assert_eq!(region.bytes(184, 8), &[0xFF; 8]);
         assert_eq!(region.line(2)[6], 0);
+        region.populate(0, 2 * PAGE_BYTES);
+        assert_eq!(region.bytes(5000, 3), b"abc");
         region.release(0, PAGE_BYTES);
         assert!(region.bytes(0, PAGE_BYTES).iter().all(|&b| b == 0));
         assert_eq!(region.bytes(5000, 3), b"abc");

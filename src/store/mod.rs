@@ -9,13 +9,16 @@
 //! put:  append to an open segment; the entry points there; the one before is dead (or: overwritten where it lies)
 //! ```
 //! An item costs 8 bytes of index at 80 to 90 % load, 6 to 8 bytes of head (11 to 14 with an expiry), and its share of what
-//! is half full: about five segments of a thousand, and the ghosts, 1/256 of the limit.
+//! is half full: about five segments of a thousand (of 64 in the smallest stores), and the ghosts, 1/256 of the limit at most.
 //!
 //! Life of an item (S3-FIFO, with segments for queues):
-//! 1. It is appended to the small queue, or to the main one if it was evicted a short while ago or replaces a used item.
+//! 1. It is appended to the small queue, or to the main one if it was evicted a short while ago or replaces a used item. Until
+//!    something has to leave for the first time, what the small queue's tenth has no room for goes to the main one, too.
 //! 2. Its segment gets to the front of the small queue when that has more than a tenth of the memory: found twice or more by
 //!    then, it moves to the end of the main queue; else it leaves, and its fingerprint is remembered.
 //! 3. At the front of the main queue an item that was found goes round again with one use less; one that was not leaves.
+//!    Who takes the room of many has to be worth it: from four times the mean size on each of these asks for one use more (in
+//!    the main queue from sixteen times on for another one), and nobody of that size is let into the main queue unproved.
 //! 4. Its expiry comes up in the wheel of its segment within a second of the deadline.
 //! 5. Segments that are dead to a quarter (when memory is short) or a half (else) are compacted: live items move to the end.
 //!
@@ -24,11 +27,14 @@
 //! chunks (free ones too), mappings, tables, wheels, ghosts, lists.
 //!
 //! Files: `memory` (all `unsafe`), `item` (bytes of an item), `wheel` (expiry in a segment), `log` (segments and the account),
-//! `index` (tables) and `pages` (their memory), `ghost` (fingerprints), `upkeep` (eviction, compaction, expiry, giving back).
+//! `index` (tables) and `pages` (their memory), `ghost` (fingerprints), `upkeep` (eviction, compaction, expiry, giving back),
+//! `landing` (large values on their way in), `copy` (walks for moving a shard).
 
+mod copy;
 mod ghost;
 mod index;
 mod item;
+mod landing;
 mod log;
 mod memory;
 mod pages;
@@ -37,6 +43,9 @@ mod tests;
 mod upkeep;
 mod wheel;
 
+pub use copy::ShardWalk;
+pub use landing::Lander;
+
 use crate::clock::Mono;
 use crate::hash::{KeyHasher, slot_of};
 use crate::ids::{SHARD_COUNT, SLOTS_PER_SHARD, Slot, Version};
@@ -44,8 +53,9 @@ use crate::request::{Expiry, Fault, Value};
 use ghost::Ghost;
 use index::{Bearing, Entry, FREQUENCY_MAX, Index, Place, STAMP_COUNT};
 use item::{Facts, HANDLE_BYTES, UNIT_NANOS};
+use landing::Landing;
 use log::{Body, Item, Log, Queue};
-use upkeep::Emptying;
+use upkeep::{Emptying, PUT_EFFORT};
 
 /// Bounds of a store.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +95,7 @@ pub struct Found<'a> {
     pub flags: u32,
     /// Version.
     pub version: Version,
-    /// When it ends: as put, rounded down to 1/4 ms.
+    /// When it ends: as put, rounded up to 1/4 ms.
     pub expiry: Expiry,
     /// The engine's bits.
     pub marks: Marks,
@@ -116,19 +126,24 @@ pub struct NewItem<'a> {
 pub struct Departures {
     /// Items whose expiry had passed.
     pub expired: u64,
+    /// Those of them that were never found.
+    pub expired_unused: u64,
+    /// Those of them that somebody looked for (warm) before they were noticed otherwise.
+    pub expired_sought: u64,
     /// Items evicted to make room.
     pub evicted: u64,
+    /// Those of them that were never found.
+    pub evicted_unused: u64,
+    /// Those of them that were found lately, but not often enough, or there was no place to move on to.
+    pub evicted_used: u64,
 }
 
-/// Longest key, in stores of 128 MiB or more; in smaller ones a key is at most as long as a segment, about a thousandth of
-/// the limit and at least 16 KiB.
+/// Longest key, in stores made with a limit of 8 MiB or more; in smaller ones a key must fit into a segment of 16 KiB.
 const KEY_BYTES_MAX: usize = 64 << 10;
 /// Seconds that one stamp of an entry stands for.
 const STAMP_SECONDS: u64 = 4;
 /// What of the limit the ghosts may take.
 const GHOST_SHARE: u64 = 256;
-/// Huge pages are worth their rounding from this limit on.
-const HUGE_PAGES_BYTES_MIN: u64 = 256 << 20;
 
 /// The items of one core.
 pub struct Store {
@@ -137,11 +152,19 @@ pub struct Store {
     log: Log,
     index: Index,
     ghost: Ghost,
+    /// Whether anybody had to be evicted since it was empty, or its limit was raised.
+    filled: bool,
     emptying: Option<Emptying>,
+    landing: Option<Landing>,
     departures: Departures,
+    /// Bytes of the limit that are somebody else's for a while.
+    lent: u64,
     /// Entries of a walk's page, kept for its memory.
     page: Vec<(u32, Entry)>,
 }
+
+/// Keys approached at once; more would push one another out of the processor's first cache.
+pub const APPROACH_MAX: usize = 16;
 
 impl Store {
     /// An empty store. Panics if the process may not even have addresses for the limit.
@@ -152,21 +175,14 @@ impl Store {
             hasher: KeyHasher::new(options.hash_secret),
             index: Index::new(log.chunk_bytes()),
             log,
-            ghost: Ghost::with_bytes((options.memory_bytes_max / GHOST_SHARE) as usize),
+            ghost: Ghost::new(options.memory_bytes_max / GHOST_SHARE, options.memory_bytes_max),
+            filled: false,
             emptying: None,
+            landing: None,
             departures: Departures::default(),
+            lent: 0,
             page: Vec::new(),
         }
-    }
-
-    /// Backs the store with huge pages where the system has them; false if the limit is too small for their rounding.
-    /// A third less time per request on large stores, but the first use of each 2 MiB takes longer.
-    pub fn advise_huge_pages(&mut self) -> bool {
-        let large = self.options.memory_bytes_max >= HUGE_PAGES_BYTES_MIN;
-        if large {
-            self.log.region_mut().advise_huge_pages();
-        }
-        large
     }
 
     /// Where a key belongs. The probe stays good until the store is dropped.
@@ -175,16 +191,46 @@ impl Store {
         Probe { hash: self.hasher.hash(key), slot: slot_of(key) }
     }
 
+    /// Begins to fetch from memory what finding these keys will touch, at most `APPROACH_MAX` of them, so that the waits for
+    /// memory of neighbours overlap. Changes nothing.
+    ///
+    /// Each round looks at what the one before began to fetch: tables, their leaves, buckets, and the items that those name. A
+    /// find from cold memory waits for one after the other; sixteen keys approached together wait about as long as two alone.
+    #[inline]
+    pub fn approach<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        let mut bearings = [Bearing::new(0, Slot::new(0)); APPROACH_MAX];
+        let region = self.log.region();
+        let mut count = 0;
+        for (key, place) in keys.zip(&mut bearings) {
+            *place = bearing(self.probe(key));
+            self.index.approach_table(*place);
+            count += 1;
+        }
+        let bearings = &bearings[..count];
+        bearings.iter().for_each(|bearing| self.index.approach_leaf(*bearing));
+        let mut lines = [None; APPROACH_MAX];
+        for (bearing, line) in bearings.iter().zip(&mut lines) {
+            *line = self.index.approach_bucket(region, *bearing);
+        }
+        for (bearing, line) in bearings.iter().zip(lines) {
+            if let Some(location) = line.and_then(|line| self.index.glance(region, *bearing, line)) {
+                self.log.approach(location);
+            }
+        }
+    }
+
     /// Finds a live item. `warm` counts it as a use.
     #[inline]
     pub fn find(&mut self, now: Mono, probe: Probe, key: &[u8], warm: bool) -> Option<Found<'_>> {
-        let (place, entry) = self.entry_of(probe, key)?;
+        let (place, entry, (head, base, over)) =
+            self.index.find_with(self.log.region(), bearing(probe), |location| {
+                let item = self.log.item(location);
+                (item.key() == key).then(|| (item.head, item.base, item.over(units(now))))
+            })?;
         let location = entry.location();
-        let item = self.log.item(location);
-        let (head, base) = (item.head, item.base);
-        if item.over(units(now)) {
-            self.drop_entry(place, location);
-            self.departures.expired += 1;
+        if over {
+            self.departures.expired_sought += u64::from(warm);
+            self.drop_expired(place, entry);
             return None;
         }
         if warm {
@@ -207,12 +253,12 @@ impl Store {
 
     /// Stores an item, in place of the one of that key if there is one. On a fault nothing changed,
     /// but for items that were evicted in the attempt.
+    ///
+    /// It makes room in a bounded step. Where that may not do, for values of many kilobytes in a store that is full of short
+    /// items, [`Store::land`] goes before it; without, the fault may be [`Fault::Busy`], and the next attempt finds more room.
     pub fn put(&mut self, now: Mono, probe: Probe, key: &[u8], item: &NewItem<'_>) -> Result<(), Fault> {
         let value_len = item.value.iter().map(|part| part.len()).sum::<usize>();
-        let too_large = key.len() + value_len > self.options.item_bytes_max
-            || key.len() > KEY_BYTES_MAX
-            || u32::try_from(value_len).is_err();
-        if too_large {
+        if !self.acceptable(key.len(), value_len) {
             return Err(Fault::TooLarge);
         }
         let facts =
@@ -236,17 +282,23 @@ impl Store {
         if bytes > self.log.segment_bytes_max() {
             return Err(Fault::TooLarge);
         }
-        if before.is_none() && self.ghost.recall(probe.hash) {
-            queue = Queue::Main;
+        if before.is_none() {
+            queue = self.queue_for_new(probe, (key.len() + value_len) as u64);
         }
-        let mut disturbed = self.pay(now, if inline { bytes } else { 0 });
+        let mut effort = PUT_EFFORT;
+        let mut disturbed = self.pay(now, if inline { bytes } else { 0 }, &mut effort);
         let mut handle = None;
         if !inline {
-            disturbed |= self.make_mapping_room(now, probe, key, value_len)?;
-            handle = Some(self.log.map(item.value, value_len).ok_or(Fault::OutOfMemory)?);
+            handle = match self.take_landed(probe, value_len) {
+                Some(arrival) => Some(self.log.adopt(arrival)),
+                None => {
+                    disturbed |= self.make_mapping_room(now, probe, key, value_len, &mut effort)?;
+                    Some(self.log.map(item.value, value_len).ok_or(Fault::OutOfMemory)?)
+                }
+            };
         }
-        match self.make_room(now, queue, bytes, before.is_none() || disturbed) {
-            Ok(room_made) => disturbed |= room_made,
+        match self.make_room(now, queue, bytes, before.is_none() || disturbed, &mut effort) {
+            Ok((other, room_made)) => (queue, disturbed) = (other, disturbed | room_made),
             Err(fault) => {
                 handle.into_iter().for_each(|handle| self.log.bury(handle));
                 return Err(fault);
@@ -296,11 +348,12 @@ impl Store {
             return true;
         }
         let (queue, bytes) = (self.log.queue_of(location), self.log.item_bytes_max(key.len(), body_len));
-        self.pay(now, bytes);
-        if self.make_room(now, queue, bytes, false).is_err() {
+        let mut effort = PUT_EFFORT;
+        self.pay(now, bytes, &mut effort);
+        let Ok((queue, _)) = self.make_room(now, queue, bytes, false, &mut effort) else {
             self.departures.evicted += u64::from(self.remove(probe, key));
             return false;
-        }
+        };
         // Making room may have moved it, or even evicted it.
         let Some((place, entry)) = self.entry_of(probe, key) else { return false };
         let location = self.log.relocate(entry.location(), queue, &facts);
@@ -320,8 +373,6 @@ impl Store {
     ///
     /// A cursor is a shard and a position in the order of hashes, which no growth and no move of an item changes. With a slot
     /// only its shard is visited. A call looks at a bounded number of entries, so a page may hold fewer keys, or none.
-    /// Chunk walks for moving a shard (segment by segment, hottest first) begin here too: the entries of one shard,
-    /// sorted by chunk, are its index of (segment, generation) tokens.
     pub fn walk(
         &mut self,
         now: Mono,
@@ -424,8 +475,10 @@ impl Store {
     pub fn clear(&mut self) -> u64 {
         let count = self.index.len();
         self.index = Index::new(self.log.chunk_bytes());
+        self.stop_landing();
         self.log.clear();
         self.emptying = None;
+        self.filled = false;
         count
     }
 
@@ -451,12 +504,12 @@ impl Store {
 
     /// Number of items in a slot.
     pub fn slot_len(&self, slot: Slot) -> u64 {
-        self.index.slot_len(slot)
+        self.index.slot_len(self.log.region(), slot)
     }
 
     /// Bytes held from the system.
     pub fn held_bytes(&self) -> u64 {
-        self.log.held() + self.overhead()
+        self.log.held() + self.overhead() + self.ghost.held_bytes()
     }
 
     /// Bytes of keys and values.
@@ -471,22 +524,49 @@ impl Store {
 
     /// Changes the limit; `tick` shrinks to a lower one in bounded steps, `put` never goes over it.
     pub fn set_memory_bytes_max(&mut self, bytes: u64) {
+        if bytes < self.options.memory_bytes_max {
+            // Puts that come before housekeeping has made room find some; under the lower limit none could be taken.
+            self.log.stock_up(upkeep::STOCK_CHUNKS, self.log_limit());
+        }
+        self.filled &= bytes <= self.options.memory_bytes_max;
         self.options.memory_bytes_max = bytes;
         self.log.expect_limit(bytes);
-        self.ghost = Ghost::with_bytes((bytes / GHOST_SHARE) as usize);
+        let before = std::mem::take(&mut self.ghost);
+        self.ghost = Ghost::new(bytes / GHOST_SHARE, bytes);
+        self.log.bury_memory(before.into_memory());
     }
 
-    /// What is held beside the log.
+    /// Leaves so many bytes of the limit to others, for example to buffers of connections; `tick` and `put` keep to the rest, and
+    /// half the limit stays the store's whatever is asked.
+    pub fn lend(&mut self, bytes: u64) {
+        self.lent = bytes.min(self.options.memory_bytes_max / 2);
+    }
+
+    /// Whether it holds more than it may, with what is lent, so that housekeeping is due at once.
+    pub fn is_over(&self) -> bool {
+        self.log.held() > self.log_limit()
+    }
+
+    /// What is held beside the log and the ghosts.
     fn overhead(&self) -> u64 {
         let page = self.page.capacity() * size_of::<(u32, Entry)>();
-        self.index.heap_bytes() + self.ghost.heap_bytes() + page as u64
+        self.index.heap_bytes() + page as u64
     }
 
     /// What the log may hold when it takes more: half a chunk less than there is, because tables, wheels and lists grow in
     /// between.
     fn log_limit(&self) -> u64 {
         let spare = self.log.chunk_bytes() as u64 / 2;
-        self.options.memory_bytes_max.saturating_sub(self.overhead() + spare)
+        self.options
+            .memory_bytes_max
+            .saturating_sub(self.overhead() + self.ghost.wanted_bytes() + spare + self.lent)
+    }
+
+    /// Whether an item with a key and a value of these lengths may be stored at all.
+    fn acceptable(&self, key_len: usize, value_len: usize) -> bool {
+        key_len + value_len <= self.options.item_bytes_max
+            && key_len <= KEY_BYTES_MAX
+            && u32::try_from(value_len).is_ok()
     }
 
     #[inline]
@@ -498,11 +578,23 @@ impl Store {
     fn live_entry(&mut self, now: Mono, probe: Probe, key: &[u8]) -> Option<(Place, Entry)> {
         let (place, entry) = self.entry_of(probe, key)?;
         if self.log.item(entry.location()).over(units(now)) {
-            self.drop_entry(place, entry.location());
-            self.departures.expired += 1;
+            self.drop_expired(place, entry);
             return None;
         }
         Some((place, entry))
+    }
+
+    /// Removes an item that is over.
+    #[cold]
+    fn drop_expired(&mut self, place: Place, entry: Entry) {
+        self.departures.expired += 1;
+        self.departures.expired_unused += u64::from(self.never_found(entry));
+        self.drop_entry(place, entry.location());
+    }
+
+    /// Whether an item was never found (warm). What is in the main queue was, even if that is forgotten by now.
+    fn never_found(&self, entry: Entry) -> bool {
+        entry.frequency() == 0 && self.log.queue_of(entry.location()) == Queue::Small
     }
 
     /// Removes an item from the index and the log.

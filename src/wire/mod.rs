@@ -12,18 +12,22 @@
 //! byte and goes on where it stopped. A reply that needs more than the outcome (the key to echo, an opaque) has it as its
 //! *note*; how to write it is its *shape*, an enum of the codec.
 
+pub mod journal;
 mod memcached;
 pub mod native;
 mod order;
 mod resp;
 mod sniff;
+pub mod users;
 
-use crate::clock::Now;
+use crate::clock::{Mono, Now};
 use crate::ids::CoreId;
 use crate::metrics::Counters;
-use crate::request::{Outcome, Request};
+use crate::request::{Notice, Observer, Outcome, Request};
 use crate::topology::Node;
+use journal::{ERROR_CODES, Slow, Thresholds};
 use std::sync::Arc;
+use users::{Badge, Users};
 
 pub(crate) use order::{Encode, Exchange, Order};
 pub use resp::commands;
@@ -35,6 +39,8 @@ pub enum Target {
     Owner,
     /// This core, whatever the key.
     Core(CoreId),
+    /// The core of the session.
+    Here,
 }
 
 /// What a session needs of the world behind it.
@@ -43,11 +49,66 @@ pub trait Backend {
     /// [`Session::complete`] with the ticket later. Never blocks.
     fn call(&mut self, target: Target, request: &Request<'_>, ticket: u32) -> Option<Outcome<'_>>;
 
+    /// Says which keys the next calls will be about, so that memory may be fetched meanwhile. A hint.
+    #[inline]
+    fn expect(&mut self, _keys: &[&[u8]]) {}
+
+    /// Does a bounded step towards storing a large value of a key, and answers whether the request that brings it may be called
+    /// now; if not, the session stops with [`Next::Yield`] before it. Only values of [`crate::request::LANDING_BYTES_MIN`] or more are asked about.
+    fn land(&mut self, _key: &[u8], _value: &[u8]) -> bool {
+        true
+    }
+
     /// Whether `call` has room to send requests on; while not, the session stops with [`Next::Blocked`].
     fn ready(&self) -> bool;
 
     /// The core's counters; sessions count commands and errors there.
     fn counters(&mut self) -> &mut Counters;
+
+    /// Whether there are keys whose origin does commands as they are ([`crate::request::Verb::Pass`]).
+    #[inline]
+    fn passes(&self) -> bool {
+        false
+    }
+
+    /// Which origin does commands on this key as they are, if any does; `None` instead of a key: those without keys.
+    fn passes_to(&self, _key: Option<&[u8]>) -> Option<u16> {
+        None
+    }
+
+    /// The session as somebody who is told of changes; `None`: nobody can be told here.
+    fn observer(&self) -> Option<Observer> {
+        None
+    }
+
+    /// Whether somebody monitors the commands of this core.
+    fn monitored(&self) -> bool {
+        false
+    }
+
+    /// Shows a command to those who monitor; without the time, which is the shell's to know.
+    fn monitor(&mut self, _line: &[u8]) {}
+
+    /// The clock, for what a command takes; `None`: nobody wants to know.
+    fn clock(&self) -> Option<Mono> {
+        None
+    }
+
+    /// Takes in what a command took; whether it is to be kept.
+    fn took(&mut self, _command: u8, _unix_seconds: u64, _micros: u64) -> bool {
+        false
+    }
+
+    /// Keeps a command that took long.
+    fn keep(&mut self, _slow: &Slow<'_>) {}
+
+    /// Counts error replies by their codes.
+    fn erred(&mut self, _kinds: &[u32; ERROR_CODES.len()]) {}
+
+    /// What is kept of commands that take long.
+    fn thresholds(&self) -> Thresholds {
+        Thresholds::default()
+    }
 
     /// Counts a call of a RESP command by its place in the command table, for `INFO commandstats`.
     fn called(&mut self, command: u8);
@@ -75,8 +136,8 @@ pub struct Options {
     /// The core whose own port this is: to cluster clients it is a node of its own, so what they ask about all items
     /// (`DBSIZE`, `SCAN`, `KEYS`, `RANDOMKEY`, `INFO`, `FLUSHALL`) is about that core's. `None`: about all cores'.
     pub only_core: Option<CoreId>,
-    /// Password of the default user; `None`: no authentication.
-    pub password: Option<String>,
+    /// Who may do what.
+    pub users: Arc<Users>,
     /// Longest key in bytes (memcached's own limit of 250 holds beside it).
     pub key_bytes_max: usize,
     /// Longest value in bytes by RESP.
@@ -102,7 +163,7 @@ impl Default for Options {
         Options {
             protocol: Protocol::Sniff,
             only_core: None,
-            password: None,
+            users: Arc::new(Users::with_password(None)),
             key_bytes_max: 64 * 1024,
             value_bytes_max: 512 * 1024 * 1024,
             memcached_value_bytes_max: 1024 * 1024,
@@ -176,6 +237,9 @@ pub struct Session {
     options: Arc<Options>,
     client: Client,
     codec: Codec,
+    attentive: bool,
+    /// Who the client is as long as it says nothing else.
+    badge: Badge,
     out: Vec<u8>,
 }
 
@@ -190,26 +254,54 @@ enum Codec {
 impl Session {
     /// A session that has said nothing yet.
     pub fn new(options: Arc<Options>, client: Client) -> Session {
-        let mut session = Session { options, client, codec: Codec::Sniffing, out: Vec::new() };
-        match session.options.protocol {
-            Protocol::Sniff => {}
-            Protocol::Resp => session.speak_resp(),
-            Protocol::Memcached => session.speak_memcached(),
-            Protocol::Native => session.speak_native(),
-        }
+        let badge = Badge::new(options.users.clone());
+        let mut session =
+            Session { options, client, codec: Codec::Sniffing, attentive: false, badge, out: Vec::new() };
+        session.speak_the_only();
         session
     }
 
+    fn speak_the_only(&mut self) {
+        match self.options.protocol {
+            Protocol::Sniff => {}
+            Protocol::Resp => self.speak_resp(),
+            Protocol::Memcached => self.speak_memcached(),
+            Protocol::Native => self.speak_native(),
+        }
+    }
+
+    /// Makes a client whose certificate says who it is the user of this name, if there is one. To be called before the
+    /// first byte.
+    pub fn identify(&mut self, name: &[u8]) {
+        if self.badge.identify(name) {
+            self.speak_the_only();
+        }
+    }
+
+    /// Takes in that users have changed; `false` if the client's own is there no more, and the connection is to go.
+    pub fn adopt(&mut self, users: &Arc<Users>) -> bool {
+        let stays = self.badge.adopt(users);
+        match &mut self.codec {
+            Codec::Resp(codec) => codec.adopt(users),
+            Codec::Memcached(codec) => codec.badge.adopt(users),
+            Codec::Native(codec) => codec.badge.adopt(users),
+            Codec::Sniffing => stays,
+        }
+    }
+
     fn speak_resp(&mut self) {
-        self.codec = Codec::Resp(Box::new(resp::Resp::new(self.options.clone(), self.client.clone())));
+        let mut codec = resp::Resp::new(self.options.clone(), self.client.clone(), self.badge.clone());
+        codec.be_attentive(self.attentive);
+        self.codec = Codec::Resp(Box::new(codec));
     }
 
     fn speak_memcached(&mut self) {
-        self.codec = Codec::Memcached(Box::new(memcached::Memcached::new(self.options.clone())));
+        self.codec =
+            Codec::Memcached(Box::new(memcached::Memcached::new(self.options.clone(), self.badge.clone())));
     }
 
     fn speak_native(&mut self) {
-        self.codec = Codec::Native(Box::new(native::Native::new(self.options.clone())));
+        self.codec = Codec::Native(Box::new(native::Native::new(self.options.clone(), self.badge.clone())));
     }
 
     /// Executes what stands complete in `input`, up to a bound, and says how far it came.
@@ -247,6 +339,38 @@ impl Session {
         }
     }
 
+    /// Hands over what was counted while outcomes were encoded; to be called after [`Session::complete`], since the client
+    /// may say nothing more.
+    #[inline]
+    pub fn settle(&mut self, counters: &mut Counters) {
+        match &mut self.codec {
+            Codec::Resp(codec) => codec.settle(counters),
+            Codec::Memcached(codec) => codec.settle(counters),
+            Codec::Native(codec) => codec.settle(counters),
+            Codec::Sniffing => {}
+        }
+    }
+
+    /// Tells the client something beside its replies, behind those that are awaited.
+    pub fn notify(&mut self, now: Now, node: &Node, notice: Notice, text: &[u8]) {
+        if let Codec::Resp(codec) = &mut self.codec {
+            codec.notify(now, node, notice, text, &mut self.out);
+        }
+    }
+
+    /// Has the session look at each command: for those who monitor, or whose thresholds are low. Or no longer.
+    pub fn be_attentive(&mut self, on: bool) {
+        self.attentive = on;
+        if let Codec::Resp(codec) = &mut self.codec {
+            codec.be_attentive(on);
+        }
+    }
+
+    /// Whether the client is told of changes or of commands, so that cores know its connection.
+    pub fn observes(&self) -> bool {
+        matches!(&self.codec, Codec::Resp(codec) if codec.observes())
+    }
+
     /// Replies that are ready to be sent; the caller takes bytes from the front or swaps the buffer.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.out
@@ -279,7 +403,18 @@ impl Session {
             Codec::Resp(codec) => codec.authenticated(),
             Codec::Memcached(codec) => codec.authenticated(),
             Codec::Native(codec) => codec.authenticated(),
-            Codec::Sniffing => self.options.password.is_none(),
+            Codec::Sniffing => self.badge.user().is_some(),
+        }
+    }
+
+    /// Whether what was consumed last ends inside a command that is taken in pieces: a long line of keys, or what a refused
+    /// command still brings.
+    pub fn midway(&self) -> bool {
+        match &self.codec {
+            Codec::Resp(codec) => codec.midway(),
+            Codec::Memcached(codec) => codec.midway(),
+            Codec::Native(codec) => codec.midway(),
+            Codec::Sniffing => false,
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) const AWAITED_MAX: usize = 4096;
 const SPARE_BUFFERS: usize = 64;
 const SPARE_BUFFER_BYTES: usize = 4096;
 /// What the first replies of a connection are expected to be.
-const EXPECTED_BYTES_AT_FIRST: usize = 64 << 10;
+const EXPECTED_BYTES_AT_FIRST: usize = 1 << 20;
 
 /// A codec's writing half: turns an outcome into the bytes of its reply.
 pub(crate) trait Encode {
@@ -147,6 +147,24 @@ impl<S: Copy> Order<S> {
         }
     }
 
+    /// Writes what is no reply, behind all replies that are awaited. The writer sees `Answer::Number(0)`.
+    pub fn say<W: Encode<Shape = S>>(
+        &mut self,
+        now: Now,
+        node: &Node,
+        shape: S,
+        note: &[u8],
+        writer: &mut W,
+        out: &mut Vec<u8>,
+    ) {
+        let outcome = Outcome { answer: Answer::Number(0), value: Value::EMPTY };
+        if self.is_empty() {
+            writer.encode(now, node, shape, note, &outcome, out);
+        } else {
+            self.hold(shape, note, Some(&outcome));
+        }
+    }
+
     fn reuse(&mut self, mut bytes: Vec<u8>) {
         if self.spare.len() < SPARE_BUFFERS && bytes.capacity() <= SPARE_BUFFER_BYTES {
             bytes.clear();
@@ -180,12 +198,7 @@ impl<B: Backend, W: Encode> Exchange<'_, B, W> {
     /// Writes a reply that needs no request, when its turn has come. The writer sees `Answer::Number(0)`.
     #[inline]
     pub fn say(&mut self, shape: W::Shape, note: &[u8]) {
-        let outcome = Outcome { answer: Answer::Number(0), value: Value::EMPTY };
-        if self.order.is_empty() {
-            self.writer.encode(self.now, self.node, shape, note, &outcome, self.out);
-        } else {
-            self.order.hold(shape, note, Some(&outcome));
-        }
+        self.order.say(self.now, self.node, shape, note, self.writer, self.out);
     }
 
     /// Whether the next command may be executed: room for its replies, and for requests that are sent on.

@@ -20,10 +20,11 @@ fn bad_settings_are_refused_with_what_would_be_right() {
         (["--admin", "0.0.0.0:0"], "there is no password"),
         (["--listen", "localhost:7400"], "names are not looked up"),
         (["--memory", "1G"], "say 1GiB"),
+        (["--memory", "16MiB"], "remedy: say --memory "),
         (["--memory", "900TiB"], "is not from 8MiB to 256TiB"),
         (["--cores", "8000"], "this process may use"),
         (["--busy-poll-us", "often"], "nor auto"),
-        (["--config", "/nonexistent.toml"], "/nonexistent.toml:1:1: cannot be read"),
+        (["--config", "/nonexistent.toml"], "/nonexistent.toml cannot be read"),
     ] {
         let said = refusal(serve_command(&flags));
         assert!(said.contains(expected), "{flags:?}: {said}");
@@ -75,7 +76,7 @@ fn io_uring_forbidden_by_seccomp_is_refused_with_the_reason() {
 }
 
 /// Sets both limits of a resource in the child.
-fn limit(command: &mut Command, resource: libc::__rlimit_resource_t, most: u64) {
+pub(crate) fn limit(command: &mut Command, resource: libc::__rlimit_resource_t, most: u64) {
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
     let set = move || {
         // SAFETY: the pointer is to a live rlimit.

@@ -1,6 +1,6 @@
 //! Start, signals, end.
 
-use crate::support::{Server, ask, bulk, connect, eventually, expect, resp, rest};
+use crate::support::{Server, ask, bulk, connect, eventually, expect, foreshadow, resp, rest};
 use std::io::Write;
 use std::net::TcpStream;
 
@@ -69,6 +69,48 @@ fn draining_ends_in_its_time_although_a_client_takes_nothing() {
 }
 
 #[test]
+fn while_it_drains_it_is_not_ready() {
+    let mut server = Server::start(&["--drain-timeout", "1h", "--memory", "1GiB"]);
+    let mut client = server.connect();
+    ask(&mut client, resp(&["SET", "k", &"v".repeat(1_000_000)]), "+OK\r\n");
+    client.write_all(&resp(&["GET", "k"]).repeat(30)).unwrap();
+    expect(&mut client, "$1000000\r\n");
+    assert_eq!(server.page("/readyz").0, 200);
+    server.signal("TERM");
+    eventually("not ready", || (server.page("/readyz").0 == 503).then_some(()));
+    assert_eq!(server.page("/livez").0, 200);
+    assert!(server.runs());
+    server.signal("TERM");
+    server.wait();
+}
+
+/// Cores share their address among themselves, and by that alone a second server could share it, too.
+#[test]
+fn a_second_server_on_the_same_address_is_refused() {
+    let server = Server::start(&[]);
+    let address = server.listen.to_string();
+    let output =
+        crate::support::run_to_end(foreshadow(&["serve", "--listen", &address, "--admin", "127.0.0.1:0"]));
+    assert_ne!(output.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&address) && said.to_lowercase().contains("in use"), "{said}");
+    assert!(output.stdout.is_empty(), "it called itself ready");
+}
+
+#[test]
+fn a_reload_keeps_to_what_the_machine_allows() {
+    let mut command = crate::support::serve_command(&[]);
+    crate::environment::limit(&mut command, libc::RLIMIT_NOFILE, 1024);
+    let server = Server::of_command(command);
+    let allowed = server.metric_becomes("foreshadow_clients_max", |most| most > 0.0);
+    assert!(allowed < 1024.0, "{allowed}");
+    server.signal("HUP");
+    eventually("reloaded", || server.logged().contains("reloaded").then_some(()));
+    assert!(server.logged().contains(&format!("clients_max={allowed}")), "{}", server.logged());
+    assert_eq!(server.metric("foreshadow_clients_max"), allowed);
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let mut server = Server::start(&["--drain-timeout", "1h", "--memory", "1GiB"]);
     let mut client = server.connect();
@@ -111,5 +153,44 @@ fn sighup_reads_the_file_again_and_keeps_the_old_when_it_is_broken() {
         std::io::Read::read_exact(&mut third, &mut reply).ok()?;
         (&reply == b"+PONG\r\n").then_some(())
     });
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn sighup_lowers_the_limit_of_memory_and_what_is_too_much_goes_while_it_serves() {
+    const MIB: f64 = (1 << 20) as f64;
+    let file = std::env::temp_dir().join(format!("foreshadow-limit-{}.toml", std::process::id()));
+    std::fs::write(&file, "[store]\nmemory = \"96MiB\"\n").unwrap();
+    // A flag would stand above the file; so without those that other tests have.
+    let mut command = foreshadow(&["serve", "--exit-on-stdin-close", "--listen", "127.0.0.1:0"]);
+    command.args(["--admin", "127.0.0.1:0", "--busy-poll-us", "0", "--config", file.to_str().unwrap()]);
+    let server = Server::of_command(command);
+    let mut client = server.connect();
+    let value = "v".repeat(1000);
+    let fill = |client: &mut TcpStream, from: usize| {
+        for batch in 0..100 {
+            let keys = (0..600).map(|i| format!("key:{}", from + batch * 600 + i));
+            let sets: Vec<u8> = keys.flat_map(|key| resp(&["SET", &key, &value])).collect();
+            ask(client, sets, "+OK\r\n".repeat(600));
+        }
+    };
+    fill(&mut client, 0);
+    server.metric_becomes("foreshadow_store_bytes", |bytes| bytes > 60.0 * MIB);
+    assert_eq!(server.metric("foreshadow_memory_limit_bytes"), 96.0 * MIB);
+    std::fs::write(&file, "[store]\nmemory = \"32MiB\"\n").unwrap();
+    server.signal("HUP");
+    server.metric_becomes("foreshadow_memory_limit_bytes", |bytes| bytes == 32.0 * MIB);
+    server.metric_becomes("foreshadow_store_bytes", |bytes| bytes <= 32.0 * MIB);
+    assert!(server.metric("foreshadow_evicted_total") > 30_000.0);
+    // It serves on, within the new limit.
+    fill(&mut client, 100_000);
+    ask(&mut client, resp(&["GET", "key:159999"]), bulk(&value));
+    server.metric_becomes("foreshadow_evicted_total", |count| count > 90_000.0);
+    assert!(server.metric("foreshadow_store_bytes") <= 32.0 * MIB);
+    std::fs::write(&file, "[store]\nmemory = \"96MiB\"\n").unwrap();
+    server.signal("HUP");
+    server.metric_becomes("foreshadow_memory_limit_bytes", |bytes| bytes == 96.0 * MIB);
+    fill(&mut client, 200_000);
+    server.metric_becomes("foreshadow_store_bytes", |bytes| bytes > 60.0 * MIB && bytes <= 96.0 * MIB);
     std::fs::remove_file(&file).unwrap();
 }

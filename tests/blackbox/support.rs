@@ -220,6 +220,8 @@ pub fn expect(stream: &mut TcpStream, expected: impl AsRef<[u8]>) {
         match stream.read(&mut got[len..]) {
             Ok(0) => break,
             Ok(n) => len += n,
+            // A machine that was paused.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&got[..len])),
         }
     }

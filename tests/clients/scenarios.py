@@ -2,12 +2,15 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
+import tempfile
 import time
 
 from run import Missing
 
+HERE = pathlib.Path(__file__).parent
 PEERS = pathlib.Path.home() / ".cache/foreshadow-peers/bin"
 
 
@@ -112,10 +115,12 @@ def exercise_redis(client):
     equal(client.dbsize(), held - 1)
 
 
-def redis_py(protocol):
+def redis_py(protocol, library="redis"):
+    """redis-py, or valkey-py, which is a branch of it."""
+
     def scenario(server):
-        redis = module("redis")
-        with redis.Redis(server.host, server.port, protocol=protocol, client_name="scenario") as client:
+        redis = module(library)
+        with (redis.Redis if library == "redis" else redis.Valkey)(server.host, server.port, protocol=protocol, client_name="scenario") as client:
             exercise_redis(client)
             equal(client.mset({f"m:{i}": i for i in range(100)}), True)
             equal(client.mget([f"m:{i}" for i in range(101)]), [str(i).encode() for i in range(100)] + [None])
@@ -150,7 +155,18 @@ def redis_py_cluster(server):
     redis = module("redis")
     from redis.cluster import RedisCluster
 
-    client = RedisCluster(host=server.host, port=server.port)
+    exercise_cluster(server, RedisCluster, redis.Redis)
+
+
+def valkey_py_cluster(server):
+    valkey = module("valkey")
+    from valkey.cluster import ValkeyCluster
+
+    exercise_cluster(server, ValkeyCluster, valkey.Valkey)
+
+
+def exercise_cluster(server, cluster, plain_client):
+    client = cluster(host=server.host, port=server.port)
     nodes = client.get_nodes()
     equal(sorted(node.port for node in nodes), [server.port + 1 + core for core in range(server.cores)])
     exercise_redis(client)
@@ -162,7 +178,7 @@ def redis_py_cluster(server):
     client.close()
     # A client that knows nothing of clusters may ask any core.
     for node in nodes:
-        with redis.Redis(node.host, node.port) as plain:
+        with plain_client(node.host, node.port) as plain:
             equal(plain.get("direct:1"), b"direct:1")
 
 
@@ -234,10 +250,152 @@ def pylibmc(server):
     client.disconnect_all()
 
 
+def python_memcached(server):
+    library = module("memcache")
+    client = library.Client([f"{server.host}:{server.port}"], socket_timeout=20, cache_cas=True)
+    equal(client.set("k", "v", time=100), True)
+    equal(client.get("k"), "v")
+    equal(client.get("none"), None)
+    equal(client.gets("k"), "v")
+    equal(client.cas("k", "w"), True)
+    equal(client.add("k", "x"), False)
+    equal(client.add("new", "x"), True)
+    equal(client.replace("none", "x"), False)
+    equal(client.append("k", "!"), True)
+    equal(client.prepend("k", "?"), True)
+    equal(client.get("k"), "?w!")
+    equal(client.set("n", 10), True)
+    equal(client.incr("n", 32), 42)
+    equal(client.decr("n", 2), 40)
+    equal(client.incr("none"), None)
+    equal(client.touch("n", 100), 1)
+    equal(client.set("structure", {"a": [1, 2, 3]}, min_compress_len=5), True)
+    equal(client.get("structure"), {"a": [1, 2, 3]})
+    binary = bytes(range(256)) * 1000
+    equal(client.set("binary", binary), True)
+    equal(client.get("binary"), binary)
+    many = {f"many:{i}": f"value {i}" for i in range(500)}
+    equal(client.set_multi(many), [])
+    equal(client.get_multi(list(many)), many)
+    equal(client.delete_multi(list(many)), 1)
+    equal(client.get_multi(list(many)), {})
+    equal(client.delete("k"), 1)
+    # Its own limit is checked first; ours is met without it.
+    free = library.Client([f"{server.host}:{server.port}"], socket_timeout=20, server_max_value_length=0)
+    equal(free.set("large", b"x" * 3_000_000), 0)
+    equal(free.get("large"), None)
+    equal(free.set("after", "the error"), True)
+    assert int(client.get_stats()[0][1]["curr_items"]) >= 4
+    client.flush_all()
+    equal(client.get("n"), None)
+    client.disconnect_all()
+
+
+def aiomcache(server):
+    library = module("aiomcache")
+    import asyncio
+
+    async def talk():
+        client = library.Client(server.host, server.port, pool_size=8)
+        equal(await client.set(b"k", b"v", exptime=100), True)
+        equal(await client.get(b"k"), b"v")
+        equal(await client.get(b"none"), None)
+        value, token = await client.gets(b"k")
+        equal(await client.cas(b"k", b"w", token), True)
+        equal(await client.cas(b"k", b"x", token), False)
+        equal(await client.add(b"k", b"x"), False)
+        equal(await client.replace(b"none", b"x"), False)
+        equal(await client.append(b"k", b"!"), True)
+        equal(await client.prepend(b"k", b"?"), True)
+        equal(await client.get(b"k"), b"?w!")
+        equal(await client.set(b"n", b"10"), True)
+        equal(await client.incr(b"n", 32), 42)
+        equal(await client.decr(b"n", 2), 40)
+        equal(await client.touch(b"n", 100), True)
+        keys = [f"many:{i}".encode() for i in range(500)]
+        equal(await asyncio.gather(*(client.set(key, key) for key in keys)), [True] * 500)
+        equal(await client.multi_get(*keys, b"none"), (*keys, None))
+        equal(await client.delete(b"k"), True)
+        equal(await client.delete(b"k"), False)
+        assert (await client.version()).startswith(b"1.6.45")
+        assert int((await client.stats())[b"curr_items"]) >= 500
+        await client.flush_all()
+        equal(await client.get(b"n"), None)
+        await client.close()
+
+    asyncio.run(asyncio.wait_for(talk(), 60))
+
+
+def foreign(least, *command, needs=(), environment=None):
+    """A session in another language: a command that is given host and port, checks, and says at its end how many checks
+    there were. `needs` are programs, files or (for Debian's modules) commands that fail where something is missing."""
+
+    def scenario(server):
+        for need in needs:
+            if isinstance(need, pathlib.Path):
+                if not need.exists():
+                    raise Missing(f"{need} is not installed")
+            elif isinstance(need, tuple):
+                program(need[0])
+                if subprocess.run(need, capture_output=True).returncode != 0:
+                    raise Missing(f"{' '.join(need)} fails")
+        words = [part.format(host=server.host, port=server.port) if isinstance(part, str) else part for part in command]
+        found = [program(words[0]), *words[1:]]
+        done = subprocess.run(
+            [str(part) for part in found],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, **(environment or {})},
+        )
+        assert done.returncode == 0, f"ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        counted = re.search(r"^checks (\d+)$", done.stdout, re.MULTILINE)
+        assert counted and int(counted[1]) >= least, f"too few checks: {done.stdout[-500:]}"
+
+    return scenario
+
+
+def perl(least, name, library):
+    path = HERE / name
+    return foreign(least, "perl", path, library, "{host}", "{port}", needs=[("perl", f"-M{library}", "-e1")])
+
+
+def php(least, name, extension):
+    needs = [("php", "-r", f"exit(extension_loaded('{extension}') ? 0 : 1);")]
+    return foreign(least, "php", HERE / name, "{host}", "{port}", needs=needs)
+
+
+def node(least, name, package, *mode):
+    needs = [HERE / "node" / "node_modules" / package]
+    return foreign(least, "node", HERE / "node" / name, "{host}", "{port}", *mode, needs=needs)
+
+
+GO_CODE = pathlib.Path("/usr/share/gocode")
+
+
+def go(least, name, package):
+    """By the packages of Debian, without modules and so without the network."""
+    environment = {"GO111MODULE": "off", "GOPATH": str(GO_CODE), "GOFLAGS": ""}
+    needs = [GO_CODE / "src" / "github.com" / package]
+    return foreign(least, "go", "run", HERE / name, "{host}", "{port}", needs=needs, environment=environment)
+
+
+def hiredis(server):
+    header = pathlib.Path("/usr/include/hiredis/hiredis.h")
+    if not header.exists():
+        raise Missing(f"{header} is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        binary = pathlib.Path(folder) / "hiredis"
+        call(program("cc"), "-Wall", "-o", binary, HERE / "hiredis.c", "-lhiredis")
+        foreign(20_000, str(binary), "{host}", "{port}")(server)
+
+
 def memcapable(server):
-    """libmemcached's own test of a server, of the text protocol."""
+    """libmemcached's own test of a server, of the text protocol: all 27."""
     out = call(program("memccapable"), "-h", server.host, "-p", server.port, "-a", "-t", "10")
-    assert "FAIL" not in out, out
+    lines = [line for line in out.split("\n") if line.startswith("ascii ")]
+    passed = [line for line in lines if line.rstrip().endswith("[pass]")]
+    assert len(passed) == len(lines) == 27, out
 
 
 def memcached_tools(server):
@@ -270,6 +428,72 @@ def benchmark(name):
     return scenario
 
 
+PAPERS = pathlib.Path(tempfile.gettempdir()) / f"foreshadow-clients-{os.getpid()}"
+
+
+def tls_flags():
+    """Flags of a server that demands certificates, with an authority and papers for both sides made on the way."""
+    openssl = program("openssl")
+    PAPERS.mkdir(exist_ok=True)
+
+    def make(name, *more):
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+        files = ["-keyout", PAPERS / f"{name}.key", "-out", PAPERS / f"{name}.crt"]
+        call(openssl, "req", "-x509", *key, *files, "-subj", f"/CN={name}", *more)
+
+    make("ca")
+    for name in ("localhost", "client"):
+        issuer = ["-CA", PAPERS / "ca.crt", "-CAkey", PAPERS / "ca.key"]
+        names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"]
+        make(name, *issuer, *names)
+    files = ["--tls-cert-file", PAPERS / "localhost.crt", "--tls-key-file", PAPERS / "localhost.key"]
+    ca = ["--tls-ca-cert-file", PAPERS / "ca.crt"]
+    return [str(flag) for flag in ["--tls-listen", "127.0.0.1:0", *files, *ca]]
+
+
+def tls(server):
+    """Stock clients over TLS, with a certificate of their own."""
+    ca, crt, key = (str(PAPERS / name) for name in ("ca.crt", "client.crt", "client.key"))
+    for tool in ("redis-cli", "valkey-cli"):
+        papers = ["--tls", "--cacert", ca, "--cert", crt, "--key", key]
+        cli = [program(tool), "-h", "127.0.0.1", "-p", server.tls_port, *papers]
+        equal(call(*cli, "SET", "greeting", "hello").strip(), "OK")
+        equal(call(*cli, "GET", "greeting").strip(), "hello")
+        stranger = [program(tool), "-h", "127.0.0.1", "-p", server.tls_port, "--tls", "--cacert", ca, "PING"]
+        refused = subprocess.run([str(part) for part in stranger], capture_output=True, text=True, timeout=60)
+        assert "PONG" not in refused.stdout, "without a certificate nobody is let in"
+    options = {"ssl": True, "ssl_ca_certs": ca, "ssl_certfile": crt, "ssl_keyfile": key}
+    client = module("redis").Redis(host="localhost", port=server.tls_port, **options)
+    assert client.set("a", "x" * 100_000) and client.get("a") == b"x" * 100_000
+    with client.pipeline(transaction=False) as pipe:
+        for i in range(1000):
+            pipe.set(f"tls:{i}", i)
+        equal(pipe.execute(), [True] * 1000)
+    client.close()
+    module("pymemcache")
+    import ssl
+
+    from pymemcache.client.base import Client
+
+    context = ssl.create_default_context(cafile=ca)
+    context.load_cert_chain(crt, key)
+    context.check_hostname = False
+    memcached = Client(("127.0.0.1", server.tls_port), tls_context=context, default_noreply=False)
+    equal(memcached.get("greeting"), b"hello")
+    assert memcached.set("b", "y" * 100_000) and memcached.get("b") == b"y" * 100_000
+    memcached.close()
+
+
+def tls_benchmark(name):
+    def scenario(server):
+        papers = ["--tls", "--cacert", PAPERS / "ca.crt", "--cert", PAPERS / "client.crt", "--key", PAPERS / "client.key"]
+        where = ["-h", "127.0.0.1", "-p", server.tls_port, *papers, "-P", "16", "-n", "20000", "-q"]
+        out = call(program(name), *where, "-t", "set,get")
+        assert out.count("requests per second") >= 2 and "rror" not in out, out
+
+    return scenario
+
+
 CLUSTER = ["--cluster-ports"]
 
 ALL = [
@@ -278,10 +502,32 @@ ALL = [
     ("redis-py-resp2", [], redis_py(2)),
     ("redis-py-resp3", [], redis_py(3)),
     ("redis-py-cluster", CLUSTER, redis_py_cluster),
+    ("valkey-py-resp2", [], redis_py(2, "valkey")),
+    ("valkey-py-resp3", [], redis_py(3, "valkey")),
+    ("valkey-py-cluster", CLUSTER, valkey_py_cluster),
+    ("hiredis", [], hiredis),
+    ("redigo", [], go(10_000, "redigo.go", "gomodule/redigo")),
+    ("perl-redis", [], perl(20, "redis.pl", "Redis")),
+    ("perl-redis-fast", [], perl(20, "redis.pl", "Redis::Fast")),
+    ("phpredis", [], php(30, "redis.php", "redis")),
+    ("ioredis", [], node(20, "ioredis.js", "ioredis")),
+    ("ioredis-cluster", CLUSTER, node(15, "ioredis.js", "ioredis", "cluster")),
+    ("node-redis-resp2", [], node(20, "node_redis.js", "redis", "resp2")),
+    ("node-redis-resp3", [], node(20, "node_redis.js", "redis", "resp3")),
+    ("node-redis-cluster", CLUSTER, node(15, "node_redis.js", "redis", "cluster")),
     ("pymemcache", [], pymemcache),
+    ("python-memcached", [], python_memcached),
+    ("aiomcache", [], aiomcache),
+    ("gomemcache", [], go(2_000, "gomemcache.go", "bradfitz/gomemcache")),
+    ("perl-memcached", [], perl(600, "memcached.pl", "Cache::Memcached")),
+    ("perl-memcached-fast", [], perl(600, "memcached.pl", "Cache::Memcached::Fast")),
+    ("php-memcached", [], php(30, "memcached.php", "memcached")),
+    ("node-memcached", [], node(200, "memcached.js", "memcached")),
     ("pylibmc", [], pylibmc),
     ("memcapable", [], memcapable),
     ("libmemcached-tools", [], memcached_tools),
+    ("tls", tls_flags, tls),
+    ("valkey-benchmark-tls", tls_flags, tls_benchmark("valkey-benchmark")),
     ("valkey-benchmark", [], benchmark("valkey-benchmark")),
     ("redis-benchmark", [], benchmark("redis-benchmark")),
 ]

@@ -5,7 +5,8 @@ use super::writer::{Page, Shape};
 use super::{Advance, BAD_CHUNK, BAD_FORMAT, Retrieval, State, Turn};
 use crate::ids::{CoreId, Version};
 use crate::request::{
-    Condition, Count, Expire, ExpireOnly, ExpiryChange, Put, Remove, Request, Splice, Step, Verb,
+    Condition, Count, Expire, ExpireOnly, ExpiryChange, LANDING_BYTES_MIN, Named, Put, Remove, Request,
+    Splice, Step, Verb,
 };
 use crate::wire::{Backend, Next, Reason, Target};
 
@@ -70,6 +71,7 @@ impl<B: Backend> Turn<'_, B> {
             b"decr" => self.count(rest, false),
             b"touch" => self.touch(rest),
             b"flush_all" => self.flush(rest),
+            b"invalidate" => self.invalidate(rest),
             b"stats" => self.stats(rest),
             b"version" => self.exchange.say(Shape::Version, b""),
             b"verbosity" => self.verbosity(rest),
@@ -135,6 +137,9 @@ impl<B: Backend> Turn<'_, B> {
         let len = len as usize;
         if block.len() < len + 2 {
             return Advance::Stop(0, Next::More { at_least: line_len + len + 2 });
+        }
+        if len >= LANDING_BYTES_MIN && !self.exchange.backend.land(key, &block[..len]) {
+            return Advance::Stop(0, Next::Yield);
         }
         self.spend();
         let (value, end) = block[..len + 2].split_at(len);
@@ -237,6 +242,29 @@ impl<B: Backend> Turn<'_, B> {
         };
         self.exchange.backend.counters().flushes_total += 1;
         self.ask_all(Verb::Flush { at: moment(self.exchange.now, seconds) }, Shape::FlushPart);
+        self.exchange.say(Shape::Flushed { noreply }, b"");
+    }
+
+    /// `invalidate key|prefix|tag NAME [noreply]`: ours; forgets here, and changes nothing at the origin.
+    fn invalidate(&mut self, rest: &[u8]) {
+        let noreply = is_noreply(rest);
+        let mut words = Words(rest);
+        let (kind, name) = (words.next(), words.next());
+        let named = match kind {
+            Some(b"key") => Named::Key,
+            Some(b"prefix") => Named::Prefix,
+            Some(b"tag") => Named::Tag,
+            _ => return self.fail(BAD_FORMAT, noreply),
+        };
+        let Some(name) = name else { return self.fail(BAD_FORMAT, noreply) };
+        let request = Request { key: name, value: b"", verb: Verb::Invalidate(named) };
+        if named == Named::Key && name.len() <= super::words::KEY_BYTES_MAX {
+            self.exchange.ask(Target::Owner, &request, Shape::FlushPart, b"");
+        } else if named != Named::Key {
+            for core in 0..self.exchange.node.core_count() {
+                self.exchange.ask(Target::Core(CoreId(core)), &request, Shape::FlushPart, b"");
+            }
+        }
         self.exchange.say(Shape::Flushed { noreply }, b"");
     }
 

@@ -9,7 +9,8 @@ use super::{Advance, BAD_CHUNK, BAD_FORMAT, Turn};
 use crate::clock::Now;
 use crate::ids::Version;
 use crate::request::{
-    Condition, Count, Expiry, ExpiryChange, Fetch, Put, Remove, Request, Splice, Step, Verb,
+    Condition, Count, Expiry, ExpiryChange, Fetch, LANDING_BYTES_MIN, Put, Remove, Request, Splice, Step,
+    Verb,
 };
 use crate::wire::{Backend, Next, Target};
 
@@ -28,6 +29,8 @@ const BAD_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ms M token";
 const BAD_COUNT_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ma M token";
 const TWICE: &[u8] = b"CLIENT_ERROR duplicate flag";
 const TOO_MANY: &[u8] = b"CLIENT_ERROR options flags are too long";
+const BAD_DELTA: &[u8] = b"CLIENT_ERROR invalid numeric delta value";
+const BAD_INITIAL: &[u8] = b"CLIENT_ERROR invalid numeric initial value";
 const LONG_OPAQUE: &[u8] = b"CLIENT_ERROR opaque token too long";
 
 /// What the flags of a command ask for; letters are those of the protocol.
@@ -45,6 +48,8 @@ struct Flags {
     vivify: Option<i64>,
     /// `T`.
     ttl: Option<i64>,
+    /// `T` stands behind `N`: it holds for what `N` leaves, too.
+    ttl_behind: bool,
     /// `R`.
     refill: Option<i64>,
     /// `C`.
@@ -64,57 +69,71 @@ struct Flags {
 impl Flags {
     /// Reads the words behind key and length; `spare` is how many there may be.
     fn parse(words: Words<'_>, spare: usize) -> Result<Flags, &'static [u8]> {
-        Flags::read(words).map_err(|text| if words.count() > spare { TOO_MANY } else { text })
+        Flags::read(words).map_err(|text| match text {
+            _ if words.count() > spare => TOO_MANY,
+            _ if { words }.any(|word| !word[0].is_ascii_alphanumeric()) => BAD_FORMAT,
+            text => text,
+        })
     }
 
+    /// As with memcached, what is no flag or stands there twice ends the reading; of bad tokens the last one counts that has
+    /// words of its own.
     fn read(words: Words<'_>) -> Result<Flags, &'static [u8]> {
         let mut flags = Flags::default();
         let mut seen = 0u64;
+        let mut bad = Ok(());
         for word in words {
-            let (letter, token) = (word[0], &word[1..]);
-            let bit = match letter {
-                b'A'..=b'z' => 1 << (letter - b'A'),
-                b'0'..=b'9' => return Err(BAD_FLAG),
-                _ => return Err(BAD_FORMAT),
+            let bit = match word[0] {
+                letter @ b'A'..=b'z' => 1 << (letter - b'A'),
+                _ => return Err(BAD_FLAG),
             };
             if seen & bit != 0 {
                 return Err(TWICE);
             }
             seen |= bit;
-            let ttl = || signed(token).filter(|&ttl| i32::try_from(ttl).is_ok()).ok_or(BAD_TOKEN);
-            let version = || unsigned(token).map(Version).ok_or(BAD_TOKEN);
-            match letter {
-                b'q' => flags.marks.quiet = true,
-                b'v' => flags.marks.value = true,
-                b'b' => flags.marks.binary = true,
-                b'u' => flags.cold = true,
-                b'x' => flags.clear = true,
-                b'I' => flags.invalidate = true,
-                b'N' => flags.vivify = Some(ttl()?),
-                b'T' => flags.ttl = Some(ttl()?),
-                b'R' => flags.refill = Some(ttl()?),
-                b'C' => flags.compare = Some(version()?),
-                b'E' => flags.version = Some(version()?),
-                b'F' => {
-                    flags.client_flags =
-                        unsigned(token).and_then(|bits| u32::try_from(bits).ok()).ok_or(BAD_FORMAT)?;
-                }
-                b'M' => flags.mode = Some(token.first().copied().filter(|_| token.len() == 1).unwrap_or(0)),
-                b'D' => {
-                    flags.delta =
-                        Some(unsigned(token).ok_or(&b"CLIENT_ERROR invalid numeric delta value"[..])?);
-                }
-                b'J' => {
-                    flags.initial =
-                        unsigned(token).ok_or(&b"CLIENT_ERROR invalid numeric initial value"[..])?;
-                }
-                b'O' if word.len() > OPAQUE_BYTES_MAX => return Err(LONG_OPAQUE),
-                // Shown by the writer, or (`L`, `P`) meant for proxies.
-                b'O' | b'k' | b'c' | b'f' | b'h' | b'l' | b's' | b't' | b'L' | b'P' => {}
-                _ => return Err(BAD_FLAG),
+            match flags.take(word) {
+                Err(BAD_FLAG) => return Err(BAD_FLAG),
+                Err(BAD_FORMAT | LONG_OPAQUE) if bad.is_err() => {}
+                Err(text) => bad = Err(text),
+                Ok(()) => {}
             }
         }
-        Ok(flags)
+        bad.map(|()| flags)
+    }
+
+    /// Takes one flag, a letter and its token.
+    fn take(&mut self, word: &[u8]) -> Result<(), &'static [u8]> {
+        let (letter, token) = (word[0], &word[1..]);
+        let ttl = || signed(token).filter(|&ttl| i32::try_from(ttl).is_ok()).ok_or(BAD_TOKEN);
+        let version = || unsigned(token).map(Version).ok_or(BAD_TOKEN);
+        match letter {
+            b'q' => self.marks.quiet = true,
+            b'v' => self.marks.value = true,
+            b'b' => self.marks.binary = true,
+            b'u' => self.cold = true,
+            b'x' => self.clear = true,
+            b'I' => self.invalidate = true,
+            b'N' => self.vivify = Some(ttl()?),
+            b'T' => {
+                self.ttl = Some(ttl()?);
+                self.ttl_behind = self.vivify.is_some();
+            }
+            b'R' => self.refill = Some(ttl()?),
+            b'C' => self.compare = Some(version()?),
+            b'E' => self.version = Some(version()?),
+            b'F' => {
+                self.client_flags =
+                    unsigned(token).and_then(|bits| u32::try_from(bits).ok()).ok_or(BAD_FORMAT)?;
+            }
+            b'M' => self.mode = Some(token.first().copied().filter(|_| token.len() == 1).unwrap_or(0)),
+            b'D' => self.delta = Some(unsigned(token).ok_or(BAD_DELTA)?),
+            b'J' => self.initial = unsigned(token).ok_or(BAD_INITIAL)?,
+            b'O' if word.len() > OPAQUE_BYTES_MAX => return Err(LONG_OPAQUE),
+            // Shown by the writer, or (`L`, `P`) meant for proxies.
+            b'O' | b'k' | b'c' | b'f' | b'h' | b'l' | b's' | b't' | b'L' | b'P' => {}
+            _ => return Err(BAD_FLAG),
+        }
+        Ok(())
     }
 
     fn expiry_change(&self, now: Now) -> ExpiryChange {
@@ -125,8 +144,10 @@ impl Flags {
         self.compare.map_or(Condition::Always, Condition::VersionIs)
     }
 
-    fn created_expiry(&self, now: Now) -> Option<Expiry> {
-        self.vivify.map(|seconds| expiry(now, seconds))
+    /// Expiry of an item that `mg` or `ma` makes.
+    fn vivified_expiry(&self, now: Now) -> Option<Expiry> {
+        let behind = self.ttl.filter(|_| self.ttl_behind);
+        self.vivify.map(|seconds| expiry(now, behind.unwrap_or(seconds)))
     }
 }
 
@@ -166,7 +187,7 @@ impl<B: Backend> Turn<'_, B> {
             remove: false,
             warm: !flags.cold,
             lease: true,
-            vivify: flags.created_expiry(now),
+            vivify: flags.vivified_expiry(now),
             refill_before: flags.refill.map(|seconds| moment(now, seconds)),
             version: flags.version,
         });
@@ -218,6 +239,9 @@ impl<B: Backend> Turn<'_, B> {
         if block.len() < len + 2 {
             return Advance::Stop(0, Next::More { at_least: line_len + len + 2 });
         }
+        if len >= LANDING_BYTES_MIN && !self.exchange.backend.land(key, &block[..len]) {
+            return Advance::Stop(0, Next::Yield);
+        }
         self.spend();
         self.exchange.backend.counters().meta_commands_total += 1;
         let (value, end) = block[..len + 2].split_at(len);
@@ -237,7 +261,7 @@ impl<B: Backend> Turn<'_, B> {
         let splice = |front| {
             Verb::Splice(Splice {
                 front,
-                create: flags.created_expiry(now),
+                create: flags.vivify.map(|seconds| expiry(now, seconds)),
                 flags: flags.client_flags,
                 condition: flags.condition(),
                 version: flags.version,
@@ -321,7 +345,7 @@ impl<B: Backend> Turn<'_, B> {
         let delta = flags.delta.unwrap_or(1);
         let verb = Verb::Count(Count {
             by: if up { Step::Up(delta) } else { Step::Down(delta) },
-            create: flags.created_expiry(now).map(|expiry| (flags.initial, expiry)),
+            create: flags.vivified_expiry(now).map(|expiry| (flags.initial, expiry)),
             condition: flags.condition(),
             expiry: flags.expiry_change(now),
             version: flags.version,

@@ -20,6 +20,7 @@
 //! of a refused storage command is always swallowed if its length is known, and the bound on lines holds even if the line's
 //! end is already there.
 
+mod ahead;
 mod classic;
 mod meta;
 mod stats;
@@ -30,17 +31,16 @@ mod writer;
 
 use super::{Backend, Exchange, Next, Options, Order, Progress, Reason, Target};
 use crate::clock::Now;
+use crate::metrics::Counters;
 use crate::request::{ExpiryChange, Outcome, Request, Verb};
 use crate::topology::Node;
+use crate::wire::users::Badge;
 use std::sync::Arc;
 use words::{KEY_BYTES_MAX, Words, is_key, unsigned};
 use writer::{Shape, Writer};
 
 /// Longest line in bytes, its end not counted, unless it is a get.
 const LINE_BYTES_MAX: usize = 2048;
-
-/// Only one user until there are user lists.
-const USER: &[u8] = b"default";
 
 const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format";
 const BAD_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk";
@@ -50,7 +50,8 @@ const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
 pub(crate) struct Memcached {
     options: Arc<Options>,
     state: State,
-    authenticated: bool,
+    /// Who the client is.
+    pub(super) badge: Badge,
     writer: Writer,
     order: Order<Shape>,
 }
@@ -81,9 +82,9 @@ struct Retrieval {
 
 impl Memcached {
     /// A session that has said nothing yet.
-    pub fn new(options: Arc<Options>) -> Self {
+    pub fn new(options: Arc<Options>, badge: Badge) -> Self {
         Memcached {
-            authenticated: options.password.is_none(),
+            badge,
             writer: Writer::new(options.clone()),
             options,
             state: State::Line,
@@ -104,9 +105,11 @@ impl Memcached {
             exchange: Exchange { now, node, backend, writer: &mut self.writer, order: &mut self.order, out },
             options: &self.options,
             state: &mut self.state,
-            authenticated: &mut self.authenticated,
+            authenticated: self.badge.is_free(),
+            badge: &mut self.badge,
             budget: self.options.commands_per_turn.max(1),
             commands: 0,
+            expected: 0,
         };
         let progress = turn.run(input);
         let commands = turn.commands;
@@ -121,6 +124,11 @@ impl Memcached {
         self.order.complete(now, node, ticket, outcome, &mut self.writer, out);
     }
 
+    /// See [`super::Session::settle`].
+    pub fn settle(&mut self, counters: &mut Counters) {
+        self.writer.settle(counters);
+    }
+
     /// Bytes held for replies that wait.
     pub fn held_bytes(&self) -> usize {
         self.order.held_bytes()
@@ -131,9 +139,14 @@ impl Memcached {
         self.order.len()
     }
 
+    /// Whether it stopped inside a command that is taken in pieces.
+    pub fn midway(&self) -> bool {
+        !matches!(self.state, State::Line)
+    }
+
     /// Whether the client may do everything.
     pub fn authenticated(&self) -> bool {
-        self.authenticated
+        self.badge.is_free()
     }
 }
 
@@ -142,11 +155,14 @@ struct Turn<'t, B: Backend> {
     exchange: Exchange<'t, B, Writer>,
     options: &'t Options,
     state: &'t mut State,
-    authenticated: &'t mut bool,
+    authenticated: bool,
+    badge: &'t mut Badge,
     /// Commands (keys, in a get line) that may still be executed in this turn.
     budget: usize,
     /// Commands executed in this turn.
     commands: u64,
+    /// Commands from here on whose keys the backend was told.
+    expected: usize,
 }
 
 /// What one step over the input came to.
@@ -210,12 +226,16 @@ impl<B: Backend> Turn<'_, B> {
         let window = &rest[..rest.len().min(LINE_BYTES_MAX + 2)];
         match memchr::memchr(b'\n', window) {
             Some(end) => {
+                if self.expected == 0 && end + 1 < rest.len() {
+                    self.look_ahead(rest);
+                }
+                self.expected = self.expected.saturating_sub(1);
                 let line = match &rest[..end] {
                     [line @ .., b'\r'] => line,
                     line => line,
                 };
                 let block = &rest[end + 1..];
-                if *self.authenticated {
+                if self.authenticated {
                     self.execute(line, block, end + 1)
                 } else {
                     self.authenticate(line, block, end + 1)
@@ -228,9 +248,20 @@ impl<B: Backend> Turn<'_, B> {
         }
     }
 
+    /// Tells the backend which keys the commands in `rest` are about, if there are several.
+    fn look_ahead(&mut self, rest: &[u8]) {
+        let mut keys = [&b""[..]; ahead::COMMANDS_MAX];
+        let count = ahead::keys(rest, &mut keys);
+        // One key is fetched when it is asked for; after something unusual the look begins anew behind it.
+        self.expected = count.max(1);
+        if count > 1 && self.authenticated {
+            self.exchange.backend.expect(&keys[..count]);
+        }
+    }
+
     /// A line longer than lines are: a get is taken key by key, anything else ends the connection.
     fn long_line(&mut self, window: &[u8]) -> Advance {
-        if *self.authenticated {
+        if self.authenticated {
             let mut words = Words(window);
             let verb = match window {
                 [b' ', ..] => None,
@@ -410,10 +441,9 @@ impl<B: Backend> Turn<'_, B> {
         match memchr::memchr(b' ', token) {
             None => self.fail(b"CLIENT_ERROR bad authentication token format", false),
             Some(space) => {
-                let password = self.options.password.as_deref().unwrap_or_default().as_bytes();
-                let known_user = same(&token[..space], USER);
-                if known_user & same(&token[space + 1..], password) {
-                    *self.authenticated = true;
+                // Nothing is looked at one by one here, so only those come in who may do everything.
+                if self.badge.admit_free(&token[..space], &token[space + 1..]) {
+                    self.authenticated = true;
                     self.exchange.say(Shape::Text, b"STORED");
                 } else {
                     self.exchange.backend.counters().auth_failures_total += 1;
@@ -423,14 +453,4 @@ impl<B: Backend> Turn<'_, B> {
         }
         Advance::On(line_len + len + 2)
     }
-}
-
-/// Whether the bytes are the same, in a time that depends only on what was `given`.
-fn same(given: &[u8], secret: &[u8]) -> bool {
-    let mut difference = given.len() ^ secret.len();
-    for (i, &byte) in given.iter().enumerate() {
-        let against = if secret.is_empty() { !byte } else { secret[i % secret.len()] };
-        difference |= usize::from(byte ^ against);
-    }
-    std::hint::black_box(difference) == 0
 }

@@ -131,6 +131,11 @@ impl Writer {
     fn fault(&mut self, fault: Fault, noreply: bool, out: &mut Vec<u8>) {
         let tally = self.tally();
         tally.errors_total += 1;
+        match fault {
+            Fault::TooLarge => tally.store_too_large_total += 1,
+            Fault::OutOfMemory => tally.store_no_memory_total += 1,
+            _ => {}
+        }
         if noreply {
             tally.silent_errors_total += 1;
         } else {
@@ -278,6 +283,9 @@ impl Writer {
         if cas {
             self.tally_cas(answer);
         }
+        if matches!(answer, Answer::Refused(_)) {
+            self.tally().store_refusals_total += 1;
+        }
         let text: &[u8] = match answer {
             Answer::Stored { .. } => b"STORED\r\n",
             Answer::Refused(Refusal::Version) => b"EXISTS\r\n",
@@ -374,6 +382,9 @@ impl Writer {
     ) {
         if compared {
             self.tally_cas(answer);
+        }
+        if matches!(answer, Answer::Refused(_)) {
+            self.tally().store_refusals_total += 1;
         }
         let (code, version, stored_len): (&[u8], _, _) = match answer {
             Answer::Stored { .. } if marks.quiet => return,
@@ -581,5 +592,6 @@ fn fault_text(fault: Fault) -> &'static [u8] {
         Fault::OutOfMemory => b"SERVER_ERROR out of memory storing object",
         Fault::Busy => b"SERVER_ERROR busy",
         Fault::Unsupported => b"SERVER_ERROR unsupported",
+        Fault::Origin => b"SERVER_ERROR the origin failed",
     }
 }

@@ -15,6 +15,7 @@
 //!
 //! A hit by GET costs one look at the header, one at the key and one copy of the value; nothing is allocated.
 
+mod ahead;
 pub mod frame;
 mod slab;
 mod writer;
@@ -22,10 +23,13 @@ mod writer;
 use super::{Backend, Next, Options, Progress, Reason, Target};
 use crate::clock::Now;
 use crate::ids::{CoreId, Version};
+use crate::metrics::Counters;
 use crate::request::{
-    Condition, Expire, ExpireOnly, Expiry, ExpiryChange, Fetch, Outcome, Put, Remove, Request as Wish, Verb,
+    Condition, Expire, ExpireOnly, Expiry, ExpiryChange, Fetch, LANDING_BYTES_MIN, Named, Outcome, Put,
+    Remove, Request as Wish, Verb,
 };
 use crate::topology::Node;
+use crate::wire::users::{Badge, DEFAULT};
 use frame::{
     AUTH_BYTES_MAX, CHECKED_BATCH_BYTES_MAX, CRC_BYTES, HEADER_BYTES, Header, HelloReply, ItemHead,
     KEY_BYTES_MAX, LEASE_MILLIS_DEFAULT, MAGIC_REQUEST, META_BYTES, Meta, Opcode, PING_BYTES_MAX, Request,
@@ -38,8 +42,6 @@ use writer::{Ask, Writer};
 pub(crate) const AWAITED_MAX: usize = 4096;
 /// Wrong passwords after which a connection that is not authenticated is closed.
 const WRONG_AUTHS_MAX: u8 = 3;
-/// Only one user until there are user lists.
-const USER: &[u8] = b"default";
 /// What this release can do for clients.
 const CAPABILITIES: u32 = capabilities::CRC | capabilities::MAP | capabilities::LEASE;
 
@@ -47,7 +49,8 @@ const CAPABILITIES: u32 = capabilities::CRC | capabilities::MAP | capabilities::
 pub(crate) struct Native {
     options: Arc<Options>,
     state: State,
-    authenticated: bool,
+    /// Who the client is.
+    pub(super) badge: Badge,
     wrong_auths: u8,
     writer: Writer,
 }
@@ -98,14 +101,8 @@ impl Batch {
 
 impl Native {
     /// A session that has said nothing yet.
-    pub fn new(options: Arc<Options>) -> Self {
-        Native {
-            authenticated: options.password.is_none(),
-            options,
-            state: State::Frame,
-            wrong_auths: 0,
-            writer: Writer::new(),
-        }
+    pub fn new(options: Arc<Options>, badge: Badge) -> Self {
+        Native { badge, options, state: State::Frame, wrong_auths: 0, writer: Writer::new() }
     }
 
     /// See [`super::Session::serve`].
@@ -125,13 +122,13 @@ impl Native {
             backend,
             out,
             commands: 0,
+            foreseen: 0,
         };
         let progress = turn.run(input);
         let commands = turn.commands;
-        let errors = self.writer.take_errors();
         let counters = backend.counters();
         counters.commands_total += commands;
-        counters.errors_total += errors;
+        self.settle(counters);
         progress
     }
 
@@ -140,14 +137,24 @@ impl Native {
         self.writer.complete(now, node, ticket, outcome, out);
     }
 
+    /// See [`super::Session::settle`].
+    pub fn settle(&mut self, counters: &mut Counters) {
+        counters.errors_total += self.writer.take_errors();
+    }
+
     /// Number of requests under way at other cores.
     pub fn awaited(&self) -> usize {
         self.writer.awaited()
     }
 
     /// Whether the client may do everything.
+    pub fn midway(&self) -> bool {
+        matches!(self.state, State::Skip { .. })
+    }
+
+    /// Whether the client may do everything.
     pub fn authenticated(&self) -> bool {
-        self.authenticated
+        self.badge.is_free()
     }
 }
 
@@ -162,6 +169,8 @@ struct Turn<'t, B: Backend> {
     budget: usize,
     /// Requests executed in this turn.
     commands: u64,
+    /// Requests to come whose keys the backend was told.
+    foreseen: usize,
 }
 
 /// What one step over the input came to.
@@ -241,7 +250,7 @@ impl<B: Backend> Turn<'_, B> {
             Err(status) => {
                 self.count_command();
                 self.native.writer.fault(self.node, &header, status, self.out);
-                if !self.native.authenticated
+                if !self.native.authenticated()
                     && self.out.len() > self.native.options.unauthenticated_output_bytes_max
                 {
                     return Step::Stop(Next::Close(Reason::Unauthenticated));
@@ -257,6 +266,12 @@ impl<B: Backend> Turn<'_, B> {
         if rest.len() < len {
             return more(len);
         }
+        if self.foreseen == 0 && rest.len() > len && self.native.authenticated() {
+            let mut keys = [&b""[..]; ahead::KEYS_MAX];
+            let count = ahead::of_frames(rest, &mut keys);
+            self.foresee(&keys[..count]);
+        }
+        self.foreseen = self.foreseen.saturating_sub(1);
         let body = match frame::body(&header, rest) {
             Ok(body) => body,
             Err(status) => return self.hang_up(status, Reason::Protocol),
@@ -264,8 +279,15 @@ impl<B: Backend> Turn<'_, B> {
         if opcode.is_batch() {
             return self.begin_batch(&header, opcode);
         }
+        let decoded = Request::decode(&header, body);
+        if let Ok(Request::Put(put) | Request::LeasePut(put)) = &decoded
+            && put.value.len() >= LANDING_BYTES_MIN
+            && !self.backend.land(put.key, put.value)
+        {
+            return Step::Stop(Next::Yield);
+        }
         self.count_command();
-        match Request::decode(&header, body) {
+        match decoded {
             Ok(request) => {
                 if let Some(next) = self.execute(&header, opcode, &request) {
                     return Step::Stop(next);
@@ -281,7 +303,7 @@ impl<B: Backend> Turn<'_, B> {
     fn admit(&self, header: &Header) -> Result<Opcode, Status> {
         let opcode = Opcode::of(header.opcode);
         let options = &self.native.options;
-        if !self.native.authenticated {
+        if !self.native.authenticated() {
             if header.body_len as usize > options.unauthenticated_argument_bytes_max {
                 return Err(Status::FRAME_SIZE);
             }
@@ -316,6 +338,17 @@ impl<B: Backend> Turn<'_, B> {
     fn hang_up(&mut self, status: Status, reason: Reason) -> Step {
         self.native.writer.hang_up(status, self.out);
         Step::Stop(Next::Close(reason))
+    }
+
+    /// Tells the backend which keys the next requests are about, if there are several: one alone is fetched when it is asked
+    /// for.
+    #[inline]
+    fn foresee(&mut self, keys: &[&[u8]]) {
+        // After something unusual the look begins anew behind it.
+        self.foreseen = keys.len().max(1);
+        if keys.len() > 1 {
+            self.backend.expect(keys);
+        }
     }
 
     #[inline]
@@ -360,7 +393,12 @@ impl<B: Backend> Turn<'_, B> {
                 self.ask(key, b"", Verb::Expire(verb), ask);
             }
             Request::Invalidate { key, stale } => {
-                self.ask(key, b"", Verb::Remove(Remove { stale, ..Remove::PLAIN }), ask);
+                let verb = match stale {
+                    true => Verb::Remove(Remove { stale, ..Remove::PLAIN }),
+                    // What it forgets here is asked of the origin again; the origin is not changed.
+                    false => Verb::Invalidate(Named::Key),
+                };
+                self.ask(key, b"", verb, ask);
             }
             Request::Ping(bytes) => {
                 self.native.writer.say(self.node, &ask, Status::OK, 0, bytes, self.out);
@@ -430,18 +468,11 @@ impl<B: Backend> Turn<'_, B> {
     }
 
     fn auth(&mut self, ask: &Ask, user: &[u8], password: &[u8]) -> Option<Next> {
-        let right = match &self.native.options.password {
-            None => true,
-            Some(wanted) => {
-                // Both are always looked at.
-                (user.is_empty() | same(user, USER)) & same(password, wanted.as_bytes())
-            }
-        };
+        let user = if user.is_empty() { DEFAULT } else { user };
+        let right = self.native.badge.admit_free(user, password);
         let status = if right { Status::OK } else { Status::DENIED };
         self.native.writer.say_status(self.node, ask, status, self.out);
-        if right {
-            self.native.authenticated = true;
-        } else if !self.native.authenticated {
+        if !right && !self.native.authenticated() {
             self.native.wrong_auths += 1;
             if self.native.wrong_auths >= WRONG_AUTHS_MAX {
                 return Some(Next::Close(Reason::Unauthenticated));
@@ -533,6 +564,12 @@ impl<B: Backend> Turn<'_, B> {
         if rest.len() < item_len {
             return more(item_len);
         }
+        if self.foreseen == 0 && rest.len() > item_len {
+            let mut keys = [&b""[..]; ahead::KEYS_MAX];
+            let count = ahead::of_items(batch.opcode, batch.count - batch.index, rest, &mut keys);
+            self.foresee(&keys[..count]);
+        }
+        self.foreseen = self.foreseen.saturating_sub(1);
         self.count_command();
         let (key, value) = rest[head_len..item_len].split_at(head.key_len);
         let verb = match batch.opcode {
@@ -540,7 +577,7 @@ impl<B: Backend> Turn<'_, B> {
                 let Meta { ttl_millis, flags, .. } = head.meta;
                 Verb::Put(Put { flags, ..Put::plain(self.expiry(ttl_millis)) })
             }
-            Opcode::InvalidateMany => Verb::Remove(Remove::PLAIN),
+            Opcode::InvalidateMany => Verb::Invalidate(Named::Key),
             _ => Verb::Get,
         };
         self.call(Target::Owner, &Wish { key, value, verb }, ask);
@@ -567,13 +604,4 @@ impl<B: Backend> Turn<'_, B> {
         self.skip_next(batch.left + batch.checksum_len());
         Step::On(0)
     }
-}
-
-/// Whether both are the same, in a time that depends on the length of `given` only.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let mut difference = u8::from(given.len() != wanted.len());
-    for (i, byte) in given.iter().enumerate() {
-        difference |= byte ^ wanted.get(i).copied().unwrap_or(0);
-    }
-    std::hint::black_box(difference) == 0
 }

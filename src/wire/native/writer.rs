@@ -145,6 +145,7 @@ impl Writer {
                     Fault::OutOfMemory => Status::OUT_OF_MEMORY,
                     Fault::Busy => Status::BUSY,
                     Fault::Unsupported => Status::UNSUPPORTED,
+                    Fault::Origin => Status::ORIGIN,
                     Fault::NotInteger | Fault::NotFloat | Fault::Overflow | Fault::NotFinite => {
                         Status::INTERNAL
                     }
@@ -343,6 +344,7 @@ fn text(status: Status) -> &'static [u8] {
         Status::OUT_OF_MEMORY => b"no room, and nothing left to evict",
         Status::BUSY => b"too much to do",
         Status::INTERNAL => b"an answer that does not fit the request",
+        Status::ORIGIN => b"the origin failed",
         Status::VERSION => b"only version 1 is spoken here",
         Status::MAGIC => b"not a native frame",
         Status::FRAME_VERSION => b"not a frame of version 1",

@@ -6,6 +6,7 @@ use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
 use super::{Backend, ECHO_BYTES_MAX, Ex, Flow, Reason, Silence, Talk, Task, echo, info, is};
 use crate::clock::Now;
 use crate::request::Verb;
+use crate::wire::users::DEFAULT;
 
 /// Bytes of channel names a connection may subscribe to, with this much for each beside its name.
 const SUBSCRIPTION_BYTES_MAX: usize = 1024 * 1024;
@@ -81,13 +82,12 @@ impl Talk {
         if name.is_some_and(|name| !is_name(name)) {
             return self.fail(ex, BAD_NAME);
         }
-        if let Some((user, password)) = credentials {
-            if !self.admits(user, password) {
-                return self.fail(ex, WRONG_PASSWORD);
-            }
-            self.authenticated = true;
+        if let Some((user, password)) = credentials
+            && !self.badge.admit(user, password)
+        {
+            return self.fail(ex, WRONG_PASSWORD);
         }
-        if !self.authenticated {
+        if self.badge.user().is_none() {
             return self.fail(
                 ex,
                 "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
@@ -125,39 +125,22 @@ impl Talk {
 
     fn auth<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
         let (user, password) = match arguments.len() {
-            2 if self.options.password.is_none() => {
+            2 if self.badge.users().find(DEFAULT).is_some_and(|user| user.needs_no_password()) => {
                 return self.fail(
                     ex,
                     "ERR AUTH <password> called without any password configured for the default user. Are you sure \
                      your configuration is correct?",
                 );
             }
-            2 => (&b"default"[..], arguments.at(1)),
+            2 => (DEFAULT, arguments.at(1)),
             3 => (arguments.at(1), arguments.at(2)),
             _ => return self.fail(ex, SYNTAX),
         };
-        if self.admits(user, password) {
-            self.authenticated = true;
+        if self.badge.admit(user, password) {
             self.ok(ex);
         } else {
             self.fail(ex, WRONG_PASSWORD);
         }
-    }
-
-    /// Whether the password is right; takes as long for a wrong one.
-    fn admits(&self, user: &[u8], given: &[u8]) -> bool {
-        let right = match &self.options.password {
-            None => true,
-            Some(secret) => {
-                let secret = secret.as_bytes();
-                let differing =
-                    given.iter().enumerate().fold(given.len() ^ secret.len(), |sum, (i, byte)| {
-                        std::hint::black_box(sum | usize::from(byte ^ secret.get(i).copied().unwrap_or(0)))
-                    });
-                differing == 0
-            }
-        };
-        right & (user == b"default")
     }
 
     fn ping<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
@@ -178,8 +161,11 @@ impl Talk {
 
     fn reset<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
         self.protocol = 2;
-        self.authenticated = self.options.password.is_none();
+        self.badge.reset();
         self.silence = Silence::None;
+        self.end_transaction(ex);
+        self.stop_observing(ex);
+        self.stop_monitoring(ex);
         self.subscriptions = Default::default();
         self.name.clear();
         ex.say(Shape::Protocol(2), &[]);
@@ -269,12 +255,11 @@ impl Talk {
                         self.library[place] = arguments.at(3).to_vec();
                         self.ok(ex);
                     }
-                    Some(place) => {
-                        let name = ["ERR lib-name", "ERR lib-ver"][place];
-                        self.fail_parts(
-                            ex,
-                            &[name, " cannot contain spaces, newlines or special characters."],
-                        );
+                    Some(_) => {
+                        let mut text = b"ERR ".to_vec();
+                        text.extend_from_slice(arguments.at(2));
+                        text.extend_from_slice(b" cannot contain spaces, newlines or special characters.");
+                        self.fail_bytes(ex, &text);
                     }
                     None => {
                         let mut text = b"ERR Unrecognized option '".to_vec();
@@ -309,20 +294,10 @@ impl Talk {
                     self.silence = Silence::Next;
                 }
             }
-            "tracking" if is(arguments.at(2), "off") => self.ok(ex),
-            "tracking" if is(arguments.at(2), "on") => {
-                self.fail(ex, "ERR client-side caching is not supported by this server");
-            }
-            "trackinginfo" => self.say(ex, |protocol, out| {
-                reply::map(out, protocol, 3);
-                reply::bulk(out, b"flags");
-                reply::set(out, protocol, 1);
-                reply::bulk(out, b"off");
-                reply::bulk(out, b"redirect");
-                reply::number(out, -1);
-                reply::bulk(out, b"prefixes");
-                reply::header(out, b'*', 0);
-            }),
+            "tracking" => self.tracking(ex, arguments),
+            "caching" => self.caching(ex, arguments),
+            "trackinginfo" => self.tracking_info(ex),
+            "getredir" if self.observing.is_some() => ex.say(Shape::Raw, b":0\r\n"),
             "getredir" => ex.say(Shape::Raw, b":-1\r\n"),
             "capa" => self.ok(ex),
             "help" => self.help(ex, command),
@@ -496,10 +471,18 @@ impl Talk {
     pub(super) fn describe(&self, now: Now, held_bytes: usize, out: &mut Vec<u8>) {
         let seconds = |since: Now| now.mono.millis_since(since.mono) / 1000;
         let [channels, patterns, shard_channels] = self.subscriptions.each_ref().map(|names| names.len());
-        let flags = if channels + patterns + shard_channels > 0 { "P" } else { "N" };
+        let transaction = self.transaction.as_ref();
+        let multi = transaction.filter(|t| t.open).map_or(-1, |transaction| transaction.len() as i64);
+        let watch = transaction.map_or(0, |transaction| transaction.watched);
+        let flags = match (self.observing_flags(), channels + patterns + shard_channels) {
+            ("", 0) if self.monitors => "O",
+            ("", 0) => "N",
+            ("", _) => "P",
+            (flags, _) => flags,
+        };
         let text = format!(
             "id={} addr={} laddr={} name={} age={} idle={} flags={flags} db=0 sub={channels} psub={patterns} \
-             ssub={shard_channels} multi=-1 watch=0 omem={held_bytes} cmd={}{}{} user={} redir=-1 resp={} lib-name={} \
+             ssub={shard_channels} multi={multi} watch={watch} omem={held_bytes} cmd={}{}{} user={} redir=-1 resp={} lib-name={} \
              lib-ver={} tot-cmds={}\n",
             self.client.id,
             self.client.peer,
@@ -510,7 +493,7 @@ impl Talk {
             self.command.map_or("NULL", |command| command.name),
             if self.subcommand.is_empty() { "" } else { "|" },
             self.subcommand,
-            if self.authenticated { "default" } else { "(unauthenticated)" },
+            self.badge.user().map_or("(unauthenticated)".into(), |user| String::from_utf8_lossy(user.name())),
             self.protocol,
             String::from_utf8_lossy(&self.library[0]),
             String::from_utf8_lossy(&self.library[1]),

@@ -3,6 +3,8 @@
 //! Arity, flags and key positions are facts of Redis 7.2 that clients act on; what each does here is the summary. A
 //! command's place in the table is its [`Id`] and its number in [`crate::wire::Backend::called`].
 
+use crate::wire::users::Access;
+
 /// Reads only.
 pub const READONLY: u16 = 1 << 0;
 /// Writes.
@@ -66,6 +68,8 @@ pub enum Group {
     Pubsub,
     /// Scripts and functions.
     Scripting,
+    /// Several commands in one step.
+    Transactions,
 }
 
 impl Group {
@@ -79,6 +83,7 @@ impl Group {
             Group::Cluster => "cluster",
             Group::Pubsub => "pubsub",
             Group::Scripting => "scripting",
+            Group::Transactions => "transactions",
         }
     }
 
@@ -89,6 +94,7 @@ impl Group {
             Group::Connection => Some("connection"),
             Group::Pubsub => Some("pubsub"),
             Group::Scripting => Some("scripting"),
+            Group::Transactions => Some("transaction"),
             Group::Server | Group::Cluster => None,
         }
     }
@@ -147,7 +153,7 @@ pub(super) fn flag_names(flags: u16) -> impl Iterator<Item = &'static str> {
 }
 
 /// Names of the ACL categories of a command with these flags.
-pub(super) fn categories(flags: u16, group: Group) -> impl Iterator<Item = &'static str> {
+pub(crate) fn categories(flags: u16, group: Group) -> impl Iterator<Item = &'static str> {
     let by_flag = [
         (READONLY, "read"),
         (WRITE, "write"),
@@ -161,7 +167,7 @@ pub(super) fn categories(flags: u16, group: Group) -> impl Iterator<Item = &'sta
 }
 
 /// All ACL categories, as `ACL CAT` shows them.
-pub(super) const CATEGORIES: [&str; 21] = [
+pub(crate) const CATEGORIES: [&str; 21] = [
     "keyspace",
     "read",
     "write",
@@ -230,7 +236,7 @@ commands! {
     Mset "mset" -3 (WRITE | DENYOOM) 1 -1 2 String "1.0.1"
         "Sets several keys." [];
     Msetnx "msetnx" -3 (WRITE | DENYOOM) 1 -1 2 String "1.0.1"
-        "Sets several keys of one core if none of them exists." [];
+        "Sets several keys of one core if none of them exists, all or none." [];
     Setex "setex" 4 (WRITE | DENYOOM) 1 1 1 String "2.0.0"
         "Sets a key with an expiry in seconds." [];
     Psetex "psetex" 4 (WRITE | DENYOOM) 1 1 1 String "2.6.0"
@@ -291,9 +297,21 @@ commands! {
         "Reads a part of a value." [];
     Setrange "setrange" 4 (WRITE | DENYOOM) 1 1 1 String "2.2.0"
         "Overwrites a part of a value." [];
+    Rename "rename" 3 (WRITE) 1 2 1 Generic "1.0.0"
+        "Gives an item another key." [];
+    Renamenx "renamenx" 3 (WRITE | FAST) 1 2 1 Generic "1.0.0"
+        "Gives an item another key if that does not exist." [];
+    Copy "copy" -3 (WRITE | DENYOOM) 1 2 1 Generic "6.2.0"
+        "Copies an item to another key." [];
+    Move "move" 3 (WRITE | FAST) 1 1 1 Generic "1.0.0"
+        "Tells that there is one database only." [];
+    Dump "dump" 2 (READONLY) 1 1 1 Generic "2.6.0"
+        "The value in the form that RESTORE takes, here and in Redis." [];
+    Restore "restore" -4 (WRITE | DENYOOM | DANGEROUS) 1 1 1 Generic "2.6.0"
+        "Sets a key to what DUMP made of a string." [];
     Scan "scan" -2 (READONLY) 0 0 0 Generic "2.8.0"
         "Walks the keys page by page, one core after the other." [];
-    Keys "keys" 2 (READONLY | DANGEROUS) 0 0 0 Generic "1.0.0"
+    Keys "keys" 2 (NO_MULTI | READONLY | DANGEROUS) 0 0 0 Generic "1.0.0"
         "All keys that match a pattern." [];
     Randomkey "randomkey" 1 (READONLY) 0 0 0 Generic "1.0.0"
         "A key picked at random." [];
@@ -301,6 +319,12 @@ commands! {
         "Removes all keys." [];
     Flushall "flushall" -1 (WRITE | DANGEROUS) 0 0 0 Server "1.0.0"
         "Removes all keys." [];
+    Invalidate "invalidate" -3 (WRITE | FAST) 0 0 0 Server "1.0.0"
+        "Forgets keys, prefixes or tags here and asks their origin again; the origin is not changed." [
+            "key" -3 (WRITE | FAST) 0 "Forgets these keys.";
+            "prefix" -3 (WRITE | FAST) 0 "Forgets all keys that begin so, in one step.";
+            "tag" -3 (WRITE | FAST) 0 "Forgets all keys that their origin put under these tags.";
+        ];
     Dbsize "dbsize" 1 (READONLY | FAST) 0 0 0 Server "1.0.0"
         "Number of keys." [];
     Object "object" -2 (0) 0 0 0 Generic "2.2.3"
@@ -319,9 +343,9 @@ commands! {
             "stats" 2 (0) 0 "Bytes by use.";
             "usage" -3 (READONLY) 2 "Bytes that a key takes.";
         ];
-    Hello "hello" -1 (NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY) 0 0 0 Connection "6.0.0"
+    Hello "hello" -1 (NO_MULTI | NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY) 0 0 0 Connection "6.0.0"
         "Begins a conversation in RESP2 or RESP3." [];
-    Auth "auth" -2 (NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY) 0 0 0 Connection "1.0.0"
+    Auth "auth" -2 (NO_MULTI | NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY) 0 0 0 Connection "1.0.0"
         "Authenticates the connection." [];
     Ping "ping" -1 (FAST) 0 0 0 Connection "1.0.0"
         "Answers PONG, or its argument." [];
@@ -335,21 +359,22 @@ commands! {
         "Selects the database; there is only 0." [];
     Client "client" -2 (0) 0 0 0 Connection "2.4.0"
         "Tells about connections, and sets up this one." [
+            "caching" 3 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Whether the keys of the next command are tracked.";
             "capa" -3 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Capabilities of the client; noted by nobody.";
             "getname" 2 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Name of this connection.";
-            "getredir" 2 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Target of invalidations: none.";
+            "getredir" 2 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Target of invalidations: -1 for none, 0 for this connection.";
             "help" 2 (LOADING | STALE) 0 "Prints this help.";
             "id" 2 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Number of this connection.";
             "info" 2 (NOSCRIPT | LOADING | STALE) 0 "A line about this connection.";
-            "kill" -3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Closes connections.";
+            "kill" -3 (NO_MULTI | ADMIN | NOSCRIPT | LOADING | STALE) 0 "Closes connections.";
             "list" -2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "A line about each connection.";
             "no-evict" 3 (ADMIN | NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Accepted.";
             "no-touch" 3 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Accepted.";
             "reply" 3 (NOSCRIPT | LOADING | STALE | NO_MULTI | ALLOW_BUSY) 0 "Turns replies off and on.";
             "setinfo" 4 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Name and version of the library.";
             "setname" 3 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Names this connection.";
-            "tracking" -3 (NOSCRIPT | LOADING | STALE) 0 "Client-side caching; it can only be turned off.";
-            "trackinginfo" 2 (NOSCRIPT | LOADING | STALE) 0 "State of client-side caching: off.";
+            "tracking" -3 (NOSCRIPT | LOADING | STALE) 0 "Turns client-side caching on and off.";
+            "trackinginfo" 2 (NOSCRIPT | LOADING | STALE) 0 "State of client-side caching.";
         ];
     Command "command" -1 (LOADING | STALE) 0 0 0 Server "2.8.13"
         "Tells about the commands of this server." [
@@ -363,11 +388,12 @@ commands! {
     Info "info" -1 (LOADING | STALE | DANGEROUS) 0 0 0 Server "1.0.0"
         "Counters and facts in sections." [];
     Config "config" -2 (0) 0 0 0 Server "2.0.0"
-        "Shows settings." [
+        "Shows settings, and changes some." [
             "get" -3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Settings whose names match patterns.";
             "help" 2 (LOADING | STALE) 0 "Prints this help.";
             "resetstat" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Resets the counters of INFO.";
-            "set" -4 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Tells why a setting cannot be changed.";
+            "rewrite" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Refused: the configuration file is its owner's.";
+            "set" -4 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Changes settings that can change at run time.";
         ];
     Time "time" 1 (LOADING | STALE | FAST) 0 0 0 Server "2.6.0"
         "The time of the server." [];
@@ -384,7 +410,7 @@ commands! {
     Cluster "cluster" -2 (0) 0 0 0 Cluster "3.0.0"
         "Presents each core as a node of a cluster." [
             "countkeysinslot" 3 (STALE) 0 "Number of keys in a slot.";
-            "getkeysinslot" 4 (STALE) 0 "Keys in a slot.";
+            "getkeysinslot" 4 (NO_MULTI | STALE) 0 "Keys in a slot.";
             "help" 2 (LOADING | STALE) 0 "Prints this help.";
             "info" 2 (LOADING | STALE) 0 "State of the cluster.";
             "keyslot" 3 (STALE) 0 "Slot of a key.";
@@ -393,17 +419,27 @@ commands! {
             "shards" 2 (LOADING | STALE) 0 "Nodes and their slots.";
             "slots" 2 (LOADING | STALE) 0 "Slots and their nodes.";
         ];
-    Subscribe "subscribe" -2 (PUBSUB | NOSCRIPT | LOADING | STALE) 0 0 0 Pubsub "2.0.0"
+    Multi "multi" 1 (NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY) 0 0 0 Transactions "1.2.0"
+        "Begins to queue commands on keys of one core." [];
+    Exec "exec" 1 (NOSCRIPT | LOADING | STALE) 0 0 0 Transactions "1.2.0"
+        "Does the queued commands in one step, if no watched key has changed." [];
+    Discard "discard" 1 (NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY) 0 0 0 Transactions "2.0.0"
+        "Forgets the queued commands and the watched keys." [];
+    Watch "watch" -2 (NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY) 1 -1 1 Transactions "2.2.0"
+        "Lets the next EXEC happen only if these keys have not changed." [];
+    Unwatch "unwatch" 1 (NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY) 0 0 0 Transactions "2.2.0"
+        "Forgets the watched keys." [];
+    Subscribe "subscribe" -2 (NO_MULTI | PUBSUB | NOSCRIPT | LOADING | STALE) 0 0 0 Pubsub "2.0.0"
         "Confirms channels; nothing is ever published." [];
-    Unsubscribe "unsubscribe" -1 (PUBSUB | NOSCRIPT | LOADING | STALE) 0 0 0 Pubsub "2.0.0"
+    Unsubscribe "unsubscribe" -1 (NO_MULTI | PUBSUB | NOSCRIPT | LOADING | STALE) 0 0 0 Pubsub "2.0.0"
         "Ends subscriptions." [];
-    Psubscribe "psubscribe" -2 (PUBSUB | NOSCRIPT | LOADING | STALE) 0 0 0 Pubsub "2.0.0"
+    Psubscribe "psubscribe" -2 (NO_MULTI | PUBSUB | NOSCRIPT | LOADING | STALE) 0 0 0 Pubsub "2.0.0"
         "Confirms patterns; nothing is ever published." [];
-    Punsubscribe "punsubscribe" -1 (PUBSUB | NOSCRIPT | LOADING | STALE) 0 0 0 Pubsub "2.0.0"
+    Punsubscribe "punsubscribe" -1 (NO_MULTI | PUBSUB | NOSCRIPT | LOADING | STALE) 0 0 0 Pubsub "2.0.0"
         "Ends subscriptions to patterns." [];
-    Ssubscribe "ssubscribe" -2 (PUBSUB | NOSCRIPT | LOADING | STALE) 1 -1 1 Pubsub "7.0.0"
+    Ssubscribe "ssubscribe" -2 (NO_MULTI | PUBSUB | NOSCRIPT | LOADING | STALE) 1 -1 1 Pubsub "7.0.0"
         "Confirms shard channels; nothing is ever published." [];
-    Sunsubscribe "sunsubscribe" -1 (PUBSUB | NOSCRIPT | LOADING | STALE) 1 -1 1 Pubsub "7.0.0"
+    Sunsubscribe "sunsubscribe" -1 (NO_MULTI | PUBSUB | NOSCRIPT | LOADING | STALE) 1 -1 1 Pubsub "7.0.0"
         "Ends subscriptions to shard channels." [];
     Function "function" -2 (0) 0 0 0 Scripting "7.0.0"
         "Flushes the functions, of which there are none." [
@@ -411,15 +447,17 @@ commands! {
             "help" 2 (LOADING | STALE) 0 "Prints this help.";
             "list" -2 (NOSCRIPT) 0 "All functions: none.";
         ];
+    Monitor "monitor" 1 (NO_MULTI | ADMIN | NOSCRIPT | LOADING | STALE) 0 0 0 Server "1.0.0"
+        "Shows a sample of the commands of all connections." [];
     Slowlog "slowlog" -2 (0) 0 0 0 Server "2.2.12"
-        "The slow log, which is empty." [
+        "Commands that took long." [
             "get" -2 (ADMIN | LOADING | STALE) 0 "Entries of the slow log.";
             "help" 2 (LOADING | STALE) 0 "Prints this help.";
             "len" 2 (ADMIN | LOADING | STALE) 0 "Number of entries.";
             "reset" 2 (ADMIN | LOADING | STALE) 0 "Forgets the entries.";
         ];
     Latency "latency" -2 (0) 0 0 0 Server "2.8.13"
-        "The latency monitor, which is empty." [
+        "What commands took that took long, and how often which time." [
             "doctor" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "A report for people.";
             "graph" 3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "A graph of an event.";
             "help" 2 (LOADING | STALE) 0 "Prints this help.";
@@ -429,14 +467,25 @@ commands! {
             "reset" -2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Forgets the samples.";
         ];
     Acl "acl" -2 (0) 0 0 0 Server "6.0.0"
-        "Tells about the one user there is." [
+        "Tells who may do what, and changes it." [
             "cat" -2 (NOSCRIPT | LOADING | STALE) 0 "Categories of commands, or the commands of one.";
+            "deluser" -3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Removes users, and closes their connections.";
+            "dryrun" -4 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Whether a user may do a command, without doing it.";
             "getuser" 3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "What a user may do.";
             "help" 2 (LOADING | STALE) 0 "Prints this help.";
             "list" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Users as in a file of users.";
+            "load" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "An error: there is no file of users; the configuration names them.";
+            "save" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "An error, as load.";
+            "setuser" -3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Makes or changes a user, on all cores, until the end of the process.";
             "users" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Names of users.";
             "whoami" 2 (NOSCRIPT | LOADING | STALE) 0 "Name of the user of this connection.";
         ];
+    Leaseget "leaseget" -2 (WRITE | DENYOOM | FAST) 1 1 1 String "7.2.0"
+        "Reads a key, or gives the right to fill it to one caller." [];
+    Leaseset "leaseset" -4 (WRITE | DENYOOM | FAST) 1 1 1 String "7.2.0"
+        "Fills a key by the right that its token stands for." [];
+    Leasedel "leasedel" -2 (WRITE | FAST) 1 1 1 String "7.2.0"
+        "Removes a key or marks it stale; leases on it are lost." [];
 }
 
 impl Id {
@@ -480,9 +529,77 @@ static LOOKUP: [u8; PLACES] = {
     table
 };
 
+/// Places of commands and their subcommands in a set of permissions, and one behind the last.
+static PLACES_OF: [u16; COMMANDS.len()] = {
+    let mut places = [0; COMMANDS.len()];
+    let mut i = 1;
+    while i < COMMANDS.len() {
+        places[i] = places[i - 1] + 1 + COMMANDS[i - 1].subcommands.len() as u16;
+        i += 1;
+    }
+    places
+};
+/// Commands and subcommands that can be allowed one by one.
+pub(crate) const PLACE_COUNT: usize = {
+    let last = COMMANDS.len() - 1;
+    PLACES_OF[last] as usize + 1 + COMMANDS[last].subcommands.len()
+};
+
+/// The place of a command, or of its subcommand where one is named; those of subcommands follow their command's.
+pub(crate) fn place(command: &Command, subcommand: &str) -> usize {
+    let own = usize::from(PLACES_OF[command.id as usize]);
+    match command.subcommands.iter().position(|sub| sub.name == subcommand) {
+        Some(sub) => own + 1 + sub,
+        None => own,
+    }
+}
+
+/// What a command does with its key number `i`. `arguments`: all behind its name.
+pub(crate) fn access<'a, A: Iterator<Item = &'a [u8]>>(
+    command: &Command,
+    i: usize,
+    arguments: impl Fn() -> A,
+) -> Access {
+    const NOTHING: Access = Access { read: false, write: false };
+    const READ: Access = Access { read: true, write: false };
+    const WRITE_ONLY: Access = Access { read: false, write: true };
+    const BOTH: Access = Access { read: true, write: true };
+    match command.id {
+        // They tell of the item, not of its value.
+        Id::Exists
+        | Id::Ttl
+        | Id::Pttl
+        | Id::Expiretime
+        | Id::Pexpiretime
+        | Id::Type
+        | Id::Strlen
+        | Id::Touch
+        | Id::Object
+        | Id::Watch
+        | Id::Memory => NOTHING,
+        Id::Copy if i == 0 => READ,
+        Id::Rename | Id::Renamenx if i == 0 => BOTH,
+        Id::Getset | Id::Getdel | Id::Getex | Id::Incr | Id::Decr | Id::Incrby | Id::Decrby => BOTH,
+        Id::Incrbyfloat | Id::Leaseget => BOTH,
+        Id::Set if arguments().skip(2).any(|word| word.eq_ignore_ascii_case(b"get")) => BOTH,
+        _ if command.flags & WRITE != 0 => WRITE_ONLY,
+        _ if command.flags & READONLY != 0 => READ,
+        _ => NOTHING,
+    }
+}
+
+/// Whether a command names channels; `Some(true)` if they are patterns, to be compared letter by letter.
+pub(crate) fn names_channels(id: Id) -> Option<bool> {
+    match id {
+        Id::Subscribe | Id::Ssubscribe => Some(false),
+        Id::Psubscribe => Some(true),
+        _ => None,
+    }
+}
+
 /// The command of this name, in any case.
 #[inline]
-pub(super) fn lookup(name: &[u8]) -> Option<&'static Command> {
+pub(crate) fn lookup(name: &[u8]) -> Option<&'static Command> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return None;
     }
@@ -497,8 +614,31 @@ pub(super) fn lookup(name: &[u8]) -> Option<&'static Command> {
 }
 
 impl Command {
+    /// Places of the keys among so many arguments.
+    pub(crate) fn keys(
+        &self,
+        sub: Option<&Subcommand>,
+        arguments: usize,
+    ) -> impl Iterator<Item = usize> + use<> {
+        let (first, last) = match sub {
+            Some(sub) => (usize::from(sub.key), usize::from(sub.key)),
+            None => self.key_places(arguments),
+        };
+        let count = if first == 0 { 0 } else { usize::MAX };
+        (first..=last).step_by(usize::from(self.key_step.max(1))).take(count)
+    }
+
+    /// Places of the first and the last key among so many arguments; 0: there are none.
+    pub(super) fn key_places(&self, arguments: usize) -> (usize, usize) {
+        let last = match self.last_key {
+            0.. => self.last_key as usize,
+            _ => arguments.saturating_sub(self.last_key.unsigned_abs() as usize),
+        };
+        (usize::from(self.first_key), last)
+    }
+
     /// The subcommand of this name, in any case.
-    pub(super) fn subcommand(&self, name: &[u8]) -> Option<&'static Subcommand> {
+    pub(crate) fn subcommand(&self, name: &[u8]) -> Option<&'static Subcommand> {
         self.subcommands.iter().find(|sub| sub.name.as_bytes().eq_ignore_ascii_case(name))
     }
 }

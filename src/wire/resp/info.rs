@@ -5,20 +5,35 @@ use super::reply::CALLS;
 use crate::clock::{Mono, Now};
 use crate::metrics::Counters;
 use crate::topology::Node;
+use crate::wire::journal::{BUCKETS, ERROR_CODES};
 use std::fmt::Write;
 
 /// The Redis version whose commands and replies we follow.
 pub(super) const REDIS_VERSION: &str = "7.2.4";
 
+/// Facts of the process behind the calls in a page of counters: resident bytes, then user and system time in microseconds.
+/// One core tells them.
+const PROCESS_WORDS: usize = 3;
+
 /// The counters of all cores together.
 pub(super) struct Totals {
     pub counters: Counters,
     calls: [u64; CALLS],
+    process: [u64; PROCESS_WORDS],
+    errors: [u64; ERROR_CODES.len()],
+    /// Commands that were timed: calls, microseconds, calls by powers of two of microseconds.
+    pub timings: Vec<(u8, [u64; 2 + BUCKETS])>,
 }
 
 impl Default for Totals {
     fn default() -> Self {
-        Totals { counters: Counters::default(), calls: [0; CALLS] }
+        Totals {
+            counters: Counters::default(),
+            calls: [0; CALLS],
+            process: [0; PROCESS_WORDS],
+            errors: [0; ERROR_CODES.len()],
+            timings: Vec::new(),
+        }
     }
 }
 
@@ -26,9 +41,22 @@ impl Totals {
     /// Adds a core's page of [`crate::request::Verb::Counters`]: its counters, then the calls per command.
     pub fn add(&mut self, page: &[u8]) {
         self.counters.add(&Counters::from_bytes(page));
-        let calls = page.get(Counters::NAMES.len() * 8..).unwrap_or_default();
-        for (sum, chunk) in self.calls.iter_mut().zip(calls.chunks_exact(8)) {
-            *sum += u64::from_le_bytes(chunk.try_into().expect("chunks_exact(8) gives 8 bytes"));
+        let rest = page.get(Counters::NAMES.len() * 8..).unwrap_or_default();
+        let mut words = rest
+            .chunks_exact(8)
+            .map(|chunk| u64::from_le_bytes(chunk.try_into().expect("chunks_exact(8) gives 8 bytes")));
+        for sum in self.calls.iter_mut().chain(&mut self.process).chain(&mut self.errors) {
+            *sum += words.next().unwrap_or(0);
+        }
+        while let Some(command) = words.next() {
+            let command = command as u8;
+            let place = self.timings.iter().position(|(other, _)| *other == command).unwrap_or_else(|| {
+                self.timings.push((command, [0; 2 + BUCKETS]));
+                self.timings.len() - 1
+            });
+            for sum in &mut self.timings[place].1 {
+                *sum += words.next().unwrap_or(0);
+            }
         }
     }
 }
@@ -43,7 +71,7 @@ pub(super) struct Rate {
 }
 
 /// Sections in the order they are shown, and whether a bare `INFO` shows them.
-const SECTIONS: [(&str, bool); 11] = [
+const SECTIONS: [(&str, bool); 12] = [
     ("server", true),
     ("clients", true),
     ("memory", true),
@@ -52,6 +80,7 @@ const SECTIONS: [(&str, bool); 11] = [
     ("replication", true),
     ("cpu", true),
     ("commandstats", false),
+    ("latencystats", false),
     ("errorstats", true),
     ("cluster", true),
     ("keyspace", true),
@@ -132,19 +161,20 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
         }
         "memory" => {
             let used = counters.store_bytes + counters.buffer_bytes;
+            let resident = if totals.process[0] > 0 { totals.process[0] } else { used };
             fields!(
                 out,
                 "used_memory" = used,
                 "used_memory_human" = human(used),
-                "used_memory_rss" = used,
-                "used_memory_rss_human" = human(used),
+                "used_memory_rss" = resident,
+                "used_memory_rss_human" = human(resident),
                 "used_memory_peak" = used,
                 "used_memory_peak_human" = human(used),
                 "used_memory_dataset" = counters.payload_bytes,
                 "maxmemory" = node.memory_bytes_max,
                 "maxmemory_human" = human(node.memory_bytes_max),
                 "maxmemory_policy" = "allkeys-lru",
-                "mem_fragmentation_ratio" = "1.00",
+                "mem_fragmentation_ratio" = Hundredths(resident * 100 / used.max(1)),
                 "mem_clients_normal" = counters.buffer_bytes,
                 "mem_allocator" = "segments",
             );
@@ -216,12 +246,41 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
         }
         "commandstats" => {
             for (command, calls) in COMMANDS.iter().zip(totals.calls).filter(|(_, calls)| *calls > 0) {
+                let timing = totals.timings.iter().find(|(id, _)| *id == command.id as u8);
+                let (timed, micros) = timing.map_or((0, 0), |(_, timing)| (timing[0], timing[1]));
+                let mean = Hundredths(micros * 100 / timed.max(1));
                 let _ = write!(
                     out,
-                    "cmdstat_{}:calls={calls},usec=0,usec_per_call=0.00,rejected_calls=0,failed_calls=0\r\n",
+                    "cmdstat_{}:calls={calls},usec={micros},usec_per_call={mean},rejected_calls=0,failed_calls=0\r\n",
                     command.name
                 );
             }
+        }
+        "latencystats" => {
+            for (command, timing) in &totals.timings {
+                let Some(command) = COMMANDS.get(usize::from(*command)) else { continue };
+                let [p50, p99, p999] = [500, 990, 999].map(|thousandths| percentile(timing, thousandths));
+                let _ = write!(
+                    out,
+                    "latency_percentiles_usec_{}:p50={p50}.000,p99={p99}.000,p99.9={p999}.000\r\n",
+                    command.name
+                );
+            }
+        }
+        "errorstats" => {
+            for (code, count) in ERROR_CODES.iter().zip(totals.errors).filter(|(_, count)| *count > 0) {
+                let _ = write!(out, "errorstat_{code}:count={count}\r\n");
+            }
+        }
+        "cpu" => {
+            let [_, user, system] = totals.process;
+            fields!(
+                out,
+                "used_cpu_sys" = Micros(system),
+                "used_cpu_user" = Micros(user),
+                "used_cpu_sys_children" = Micros(0),
+                "used_cpu_user_children" = Micros(0),
+            );
         }
         "cluster" => {
             fields!(out, "cluster_enabled" = u8::from(!node.core_ports.is_empty()));
@@ -230,8 +289,27 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
             let (items, expiring) = (counters.items, counters.items_expiring);
             fields!(out, "db0" = format_args!("keys={items},expires={expiring},avg_ttl=0"));
         }
-        // CPU times are the shell's to know; error kinds are not told apart.
         _ => {}
+    }
+}
+
+/// The upper bound in microseconds of what so many thousandths of the calls took.
+fn percentile(timing: &[u64], thousandths: u64) -> u64 {
+    let wanted = (timing[0] * thousandths).div_ceil(1000);
+    let mut sum = 0;
+    let place = timing[2..].iter().position(|count| {
+        sum += count;
+        sum >= wanted
+    });
+    2 << place.unwrap_or(0)
+}
+
+/// Microseconds as seconds.
+struct Micros(u64);
+
+impl std::fmt::Display for Micros {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
     }
 }
 

@@ -1,15 +1,16 @@
 //! Commands on keys. Each key is a request of its own, to the core that owns it.
 
 use super::commands::{Command, Id};
+use super::lease;
 use super::parser::{Arguments, integer, unsigned};
-use super::reply::{self, NOT_INTEGER, SYNTAX, Shape, TOO_LONG};
+use super::reply::{self, CROSS_SLOT, NOT_INTEGER, SYNTAX, Shape, TOO_LONG};
 use super::{Backend, Ex, Flow, Talk, Task, is};
 use crate::clock::{Now, Wall};
 use crate::hash::slot_of;
-use crate::ids::{CoreId, Version};
+use crate::ids::CoreId;
 use crate::request::{
-    Condition, Count, Expire, ExpireOnly, Expiry, ExpiryChange, Fetch, Put, Remove, Request, Scan, Splice,
-    Step, Verb,
+    Condition, Count, Expire, ExpireOnly, Expiry, ExpiryChange, Fetch, Observer, Put, Remove, Request, Scan,
+    Splice, Step, Verb,
 };
 use crate::wire::Target;
 
@@ -36,7 +37,10 @@ impl Talk {
             Id::Mget | Id::Mset | Id::Del | Id::Unlink | Id::Exists | Id::Touch => {
                 return self.each_key(ex, command, arguments, budget);
             }
-            Id::Msetnx => return self.msetnx(ex, arguments, budget),
+            Id::Msetnx => self.msetnx(ex, arguments),
+            Id::Rename | Id::Renamenx | Id::Copy => return self.transfer(ex, command, arguments),
+            Id::Move => self.move_key(ex, arguments),
+            Id::Restore => self.restore(ex, arguments),
             // An empty pattern matches the empty key alone, which there is not; to the engine it means all.
             Id::Keys if arguments.at(1).is_empty() => ex.say(Shape::Raw, b"*0\r\n"),
             Id::Keys => {
@@ -77,16 +81,9 @@ impl Talk {
         command: &Command,
         arguments: Arguments<'_>,
     ) -> bool {
-        let (first, last) = match command.subcommand(self.subcommand.as_bytes()) {
-            Some(sub) => (usize::from(sub.key), usize::from(sub.key)),
-            None if command.last_key < 0 => (usize::from(command.first_key), arguments.len() - 1),
-            None => (usize::from(command.first_key), usize::from(command.first_key)),
-        };
-        if first == 0 {
-            return true;
-        }
+        let sub = command.subcommand(self.subcommand.as_bytes());
         let bytes_max = self.options.key_bytes_max;
-        for i in (first..=last).step_by(usize::from(command.key_step.max(1))) {
+        for i in command.keys(sub, arguments.len()) {
             let len = arguments.at(i).len();
             if len == 0 || len > bytes_max {
                 let digits = bytes_max.to_string();
@@ -109,7 +106,7 @@ impl Talk {
         let (verb, shape) = match command.id {
             Id::Mget => (Verb::Get, Shape::Element),
             Id::Mset => (Verb::Put(Put::plain(Expiry::Never)), Shape::SumPart),
-            Id::Exists => (Verb::Peek, if alone { Shape::Flag } else { Shape::SumPart }),
+            Id::Exists => (Verb::Look, if alone { Shape::Flag } else { Shape::SumPart }),
             Id::Touch => (Verb::Get, if alone { Shape::Flag } else { Shape::SumPart }),
             _ => (Verb::Remove(Remove::PLAIN), if alone { Shape::Flag } else { Shape::SumPart }),
         };
@@ -124,9 +121,11 @@ impl Talk {
             }
             self.task = Task::Arguments { phase: 0, next: 1 };
         }
+        let own = self.own().filter(|_| command.flags & super::commands::WRITE != 0);
         let flow = self.each_argument(ex, arguments, budget, step, |ex, i| {
             let value = if step == 2 { arguments.at(i + 1) } else { &[] };
             let request = Request { key: arguments.at(i), value, verb };
+            announce_own(ex, own, request.key);
             ex.ask(Target::Owner, &request, shape, &[]);
         });
         if flow == Flow::Done {
@@ -152,7 +151,9 @@ impl Talk {
         let Task::Arguments { phase, next } = self.task else { unreachable!("set by the caller") };
         let mut i = next as usize;
         while i < arguments.len() {
-            let stop = if !ex.has_room(self.options.output_soft_bytes) {
+            let stop = if self.executing {
+                None
+            } else if !ex.has_room(self.options.output_soft_bytes) {
                 Some(Flow::Wait)
             } else if *budget == 0 {
                 Some(Flow::Pause)
@@ -164,80 +165,32 @@ impl Talk {
                 return flow;
             }
             each(ex, i);
-            *budget -= 1;
+            *budget = budget.saturating_sub(1);
             i += step;
         }
         self.task = Task::Arguments { phase, next: i as u32 };
         Flow::Done
     }
 
-    /// 1. Look at every key; answer 0 if one exists.
-    /// 2. Store each where it is still absent, and remember its version.
-    /// 3. If somebody was faster with one, take back exactly the versions stored, and answer 0.
-    ///
-    /// All keys belong to one core, so on the owner's own connections nothing comes between. From another core others may
-    /// see single keys of the set before it is complete, but never lose a write to it.
-    fn msetnx<B: Backend>(
-        &mut self,
-        ex: &mut Ex<'_, B>,
-        arguments: Arguments<'_>,
-        budget: &mut usize,
-    ) -> Flow {
-        if self.task == Task::None {
-            if arguments.len().is_multiple_of(2) {
-                self.fail(ex, "ERR wrong number of arguments for 'msetnx' command");
-                return Flow::Done;
-            }
-            let keys = || (1..arguments.len()).step_by(2).map(|i| arguments.at(i));
-            let mut owners = keys().map(|key| ex.node.map.owner(slot_of(key).shard()));
-            let first = owners.next();
-            if owners.any(|owner| Some(owner) != first) {
-                self.fail(ex, "CROSSSLOT Keys in request don't hash to the same slot");
-                return Flow::Done;
-            }
-            if keys().collect::<std::collections::HashSet<_>>().len() < arguments.len() / 2 {
-                self.fail(ex, "ERR a key is named twice");
-                return Flow::Done;
-            }
-            self.task = Task::Arguments { phase: 1, next: 1 };
+    /// All keys belong to one core, which stores all or none in one step.
+    fn msetnx<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        if arguments.len().is_multiple_of(2) {
+            return self.fail(ex, "ERR wrong number of arguments for 'msetnx' command");
         }
-        loop {
-            let Task::Arguments { phase, .. } = self.task else { unreachable!("set above") };
-            let flow = self.each_argument(ex, arguments, budget, 2, |ex, i| {
-                let key = arguments.at(i);
-                let (verb, value, shape) = match phase {
-                    1 => (Verb::Peek, &[][..], Shape::SumPart),
-                    2 => {
-                        let put = Put { condition: Condition::Absent, ..Put::plain(Expiry::Never) };
-                        (Verb::Put(put), arguments.at(i + 1), Shape::VersionPart)
-                    }
-                    _ => {
-                        let version = ex.writer.versions.get(i / 2).copied().unwrap_or(Version::NONE);
-                        let condition = Condition::VersionIs(version);
-                        (Verb::Remove(Remove { condition, ..Remove::PLAIN }), &[][..], Shape::SumPart)
-                    }
-                };
-                ex.ask(Target::Owner, &Request { key, value, verb }, shape, &[]);
-            });
-            if flow != Flow::Done {
-                return flow;
-            }
-            if !ex.order.is_empty() {
-                return Flow::Wait;
-            }
-            let (exists, stored) = (ex.writer.sum > 0, !ex.writer.versions.contains(&Version::NONE));
-            match phase {
-                1 if exists || ex.writer.fault.is_some() => ex.writer.sum = 0,
-                2 if stored => ex.writer.sum = 1,
-                1 | 2 => {
-                    self.task = Task::Arguments { phase: phase + 1, next: 1 };
-                    continue;
-                }
-                _ => ex.writer.sum = 0,
-            }
-            ex.say(Shape::SumEnd, &[]);
-            return Flow::Done;
+        let mut owners =
+            (1..arguments.len()).step_by(2).map(|i| ex.node.map.owner(slot_of(arguments.at(i)).shard()));
+        let first = owners.next();
+        if owners.any(|owner| Some(owner) != first) {
+            return self.fail(ex, CROSS_SLOT);
         }
+        let mut pairs = Vec::new();
+        for part in arguments.from(1) {
+            pairs.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            pairs.extend_from_slice(part);
+        }
+        announce_own(ex, self.own(), arguments.at(1));
+        let request = Request { key: arguments.at(1), value: &pairs, verb: Verb::PutAllAbsent };
+        ex.ask(Target::Owner, &request, Shape::Flag, &[]);
     }
 
     /// Gathers the keys of all cores (or, of one slot, its owner's), a page a step, and answers at most `most`.
@@ -333,14 +286,17 @@ impl Talk {
     }
 
     fn object<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &Command, arguments: Arguments<'_>) {
-        let shape = match self.subcommand {
-            "encoding" => Shape::Encoding,
-            "freq" => Shape::Frequency,
-            "idletime" => Shape::IdleSeconds,
-            "refcount" => Shape::References,
+        let (verb, shape) = match self.subcommand {
+            "encoding" => (Verb::Peek, Shape::Encoding),
+            "freq" => (Verb::Look, Shape::Frequency),
+            "idletime" => (Verb::Look, Shape::IdleSeconds),
+            "refcount" => (Verb::Look, Shape::References),
             _ => return self.help(ex, command),
         };
-        let request = Request { key: arguments.at(2), value: &[], verb: Verb::Peek };
+        if !self.keys_fit(ex, command, arguments) {
+            return;
+        }
+        let request = Request { key: arguments.at(2), value: &[], verb };
         ex.ask(Target::Owner, &request, shape, &[]);
     }
 
@@ -400,10 +356,10 @@ impl Talk {
             }
             Id::Getex => (fetch(getex_options(now, arguments)?, false), Shape::Bulk),
             Id::Getdel => (fetch(ExpiryChange::Keep, true), Shape::Bulk),
-            Id::Ttl => (Verb::Peek, Shape::Expiry { millis: false, absolute: false }),
-            Id::Pttl => (Verb::Peek, Shape::Expiry { millis: true, absolute: false }),
-            Id::Expiretime => (Verb::Peek, Shape::Expiry { millis: false, absolute: true }),
-            Id::Pexpiretime => (Verb::Peek, Shape::Expiry { millis: true, absolute: true }),
+            Id::Ttl => (Verb::Look, Shape::Expiry { millis: false, absolute: false }),
+            Id::Pttl => (Verb::Look, Shape::Expiry { millis: true, absolute: false }),
+            Id::Expiretime => (Verb::Look, Shape::Expiry { millis: false, absolute: true }),
+            Id::Pexpiretime => (Verb::Look, Shape::Expiry { millis: true, absolute: true }),
             Id::Expire | Id::Pexpire | Id::Expireat | Id::Pexpireat => {
                 let only = expire_options(arguments)?;
                 let unit = match command.id {
@@ -419,8 +375,15 @@ impl Talk {
                 let only = ExpireOnly::IfSome;
                 (Verb::Expire(Expire { expiry: Expiry::Never, only }), Shape::Flag)
             }
-            Id::Type => (Verb::Peek, Shape::Type),
-            Id::Strlen => (Verb::Peek, Shape::Length),
+            Id::Leaseget => (lease::get(now, arguments)?, Shape::Lease),
+            Id::Leaseset => {
+                value = arguments.at(3);
+                (lease::put(now, arguments)?, Shape::Ok)
+            }
+            Id::Leasedel => (lease::remove(arguments)?, Shape::Flag),
+            Id::Dump => (Verb::Peek, Shape::Dumped),
+            Id::Type => (Verb::Look, Shape::Type),
+            Id::Strlen => (Verb::Look, Shape::Length),
             Id::Incr => (count(1), Shape::Counted),
             Id::Decr => (count(-1), Shape::Counted),
             Id::Incrby => {
@@ -434,9 +397,6 @@ impl Talk {
             }
             Id::Incrbyfloat => {
                 value = arguments.at(2);
-                if !is_float(value) {
-                    return Err(Refusal::Text("ERR value is not a valid float"));
-                }
                 (Verb::CountFloat, Shape::Bulk)
             }
             Id::Append => {
@@ -464,20 +424,31 @@ impl Talk {
                 let limit = self.options.value_bytes_max.min(u32::MAX as usize) as u64;
                 match (offset as u64).saturating_add(value.len() as u64) {
                     // Nothing to write: Redis makes no item of it.
-                    _ if value.is_empty() => (Verb::Peek, Shape::Length),
+                    _ if value.is_empty() => (Verb::Look, Shape::Length),
                     end if end > limit => return Err(Refusal::Text(TOO_LONG)),
                     _ => (Verb::Overwrite { offset: offset as u32 }, Shape::Length),
                 }
             }
             other => unreachable!("{other:?} is no command on one key"),
         };
+        if command.flags & super::commands::WRITE != 0 {
+            announce_own(ex, self.own(), key);
+        }
         ex.ask(Target::Owner, &Request { key, value, verb }, shape, &[]);
         Ok(())
     }
 }
 
+/// Says ahead of a change whose it is, where that matters.
+pub(super) fn announce_own<B: Backend>(ex: &mut Ex<'_, B>, own: Option<Observer>, key: &[u8]) {
+    if let Some(observer) = own {
+        let request = Request { key, value: &[], verb: Verb::Own(observer) };
+        ex.ask(Target::Owner, &request, Shape::Ignored, &[]);
+    }
+}
+
 /// Why a command is not done.
-enum Refusal<'a> {
+pub(super) enum Refusal<'a> {
     Text(&'static str),
     /// The error that names the command.
     ExpireTime,
@@ -486,7 +457,7 @@ enum Refusal<'a> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Unit {
+pub(super) enum Unit {
     Seconds,
     Millis,
 }
@@ -503,7 +474,12 @@ fn moment(now: Now, time: i64, unit: Unit, absolute: bool) -> Option<Expiry> {
 }
 
 /// As `moment`, for commands that store: only positive times.
-fn lifetime(now: Now, text: &[u8], unit: Unit, absolute: bool) -> Result<Expiry, Refusal<'static>> {
+pub(super) fn lifetime(
+    now: Now,
+    text: &[u8],
+    unit: Unit,
+    absolute: bool,
+) -> Result<Expiry, Refusal<'static>> {
     let time = integer(text).ok_or(Refusal::Text(NOT_INTEGER))?;
     if time <= 0 {
         return Err(Refusal::ExpireTime);
@@ -512,7 +488,7 @@ fn lifetime(now: Now, text: &[u8], unit: Unit, absolute: bool) -> Result<Expiry,
 }
 
 /// The unit of an option that states a time, and whether it is absolute.
-fn time_option(word: &[u8]) -> Option<(Unit, bool)> {
+pub(super) fn time_option(word: &[u8]) -> Option<(Unit, bool)> {
     match () {
         () if is(word, "ex") => Some((Unit::Seconds, false)),
         () if is(word, "px") => Some((Unit::Millis, false)),
@@ -589,12 +565,4 @@ fn expire_options(arguments: Arguments<'_>) -> Result<ExpireOnly, Refusal<'_>> {
         (_, _, _, true) => Ok(ExpireOnly::IfEarlier),
         _ => Ok(ExpireOnly::Any),
     }
-}
-
-/// Whether the text is a decimal number in range, or an infinity, which the counter then refuses with its own words.
-fn is_float(text: &[u8]) -> bool {
-    let Some(number) = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok()) else {
-        return false;
-    };
-    !number.is_nan() && (number.is_finite() || !text.iter().any(u8::is_ascii_digit))
 }

@@ -6,35 +6,52 @@
 //! ```
 //! - [`parser`]: frames; resumes at any byte.
 //! - [`commands`]: the static table of commands.
-//! - [`keys`]: commands on keys, each key a request of its own.
-//! - [`client`]: commands about this conversation and other connections; [`server`]: about the server; [`cluster`].
+//! - [`keys`]: commands on keys, each key a request of its own; [`moves`]: those that give an item another key or form,
+//!   which is [`dump`]'s.
+//! - [`settings`], [`timings`]: `CONFIG`; `SLOWLOG` and `LATENCY`.
+//! - [`acl`]: users. [`client`]: commands about this conversation and other connections; [`server`]: about the server; [`cluster`].
+//! - [`passing`]: commands that an origin does as they are.
+//! - [`transaction`]: queued commands, done in one step; [`tracking`]: what clients are told beside their replies.
 //! - [`reply`]: the writing half; [`info`]: the text of `INFO`.
 //!
 //! A command is a list of requests and of ready replies, in order. One that may not be finished at once - very many keys,
 //! a walk over all items, answers that decide what to ask next - leaves a [`Task`] and is called again with the same
 //! arguments: its frame stays unconsumed until it is done.
 
+mod acl;
 mod client;
 mod cluster;
 pub mod commands;
+mod dump;
 mod info;
 mod keys;
+mod lease;
+mod moves;
 mod parser;
+mod passing;
 mod reply;
 mod server;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod timings;
+mod tracking;
+mod transaction;
 
 use super::{Backend, Client, Exchange, Next, Options, Order, Progress, Reason};
-use crate::clock::Now;
-use crate::request::{Outcome, Put, Request, Verb};
+use crate::clock::{Mono, Now};
+use crate::metrics::Counters;
+use crate::request::{LANDING_BYTES_MIN, Notice, Outcome, Put, Request, Verb};
 use crate::topology::Node;
 use crate::wire::Target;
+use crate::wire::users::{Badge, Users};
 use commands::{Command, Id};
 use parser::{Arguments, Broken, Limits, Parsed, Parser};
 use reply::{Shape, Writer};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tracking::{Observing, Waiting};
+use transaction::Transaction;
 
 /// Longest echo of a client's bytes in an error.
 const ECHO_BYTES_MAX: usize = 128;
@@ -55,7 +72,8 @@ struct Talk {
     client: Client,
     /// What this protocol version is for replies made here; the writer follows when it comes to them.
     protocol: u8,
-    authenticated: bool,
+    /// Who the client is.
+    badge: Badge,
     /// Nothing unusual holds: the short way for GET and SET may be taken.
     plain: bool,
     silence: Silence,
@@ -70,6 +88,21 @@ struct Talk {
     commands: u64,
     task: Task,
     closing: Option<Reason>,
+    /// Queued commands and watched keys, if there are any.
+    transaction: Option<Box<Transaction>>,
+    /// The commands of an `EXEC` are being done: all in this call.
+    executing: bool,
+    /// Client-side caching, if it is on.
+    observing: Option<Box<Observing>>,
+    /// What is awaited are replies of an origin to commands that passed.
+    passing: bool,
+    /// Every command is looked at: somebody monitors, or wants to know what it takes.
+    attentive: bool,
+    /// This session monitors.
+    monitors: bool,
+    /// When the present command began, if it is timed.
+    began: Option<Mono>,
+    waiting: Waiting,
     /// For replies made here.
     scratch: Vec<u8>,
 }
@@ -113,15 +146,14 @@ enum Flow {
 type Ex<'s, B> = Exchange<'s, B, Writer>;
 
 impl Resp {
-    pub fn new(options: Arc<Options>, client: Client) -> Self {
-        let authenticated = options.password.is_none();
+    pub fn new(options: Arc<Options>, client: Client, badge: Badge) -> Self {
         Resp {
             parser: Parser::default(),
             writer: Writer::new(),
             order: Order::new(),
             talk: Talk {
-                authenticated,
-                plain: authenticated,
+                plain: badge.is_free(),
+                badge,
                 last_at: client.since,
                 options,
                 client,
@@ -135,6 +167,14 @@ impl Resp {
                 commands: 0,
                 task: Task::None,
                 closing: None,
+                transaction: None,
+                executing: false,
+                observing: None,
+                passing: false,
+                attentive: false,
+                monitors: false,
+                began: None,
+                waiting: Waiting::default(),
                 scratch: Vec::new(),
             },
         }
@@ -168,17 +208,25 @@ impl Resp {
                 break Next::Blocked;
             }
             if talk.task == Task::None {
-                if talk.plain
-                    && parser.is_fresh()
-                    && let Some(short) = Short::find(rest, &talk.options)
-                {
-                    consumed += short.frame_len;
-                    budget -= 1;
-                    talk.short(&mut ex, short);
-                    continue;
+                if talk.plain && parser.is_fresh() && !talk.settle_passing(&ex) {
+                    let (taken, spent) = talk.shorts(&mut ex, rest, budget);
+                    if spent > 0 {
+                        consumed += taken;
+                        budget -= spent;
+                        continue;
+                    }
                 }
                 match parser.parse(rest, talk.limits()) {
-                    Parsed::Command(_) => talk.begin(&mut ex, parser.arguments(rest)),
+                    Parsed::Command(_) => {
+                        let arguments = parser.arguments(rest);
+                        if talk.must_wait(&ex, arguments) {
+                            break Next::Blocked;
+                        }
+                        if talk.may_land(arguments).is_some_and(|(key, value)| !ex.backend.land(key, value)) {
+                            break Next::Yield;
+                        }
+                        talk.begin(&mut ex, arguments);
+                    }
                     Parsed::Nothing(len) => {
                         consumed += len;
                         budget -= 1;
@@ -206,6 +254,9 @@ impl Resp {
             }
             match talk.run(&mut ex, parser.arguments(rest), &mut budget) {
                 Flow::Done => {
+                    if let Some(began) = talk.began.take() {
+                        talk.stop_clock(&mut ex, began, parser.arguments(rest));
+                    }
                     talk.end(&mut ex);
                     consumed += parser.finish();
                     budget = budget.saturating_sub(1);
@@ -214,8 +265,10 @@ impl Resp {
                 Flow::Pause => break Next::Yield,
             }
         };
-        let errors = std::mem::take(&mut ex.writer.errors);
-        ex.backend.counters().errors_total += errors;
+        if std::mem::take(&mut ex.writer.erred) {
+            ex.backend.erred(&std::mem::take(&mut ex.writer.error_kinds));
+        }
+        self.settle(backend.counters());
         Progress { consumed, next }
     }
 
@@ -223,16 +276,49 @@ impl Resp {
         self.order.complete(now, node, ticket, outcome, &mut self.writer, out);
     }
 
+    /// See [`super::Session::settle`].
+    pub fn settle(&mut self, counters: &mut Counters) {
+        counters.errors_total += std::mem::take(&mut self.writer.errors);
+    }
+
+    pub fn notify(&mut self, now: Now, node: &Node, notice: Notice, text: &[u8], out: &mut Vec<u8>) {
+        if self.talk.task != Task::None {
+            return self.talk.waiting.push(notice, text);
+        }
+        self.order.say(now, node, tracking::shape_of(notice), text, &mut self.writer, out);
+    }
+
+    pub fn be_attentive(&mut self, on: bool) {
+        self.talk.attentive = on;
+        self.talk.judge_plain();
+    }
+
+    pub fn observes(&self) -> bool {
+        self.talk.observing.is_some() || self.talk.monitors
+    }
+
     pub fn held_bytes(&self) -> usize {
-        self.order.held_bytes() + self.writer.gathered.len()
+        let queued = self.talk.transaction.as_ref().map_or(0, |transaction| transaction.held_bytes());
+        self.order.held_bytes() + self.writer.gathered.len() + queued
     }
 
     pub fn awaited(&self) -> usize {
         self.order.len()
     }
 
+    pub fn midway(&self) -> bool {
+        self.parser.skips()
+    }
+
     pub fn authenticated(&self) -> bool {
-        self.talk.authenticated
+        self.talk.badge.user().is_some()
+    }
+
+    /// See [`super::Session::adopt`].
+    pub fn adopt(&mut self, users: &Arc<Users>) -> bool {
+        let stays = self.talk.badge.adopt(users);
+        self.talk.judge_plain();
+        stays
     }
 
     pub fn describe(&self, now: Now, out: &mut Vec<u8>) {
@@ -240,7 +326,11 @@ impl Resp {
     }
 }
 
+/// Short commands that are parsed before the first of them is done.
+const SHORTS_MAX: usize = 16;
+
 /// A GET or SET without options in the form that clients send, taken out of the bytes without the parser's detour.
+#[derive(Clone, Copy)]
 struct Short<'a> {
     key: &'a [u8],
     value: Option<&'a [u8]>,
@@ -263,7 +353,8 @@ impl<'a> Short<'a> {
         }
         let mut value = None;
         if sets {
-            let (bytes, behind) = short_bulk(rest, options.value_bytes_max)?;
+            // Longer ones land first.
+            let (bytes, behind) = short_bulk(rest, options.value_bytes_max.min(LANDING_BYTES_MIN - 1))?;
             (value, rest) = (Some(bytes), behind);
         }
         Some(Short { key, value, frame_len: input.len() - rest.len() })
@@ -292,8 +383,62 @@ fn short_bulk(input: &[u8], bytes_max: usize) -> Option<(&[u8], &[u8])> {
 }
 
 impl Talk {
+    /// Does the short commands that `input` begins with, a few at most: they are parsed together, so that the memory which the
+    /// later ones need is fetched while the earlier ones are done. Answers the bytes and commands that were done.
     #[inline]
-    fn short<B: Backend>(&mut self, ex: &mut Ex<'_, B>, short: Short<'_>) {
+    fn shorts<B: Backend>(&mut self, ex: &mut Ex<'_, B>, input: &[u8], budget: usize) -> (usize, usize) {
+        let Some(first) = Short::find(input, &self.options) else { return (0, 0) };
+        if first.frame_len == input.len() {
+            self.short(ex, &first);
+            return (first.frame_len, 1);
+        }
+        let mut shorts = [first; SHORTS_MAX];
+        let mut keys = [first.key; SHORTS_MAX];
+        let mut ahead = first.frame_len;
+        let mut count = 1;
+        while count < SHORTS_MAX
+            && let Some(short) = Short::find(&input[ahead..], &self.options)
+        {
+            ahead += short.frame_len;
+            (shorts[count], keys[count]) = (short, short.key);
+            count += 1;
+        }
+        ex.backend.expect(&keys[..count]);
+        let (mut taken, mut spent) = (0, 0);
+        for short in &shorts[..count.min(budget)] {
+            if spent > 0 && !ex.has_room(self.options.output_soft_bytes) {
+                break;
+            }
+            self.short(ex, short);
+            taken += short.frame_len;
+            spent += 1;
+        }
+        (taken, spent)
+    }
+
+    /// Key and value of a command that stores a large value.
+    #[inline]
+    fn may_land<'a>(&self, arguments: Arguments<'a>) -> Option<(&'a [u8], &'a [u8])> {
+        let at = match arguments.len() {
+            0..3 => return None,
+            3 => 2,
+            len => match arguments.at(0).len() {
+                3 => 2,
+                _ if len == 4 => 3,
+                _ => return None,
+            },
+        };
+        if arguments.at(at).len() < LANDING_BYTES_MIN || !self.badge.is_free() || self.transaction.is_some() {
+            return None;
+        }
+        let name = arguments.at(0);
+        let stores = [&b"SET"[..], b"SETEX", b"PSETEX", b"SETNX", b"GETSET"];
+        let known = stores.iter().any(|known| name.eq_ignore_ascii_case(known));
+        known.then(|| (arguments.at(1), arguments.at(at)))
+    }
+
+    #[inline]
+    fn short<B: Backend>(&mut self, ex: &mut Ex<'_, B>, short: &Short<'_>) {
         let (id, verb, shape) = match short.value {
             None => (Id::Get, Verb::Get, Shape::Bulk),
             Some(_) => (Id::Set, Verb::Put(Put::plain(crate::request::Expiry::Never)), Shape::Ok),
@@ -314,9 +459,13 @@ impl Talk {
 
     fn limits(&self) -> Limits {
         let options = &self.options;
-        let unauthenticated = (!self.authenticated)
+        let unauthenticated = (self.badge.user().is_none())
             .then_some((options.unauthenticated_arguments_max, options.unauthenticated_argument_bytes_max));
-        Limits { value_bytes_max: options.value_bytes_max, unauthenticated }
+        Limits {
+            value_bytes_max: options.value_bytes_max,
+            query_bytes_max: options.query_buffer_bytes_max,
+            unauthenticated,
+        }
     }
 
     /// Says what precedes the first step of a command, and decides which it is; `self.command` is `None` if it was answered.
@@ -330,14 +479,19 @@ impl Talk {
         }
         let name = arguments.at(0);
         let command = commands::lookup(name);
-        if !self.authenticated && command.is_none_or(|command| command.flags & commands::NO_AUTH == 0) {
+        if self.badge.user().is_none() && command.is_none_or(|command| command.flags & commands::NO_AUTH == 0)
+        {
             self.fail(ex, "NOAUTH Authentication required.");
             if ex.out.len() + ex.order.held_bytes() > self.options.unauthenticated_output_bytes_max {
                 self.closing = Some(Reason::Unauthenticated);
             }
             return;
         }
+        if ex.backend.passes() && self.badge.is_free() && self.pass(ex, arguments) {
+            return;
+        }
         let Some(command) = command else {
+            self.break_transaction();
             let mut text = b"ERR unknown command '".to_vec();
             echo(&mut text, name, ECHO_BYTES_MAX);
             text.extend_from_slice(b"', with args beginning with: ");
@@ -357,6 +511,13 @@ impl Talk {
             ([], count) | (_, count @ 1) => {
                 if commands::arity_fits(command.arity, count) {
                     true
+                } else if command.id == Id::Exec {
+                    self.end_transaction(ex);
+                    self.fail(
+                        ex,
+                        "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command",
+                    );
+                    false
                 } else {
                     self.fail_parts(ex, &["ERR wrong number of arguments for '", command.name, "' command"]);
                     false
@@ -385,14 +546,52 @@ impl Talk {
             },
         };
         use commands::Group;
-        let many = matches!(command.group, Group::String | Group::Generic | Group::Pubsub);
+        let many =
+            matches!(command.group, Group::String | Group::Generic | Group::Pubsub | Group::Transactions);
         if fits && !many && arguments.len() > WORDS_MAX {
+            self.break_transaction();
             return self.fail(ex, "ERR too many arguments");
         }
-        if !fits || !self.allowed_while_subscribed(ex, command) {
+        if !fits || self.denied(ex, command, arguments) || !self.allowed_while_subscribed(ex, command) {
+            return self.break_transaction();
+        }
+        if self.attentive
+            && ex.backend.monitored()
+            && command.flags & (commands::ADMIN | commands::NO_AUTH) == 0
+        {
+            let mut line = Vec::new();
+            tracking::monitor_line(&self.client.peer, arguments, &mut line);
+            ex.backend.monitor(&line);
+        }
+        if self.queues() && self.queue(ex, command, arguments) {
             return;
         }
         self.count(ex, command);
+        self.start_clock(ex, command, arguments);
+    }
+
+    /// Whether the command is not for this user, who is told so then.
+    fn denied<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) -> bool {
+        // Who is nobody may only do what everybody may.
+        let Some(user) = self.badge.user().filter(|user| !user.is_free()) else { return false };
+        let Err(denied) = user.may(command, self.subcommand, arguments.len(), |at| arguments.at(at)) else {
+            return false;
+        };
+        let mut text = b"NOPERM ".to_vec();
+        if self.executing {
+            text.extend_from_slice(
+                b"ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is \
+                  no longer allowed for the following reason: ",
+            );
+        }
+        acl::describe(denied, user.name(), command, self.subcommand, None, &mut text);
+        self.fail_bytes(ex, &text);
+        true
     }
 
     /// In RESP2 a subscribed connection listens and does little else.
@@ -420,6 +619,9 @@ impl Talk {
     /// Takes the command that `begin` decided on as far as it goes.
     fn run<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>, budget: &mut usize) -> Flow {
         let Some(command) = self.command else { return Flow::Done };
+        if self.observing.is_some() && self.task == Task::None {
+            self.announce_reads(ex, command, arguments);
+        }
         match command.group {
             commands::Group::String | commands::Group::Generic => {
                 self.key_command(ex, command, arguments, budget)
@@ -431,6 +633,7 @@ impl Talk {
             commands::Group::Server | commands::Group::Scripting => {
                 self.server_command(ex, command, arguments)
             }
+            commands::Group::Transactions => self.transaction_command(ex, command, arguments),
         }
     }
 
@@ -441,7 +644,19 @@ impl Talk {
             self.silence = Silence::None;
             ex.say(Shape::Mute(false), &[]);
         }
-        self.plain = self.authenticated
+        self.forget_caching();
+        for (notice, text) in self.waiting.take() {
+            ex.say(tracking::shape_of(notice), &text);
+        }
+        self.judge_plain();
+    }
+
+    /// Whether nothing unusual holds.
+    fn judge_plain(&mut self) {
+        self.plain = self.badge.is_free()
+            && !self.queues()
+            && !self.attentive
+            && self.observing.as_ref().is_none_or(|o| o.mode == tracking::Mode::Broadcast && !o.not_own)
             && self.silence != Silence::Next
             && (self.protocol == 3 || self.subscriptions.iter().all(BTreeSet::is_empty));
     }

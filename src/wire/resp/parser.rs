@@ -14,8 +14,6 @@ const LINE_BYTES_MAX: usize = 64 * 1024;
 const BULK_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Most arguments of one command.
 const ARGUMENTS_MAX: i64 = 1024 * 1024;
-/// Bytes of an unfinished command, its longest argument aside.
-pub(super) const QUERY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Spans kept for the next command; room for more is given back.
 const SPANS_KEPT: usize = 1024;
 
@@ -23,6 +21,8 @@ const SPANS_KEPT: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub value_bytes_max: usize,
+    /// Bytes of a command beside its longest argument.
+    pub query_bytes_max: usize,
     /// Arguments and bytes of each before authentication; `None` after it.
     pub unauthenticated: Option<(usize, usize)>,
 }
@@ -125,6 +125,38 @@ impl<'a> Arguments<'a> {
     }
 }
 
+/// Commands kept for later.
+#[derive(Default)]
+pub(super) struct Queue {
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+    /// Where the arguments of each end among the spans.
+    ends: Vec<u32>,
+}
+
+impl Queue {
+    pub fn push(&mut self, arguments: Arguments<'_>) {
+        for argument in arguments.from(0) {
+            self.spans.push(Span { start: self.bytes.len() as u32, len: argument.len() as u32 });
+            self.bytes.extend_from_slice(argument);
+        }
+        self.ends.push(self.spans.len() as u32);
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.len() + size_of::<Span>() * self.spans.len() + size_of::<u32>() * self.ends.len()
+    }
+
+    pub fn arguments(&self, i: usize) -> Arguments<'_> {
+        let start = i.checked_sub(1).map_or(0, |before| self.ends[before]);
+        Arguments { bytes: &self.bytes, spans: &self.spans[start as usize..self.ends[i] as usize] }
+    }
+}
+
 /// The parser of one connection. All offsets count from the first byte of the present frame.
 #[derive(Default)]
 pub(super) struct Parser {
@@ -147,6 +179,11 @@ pub(super) struct Parser {
 impl Parser {
     /// Whether nothing of the present frame was read yet.
     #[inline]
+    pub fn skips(&self) -> bool {
+        self.skip.is_some()
+    }
+
+    /// Whether nothing of a command was looked at.
     pub fn is_fresh(&self) -> bool {
         self.scanned == 0 && self.searched == 0 && self.skip.is_none()
     }
@@ -246,7 +283,7 @@ impl Parser {
             return Some("ERR string exceeds maximum allowed size (proto-max-bulk-len)");
         }
         let beside_the_longest = self.scanned + len - self.longest.max(len);
-        (beside_the_longest > QUERY_BYTES_MAX).then_some("ERR command exceeds the query buffer limit")
+        (beside_the_longest > limits.query_bytes_max).then_some("ERR command exceeds the query buffer limit")
     }
 
     /// The rest of a line with a length, behind its type byte; moves on behind the line. `Some(None)`: the line is not

@@ -4,20 +4,25 @@
 //! *end*, which writes the sum. As encoding happens strictly in the order of the requests, one set of gathered things is
 //! enough for a connection.
 
-use super::info;
+use super::{info, lease};
 use crate::clock::Now;
 use crate::ids::Version;
 use crate::metrics::Counters;
-use crate::request::{Answer, Expiry, Fault, Outcome, Value};
+use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal, Value};
 use crate::topology::Node;
 use crate::wire::Encode;
+use crate::wire::journal::{ERROR_CODES, error_kind};
 
 /// The error of a value that is no integer, which many commands share.
 pub(super) const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
 /// The error of options that make no sense.
 pub(super) const SYNTAX: &str = "ERR syntax error";
+/// The error of keys that belong to different cores, where they must not.
+pub(super) const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
 /// The error of a value that is too long.
 pub(super) const TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+/// The error of `RESTORE` where there is something already.
+const BUSY_KEY: &str = "BUSYKEY Target key name already exists.";
 /// Number of calls counted per core and sent behind the bytes of its counters, a little-endian u64 each.
 pub(super) const CALLS: usize = 256;
 
@@ -26,6 +31,8 @@ pub(super) const CALLS: usize = 256;
 pub(super) enum Shape {
     /// The note is the reply.
     Raw,
+    /// The value is the reply, as an origin wrote it.
+    Passed,
     /// `+OK` if stored, null if refused.
     Ok,
     /// 1 if something was there or happened, else 0.
@@ -49,6 +56,8 @@ pub(super) enum Shape {
         /// Else what is left.
         absolute: bool,
     },
+    /// State, token and value of `LEASEGET`.
+    Lease,
     /// `string` or `none`.
     Type,
     /// A part of the value, by Redis's indices: from 0, or from the end if negative, both inclusive.
@@ -56,6 +65,16 @@ pub(super) enum Shape {
         start: i64,
         end: i64,
     },
+    /// `RENAME` (`+OK`) and `RENAMENX` (1, or 0 where the target exists); an error where there is no source.
+    Renamed {
+        always: bool,
+    },
+    /// What `RESTORE` makes of the value.
+    Dumped,
+    /// `+OK`, or that the key is taken.
+    Restored,
+    /// That the key is taken, or the error of the note.
+    RestoreRefused,
     /// What `OBJECT` and `MEMORY USAGE` tell.
     Encoding,
     References,
@@ -76,8 +95,12 @@ pub(super) enum Shape {
     SumEnd,
     /// `+OK`, or the first fault.
     OkEnd,
-    /// A version stored, for `MSETNX`.
+    /// The version of what was found or stored.
     VersionPart,
+    /// Gathers an item and its value; one that is stale is not taken over.
+    TakePart,
+    /// Nothing, whatever came of it.
+    Ignored,
     /// Gathers a page's bytes and remembers its cursor.
     PagePart,
     /// The gathered keys, at most this many.
@@ -94,10 +117,36 @@ pub(super) enum Shape {
     InfoEnd,
     /// `MEMORY STATS`.
     MemoryEnd,
+    /// `SLOWLOG GET`, `LATENCY LATEST` or `HISTORY`, `LATENCY HISTOGRAM` (the note names commands).
+    SlowEnd {
+        most: u32,
+    },
+    LatencyEnd {
+        latest: bool,
+    },
+    HistogramsEnd,
+    /// 1 if the sum is more than 0.
+    AnyEnd,
     /// `CLIENT LIST`: the note is this many ids (little-endian u64; none: all), then the client's own line.
     ClientsEnd {
         ids: u32,
     },
+
+    /// Remembers a watched key, which is the note, as it is now.
+    WatchPart,
+    /// Forgets what is watched.
+    Unwatch,
+    /// `EXEC` of this many commands: an array of their replies, or a null if a watched key has changed.
+    Exec {
+        commands: u32,
+    },
+    /// Behind the last reply of an `EXEC`.
+    ExecEnd,
+
+    /// A push that the key of the note has changed, or all have; a line of `MONITOR`.
+    Changed,
+    AllChanged,
+    Line,
 
     /// From here on this protocol version is spoken.
     Protocol(u8),
@@ -111,12 +160,20 @@ pub(super) struct Writer {
     muted: bool,
     /// Error replies written, until somebody takes the number.
     pub errors: u64,
+    pub error_kinds: [u32; ERROR_CODES.len()],
+    /// Whether there are kinds to be taken.
+    pub erred: bool,
     /// What parts gathered.
     pub gathered: Vec<u8>,
     pub versions: Vec<Version>,
+    pub taken: Option<Item>,
     pub cursor: u64,
     pub sum: i64,
     pub fault: Option<Fault>,
+    /// Watched keys as [`crate::request::Verb::Guard`] wants them.
+    pub watched: Vec<u8>,
+    /// The present `EXEC` is not done: nothing that comes before its end is written.
+    pub aborted: bool,
     totals: Option<Box<info::Totals>>,
     rate: info::Rate,
 }
@@ -127,11 +184,16 @@ impl Writer {
             protocol: 2,
             muted: false,
             errors: 0,
+            error_kinds: [0; ERROR_CODES.len()],
+            erred: false,
             gathered: Vec::new(),
             versions: Vec::new(),
+            taken: None,
             cursor: 0,
             sum: 0,
             fault: None,
+            watched: Vec::new(),
+            aborted: false,
             totals: None,
             rate: info::Rate::default(),
         }
@@ -141,11 +203,11 @@ impl Writer {
     pub fn forget(&mut self) {
         self.gathered = Vec::new();
         self.versions = Vec::new();
+        self.taken = None;
         (self.cursor, self.sum, self.fault) = (0, 0, None);
     }
 
     fn fault(&mut self, fault: Fault, out: &mut Vec<u8>) {
-        self.errors += 1;
         error(out, fault_text(fault));
     }
 
@@ -157,9 +219,47 @@ impl Writer {
         self.forget();
     }
 
-    /// Everything that is not a plain hit, miss or store.
+    #[cold]
+    fn tell(&mut self, shape: Shape, note: &[u8], out: &mut Vec<u8>) {
+        if shape == Shape::Line {
+            simple(out, &String::from_utf8_lossy(note));
+            return;
+        }
+        // RESP2 has no form for it.
+        if self.protocol != 3 {
+            return;
+        }
+        push(out, 3, 2);
+        bulk(out, b"invalidate");
+        if shape == Shape::Changed {
+            header(out, b'*', 1);
+            bulk(out, note);
+        } else {
+            null(out, 3);
+        }
+    }
+
+    /// Everything that is not a plain hit, miss or store; errors are counted.
     #[inline(never)]
     fn unusual(
+        &mut self,
+        now: Now,
+        node: &Node,
+        shape: Shape,
+        note: &[u8],
+        outcome: &Outcome<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let before = out.len();
+        self.write(now, node, shape, note, outcome, out);
+        if let Some([b'-', error @ ..]) = out.get(before..) {
+            self.errors += 1;
+            self.error_kinds[error_kind(error)] += 1;
+            self.erred = true;
+        }
+    }
+
+    fn write(
         &mut self,
         now: Now,
         node: &Node,
@@ -171,11 +271,29 @@ impl Writer {
         let Outcome { answer, value } = outcome;
         match (shape, *answer) {
             (Shape::Raw, _) => {
-                self.errors += u64::from(note.first() == Some(&b'-'));
                 out.extend_from_slice(note);
             }
             (Shape::Protocol(version), _) => self.protocol = version,
-            (Shape::Mute(_), _) => unreachable!("handled before"),
+            (Shape::WatchPart, answer) => {
+                let (version, expiry) = match answer {
+                    Answer::Item(item) => (item.version, item.expiry),
+                    _ => (Version::NONE, Expiry::Never),
+                };
+                self.watched.extend_from_slice(&(note.len() as u32).to_le_bytes());
+                self.watched.extend_from_slice(note);
+                self.watched.extend_from_slice(&version.0.to_le_bytes());
+                self.watched.extend_from_slice(&expiry.to_number().to_le_bytes());
+            }
+            (Shape::Unwatch, _) => self.watched = Vec::new(),
+            (Shape::Exec { .. }, Answer::Refused(_)) => {
+                out.extend_from_slice(if self.protocol == 3 { b"_\r\n" } else { b"*-1\r\n" });
+                self.aborted = true;
+            }
+            (Shape::Exec { commands }, _) => header(out, b'*', commands as usize),
+            (Shape::ExecEnd, _) => {}
+            (Shape::Mute(_) | Shape::Changed | Shape::AllChanged | Shape::Line, _) => {
+                unreachable!("handled before")
+            }
 
             (Shape::SumPart, answer) => match answer {
                 Answer::Fault(fault) => self.fault = self.fault.or(Some(fault)),
@@ -183,13 +301,24 @@ impl Writer {
                 answer => self.sum += i64::from(happened(answer)),
             },
             (Shape::VersionPart, answer) => match answer {
-                Answer::Stored { version, .. } => self.versions.push(version),
+                Answer::Stored { version, .. } | Answer::Item(Item { version, .. }) => {
+                    self.versions.push(version);
+                }
                 Answer::Fault(fault) => {
                     self.fault = self.fault.or(Some(fault));
                     self.versions.push(Version::NONE);
                 }
                 _ => self.versions.push(Version::NONE),
             },
+            (Shape::TakePart, answer) => match answer {
+                Answer::Item(item) if !item.lease.stale => {
+                    self.taken = Some(item);
+                    value.append_to(&mut self.gathered);
+                }
+                Answer::Fault(fault) => self.fault = self.fault.or(Some(fault)),
+                _ => {}
+            },
+            (Shape::Ignored, _) => {}
             (Shape::PagePart, answer) => match answer {
                 Answer::Page { cursor } => {
                     self.cursor = cursor;
@@ -203,6 +332,17 @@ impl Writer {
             (Shape::CountersPart, _) => {
                 self.totals.get_or_insert_default().add(&value.to_cow());
             }
+            (Shape::SlowEnd { most }, _) => self.end(out, |writer, out| {
+                super::timings::write_slow(&writer.gathered, most as usize, out);
+            }),
+            (Shape::LatencyEnd { latest }, _) => self.end(out, |writer, out| {
+                super::timings::write_latencies(&writer.gathered, latest, out);
+            }),
+            (Shape::HistogramsEnd, _) => {
+                let totals = self.totals.take().unwrap_or_default();
+                super::timings::write_histograms(&totals.timings, self.protocol, note, out);
+            }
+            (Shape::AnyEnd, _) => self.end(out, |writer, out| number(out, i64::from(writer.sum > 0))),
             (Shape::SumEnd, _) => self.end(out, |writer, out| number(out, writer.sum)),
             (Shape::OkEnd, _) => self.end(out, |_, out| out.extend_from_slice(b"+OK\r\n")),
             (Shape::KeysEnd { most }, _) => self.end(out, |writer, out| {
@@ -244,13 +384,31 @@ impl Writer {
                 verbatim(out, self.protocol, &text);
             }
 
+            (Shape::RestoreRefused, answer) => {
+                let taken = matches!(answer, Answer::Item(_));
+                let text = if taken { BUSY_KEY.as_bytes() } else { note };
+                out.extend_from_slice(&[b"-", text, b"\r\n"].concat());
+            }
+            (Shape::Passed, Answer::Page { .. }) => {
+                let before = out.len();
+                value.append_to(out);
+                self.errors += u64::from(out.get(before) == Some(&b'-'));
+            }
+            // Of what the origin did not say nobody knows that it is absent.
+            (_, Answer::Fault(Fault::Origin)) if !value.is_empty() => {
+                self.errors += 1;
+                out.push(b'-');
+                value.append_to(out);
+                out.extend_from_slice(b"\r\n");
+            }
+            (Shape::Element, Answer::Fault(Fault::Origin)) => self.fault(Fault::Origin, out),
             (Shape::Element, Answer::Fault(_)) => null(out, self.protocol),
             (_, Answer::Fault(fault)) => self.fault(fault, out),
             (Shape::Ok, Answer::Refused(_) | Answer::Miss) => null(out, self.protocol),
             (Shape::Ok, _) => out.extend_from_slice(b"+OK\r\n"),
             (Shape::Flag, answer) => number(out, i64::from(happened(answer))),
             (Shape::Bulk | Shape::Element, Answer::Item(_)) => bulk_value(out, value),
-            (Shape::Bulk | Shape::Element, _) => null(out, self.protocol),
+            (Shape::Bulk | Shape::Element | Shape::Passed, _) => null(out, self.protocol),
             (Shape::Previous, Answer::Previous { existed: true, .. }) => bulk_value(out, value),
             (Shape::Previous, _) => null(out, self.protocol),
             (Shape::Counted, Answer::Counted { number: counted, .. }) => number(out, counted as i64),
@@ -269,6 +427,8 @@ impl Writer {
                 number(out, left);
             }
             (Shape::Expiry { .. }, _) => number(out, -2),
+            (Shape::Lease, Answer::Item(item)) => lease::write(self.protocol, &item, value, out),
+            (Shape::Lease, _) => null(out, self.protocol),
             (Shape::Type, Answer::Item(_)) => out.extend_from_slice(b"+string\r\n"),
             (Shape::Type, _) => out.extend_from_slice(b"+none\r\n"),
             (Shape::Range { start, end }, Answer::Item(_)) => {
@@ -276,6 +436,22 @@ impl Writer {
                 bulk(out, &value[range(value.len(), start, end)]);
             }
             (Shape::Range { .. }, _) => bulk(out, b""),
+            (Shape::Renamed { always: true }, Answer::Stored { .. }) => out.extend_from_slice(b"+OK\r\n"),
+            (Shape::Renamed { .. }, Answer::Stored { .. }) => number(out, 1),
+            (Shape::Renamed { .. }, Answer::Refused(Refusal::Present)) => number(out, 0),
+            (Shape::Renamed { .. }, _) => {
+                error(out, "ERR no such key");
+            }
+            (Shape::Dumped, Answer::Item(_)) => {
+                let mut payload = Vec::new();
+                super::dump::encode(&value.to_cow(), &mut payload);
+                bulk(out, &payload);
+            }
+            (Shape::Dumped, _) => null(out, self.protocol),
+            (Shape::Restored, Answer::Stored { .. }) => out.extend_from_slice(b"+OK\r\n"),
+            (Shape::Restored, _) => {
+                error(out, BUSY_KEY);
+            }
             (Shape::Encoding, Answer::Item(_)) => {
                 let value = value.to_cow();
                 bulk(
@@ -292,7 +468,6 @@ impl Writer {
             (Shape::References, Answer::Item(_)) => number(out, 1),
             (Shape::IdleSeconds, Answer::Item(item)) => number(out, i64::from(item.idle_seconds)),
             (Shape::Frequency, Answer::Item(_)) => {
-                self.errors += 1;
                 error(
                     out,
                     "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that \
@@ -337,12 +512,18 @@ impl Encode for Writer {
         outcome: &Outcome<'_>,
         out: &mut Vec<u8>,
     ) {
-        if let Shape::Mute(muted) = shape {
-            self.muted = muted;
-            return;
+        match shape {
+            Shape::Mute(muted) => {
+                self.muted = muted;
+                return;
+            }
+            // No replies, so no muting either.
+            Shape::Changed | Shape::AllChanged | Shape::Line => return self.tell(shape, note, out),
+            _ => {}
         }
         let before = out.len();
         match (shape, outcome.answer) {
+            _ if self.aborted => self.aborted = shape != Shape::ExecEnd,
             (Shape::Bulk, Answer::Item(_)) => bulk_value(out, &outcome.value),
             (Shape::Ok, Answer::Stored { .. }) => out.extend_from_slice(b"+OK\r\n"),
             _ => self.unusual(now, node, shape, note, outcome, out),
@@ -423,6 +604,7 @@ fn fault_text(fault: Fault) -> &'static str {
         Fault::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.",
         Fault::Busy => "TRYAGAIN the core is busy, try again",
         Fault::Unsupported => "ERR this operation is not supported by this server",
+        Fault::Origin => "ERR the origin failed",
     }
 }
 
@@ -480,7 +662,7 @@ pub(super) fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 #[inline]
-fn bulk_value(out: &mut Vec<u8>, value: &Value<'_>) {
+pub(super) fn bulk_value(out: &mut Vec<u8>, value: &Value<'_>) {
     header(out, b'$', value.len());
     value.append_to(out);
     out.extend_from_slice(b"\r\n");

@@ -3,10 +3,12 @@
 use super::commands::{self, COMMANDS, Command, Id};
 use super::parser::{Arguments, integer};
 use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
-use super::{Backend, ECHO_BYTES_MAX, Ex, Flow, Talk, echo, is};
-use crate::request::{Request, Verb};
-use crate::topology::Node;
+use super::{Backend, Ex, Flow, Talk, is};
+use crate::request::{Named, Request, Verb};
 use crate::wire::Target;
+
+/// Names in one `INVALIDATE`: each is asked of every core at once.
+const NAMES_MAX: usize = 256;
 
 impl Talk {
     pub(super) fn server_command<B: Backend>(
@@ -31,6 +33,7 @@ impl Talk {
                     self.fail(ex, SYNTAX);
                 }
             }
+            Id::Invalidate => self.invalidate(ex, arguments),
             Id::Info => {
                 let mut sections = Vec::new();
                 for name in arguments.from(1) {
@@ -52,6 +55,7 @@ impl Talk {
             Id::Memory => self.memory(ex, command, arguments),
             Id::Command => self.command(ex, command, arguments),
             Id::Config => self.config(ex, command, arguments),
+            Id::Monitor => self.monitor(ex),
             Id::Slowlog => self.slowlog(ex, command, arguments),
             Id::Latency => self.latency(ex, command, arguments),
             Id::Acl => self.acl(ex, command, arguments),
@@ -59,6 +63,62 @@ impl Talk {
             other => unreachable!("{other:?} is about something else"),
         }
         Flow::Done
+    }
+
+    /// `INVALIDATE KEY | PREFIX | TAG name [name ...]`: how many items were forgotten at once; what a prefix names is
+    /// forgotten at once, too, and not counted.
+    fn invalidate<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let kind = arguments.at(1);
+        let named = match kind {
+            _ if is(kind, "key") => Named::Key,
+            _ if is(kind, "prefix") => Named::Prefix,
+            _ if is(kind, "tag") => Named::Tag,
+            _ => return self.fail(ex, SYNTAX),
+        };
+        if arguments.len() - 2 > NAMES_MAX {
+            return self.fail(ex, "ERR too many names in one INVALIDATE");
+        }
+        for name in arguments.from(2) {
+            let request = Request { key: name, value: &[], verb: Verb::Invalidate(named) };
+            if named == Named::Key {
+                // What no item can be called is not there.
+                if name.is_empty() || name.len() > self.options.key_bytes_max {
+                    continue;
+                }
+                ex.ask(Target::Owner, &request, Shape::SumPart, &[]);
+                continue;
+            }
+            // Whatever core a session speaks of: what is out of date is so everywhere.
+            for core in 0..ex.node.core_count() {
+                ex.ask(Target::Core(crate::ids::CoreId(core)), &request, Shape::SumPart, &[]);
+            }
+        }
+        ex.say(Shape::SumEnd, &[]);
+    }
+
+    fn monitor<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
+        let Some(observer) = ex.backend.observer() else {
+            return self.fail(ex, "ERR MONITOR is not supported here");
+        };
+        if self.monitors {
+            return self.ok(ex);
+        }
+        self.monitors = true;
+        for core in 0..ex.node.core_count() {
+            let request = Request { key: &[], value: &[], verb: Verb::Monitor { observer, on: true } };
+            ex.ask(Target::Core(crate::ids::CoreId(core)), &request, Shape::SumPart, &[]);
+        }
+        ex.say(Shape::OkEnd, &[]);
+    }
+
+    pub(super) fn stop_monitoring<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
+        if let (true, Some(observer)) = (self.monitors, ex.backend.observer()) {
+            self.monitors = false;
+            for core in 0..ex.node.core_count() {
+                let request = Request { key: &[], value: &[], verb: Verb::Monitor { observer, on: false } };
+                ex.ask(Target::Core(crate::ids::CoreId(core)), &request, Shape::Ignored, &[]);
+            }
+        }
     }
 
     fn memory<B: Backend>(
@@ -80,7 +140,7 @@ impl Talk {
                 }
                 if self.keys_fit(ex, command, arguments) {
                     let key = arguments.at(2);
-                    let request = Request { key, value: &[], verb: Verb::Peek };
+                    let request = Request { key, value: &[], verb: Verb::Look };
                     ex.ask(Target::Owner, &request, Shape::Usage, key);
                 }
             }
@@ -146,8 +206,7 @@ impl Talk {
                 let arity = sub.map_or(other.arity, |sub| sub.arity);
                 let (first, last) = match sub {
                     Some(sub) => (usize::from(sub.key), usize::from(sub.key)),
-                    None if other.last_key < 0 => (usize::from(other.first_key), count - 1),
-                    None => (usize::from(other.first_key), usize::from(other.first_key)),
+                    None => other.key_places(count),
                 };
                 if first == 0 {
                     return self.fail(ex, "ERR The command has no key arguments");
@@ -188,147 +247,6 @@ impl Talk {
         });
     }
 
-    fn config<B: Backend>(
-        &mut self,
-        ex: &mut Ex<'_, B>,
-        command: &'static Command,
-        arguments: Arguments<'_>,
-    ) {
-        match self.subcommand {
-            "get" => {
-                let settings = settings(ex.node);
-                let wanted = |name: &str| arguments.from(2).any(|pattern| matches(pattern, name));
-                self.say(ex, |protocol, out| {
-                    let chosen = || settings.iter().filter(|(name, _)| wanted(name));
-                    reply::map(out, protocol, chosen().count());
-                    for (name, value) in chosen() {
-                        reply::bulk(out, name.as_bytes());
-                        reply::bulk(out, value.as_bytes());
-                    }
-                });
-            }
-            "set" if !arguments.len().is_multiple_of(2) => self.fail(ex, SYNTAX),
-            "set" => {
-                let settings = settings(ex.node);
-                let known = |name: &[u8]| settings.iter().any(|(known, _)| is(name, known));
-                let mut text = Vec::new();
-                match (2..arguments.len()).step_by(2).map(|i| arguments.at(i)).find(|name| !known(name)) {
-                    Some(unknown) => {
-                        text.extend_from_slice(
-                            b"ERR Unknown option or number of arguments for CONFIG SET - '",
-                        );
-                        echo(&mut text, unknown, ECHO_BYTES_MAX);
-                        text.push(b'\'');
-                    }
-                    None => {
-                        text.extend_from_slice(b"ERR CONFIG SET failed (possibly related to argument '");
-                        echo(&mut text, arguments.at(2), ECHO_BYTES_MAX);
-                        text.extend_from_slice(b"') - can't set immutable config");
-                    }
-                }
-                self.fail_bytes(ex, &text);
-            }
-            "resetstat" => {
-                self.ask_all(ex, Verb::ResetCounters, Shape::SumPart);
-                ex.say(Shape::OkEnd, &[]);
-            }
-            _ => self.help(ex, command),
-        }
-    }
-
-    fn slowlog<B: Backend>(
-        &mut self,
-        ex: &mut Ex<'_, B>,
-        command: &'static Command,
-        arguments: Arguments<'_>,
-    ) {
-        match self.subcommand {
-            "get" if arguments.len() > 3 => self.fail(ex, SYNTAX),
-            "get" => match arguments.from(2).next().map(integer) {
-                None | Some(Some(-1..)) => ex.say(Shape::Raw, b"*0\r\n"),
-                _ => self.fail(ex, "ERR count should be greater than or equal to -1"),
-            },
-            "len" => ex.say(Shape::Raw, b":0\r\n"),
-            "reset" => self.ok(ex),
-            _ => self.help(ex, command),
-        }
-    }
-
-    fn latency<B: Backend>(
-        &mut self,
-        ex: &mut Ex<'_, B>,
-        command: &'static Command,
-        arguments: Arguments<'_>,
-    ) {
-        match self.subcommand {
-            "latest" | "history" => ex.say(Shape::Raw, b"*0\r\n"),
-            "reset" => ex.say(Shape::Raw, b":0\r\n"),
-            "histogram" => self.say(ex, |protocol, out| reply::map(out, protocol, 0)),
-            "doctor" => self.say(ex, |protocol, out| {
-                reply::verbatim(out, protocol, b"Latencies are measured per core; see the metrics page.\n");
-            }),
-            "graph" => {
-                let mut text = b"ERR No samples available for event '".to_vec();
-                echo(&mut text, arguments.at(2), ECHO_BYTES_MAX);
-                text.push(b'\'');
-                self.fail_bytes(ex, &text);
-            }
-            _ => self.help(ex, command),
-        }
-    }
-
-    fn acl<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &'static Command, arguments: Arguments<'_>) {
-        let password = match self.options.password {
-            Some(_) => "",
-            None => " nopass",
-        };
-        match self.subcommand {
-            "whoami" => ex.say(Shape::Raw, b"$7\r\ndefault\r\n"),
-            "users" => ex.say(Shape::Raw, b"*1\r\n$7\r\ndefault\r\n"),
-            "list" => self.say(ex, |_, out| {
-                reply::header(out, b'*', 1);
-                reply::bulk(out, ["user default on", password, " ~* &* +@all"].concat().as_bytes());
-            }),
-            "getuser" if arguments.at(2) == b"default" => self.say(ex, |protocol, out| {
-                reply::map(out, protocol, 6);
-                reply::bulk(out, b"flags");
-                let flags = ["on", "nopass"];
-                let flags = if password.is_empty() { &flags[..1] } else { &flags[..] };
-                reply::set(out, protocol, flags.len());
-                flags.iter().for_each(|flag| reply::bulk(out, flag.as_bytes()));
-                reply::bulk(out, b"passwords");
-                reply::header(out, b'*', 0);
-                for (name, value) in [("commands", "+@all"), ("keys", "~*"), ("channels", "&*")] {
-                    reply::bulk(out, name.as_bytes());
-                    reply::bulk(out, value.as_bytes());
-                }
-                reply::bulk(out, b"selectors");
-                reply::header(out, b'*', 0);
-            }),
-            "getuser" => self.say(ex, |protocol, out| reply::null(out, protocol)),
-            "cat" if arguments.len() == 2 => self.say(ex, |_, out| {
-                reply::header(out, b'*', commands::CATEGORIES.len());
-                commands::CATEGORIES.iter().for_each(|name| reply::bulk(out, name.as_bytes()));
-            }),
-            "cat" if arguments.len() > 3 => self.fail(ex, SYNTAX),
-            "cat" => {
-                let wanted = arguments.at(2);
-                if !commands::CATEGORIES.iter().any(|name| is(wanted, name)) {
-                    let mut text = b"ERR Unknown category '".to_vec();
-                    echo(&mut text, wanted, ECHO_BYTES_MAX);
-                    text.push(b'\'');
-                    return self.fail_bytes(ex, &text);
-                }
-                let chosen = || COMMANDS.iter().filter(|command| in_category(command, wanted));
-                self.say(ex, |_, out| {
-                    reply::header(out, b'*', chosen().count());
-                    chosen().for_each(|command| reply::bulk(out, command.name.as_bytes()));
-                });
-            }
-            _ => self.help(ex, command),
-        }
-    }
-
     fn function<B: Backend>(
         &mut self,
         ex: &mut Ex<'_, B>,
@@ -349,44 +267,12 @@ impl Talk {
     }
 }
 
-/// Settings as the node tells them, and those of Redis that tools ask for where the node does not.
-fn settings(node: &Node) -> Vec<(&str, std::borrow::Cow<'_, str>)> {
-    let mut settings: Vec<(&str, std::borrow::Cow<'_, str>)> =
-        node.settings.iter().map(|(name, value)| (name.as_str(), value.into())).collect();
-    let usual = [
-        ("appendonly", "no".into()),
-        ("appendfsync", "no".into()),
-        ("bind", node.address.to_string()),
-        ("cluster-enabled", if node.core_ports.is_empty() { "no" } else { "yes" }.into()),
-        ("databases", "1".into()),
-        ("maxclients", node.clients_max.to_string()),
-        ("maxmemory", node.memory_bytes_max.to_string()),
-        ("maxmemory-policy", "allkeys-lru".into()),
-        ("notify-keyspace-events", String::new()),
-        ("port", node.port.to_string()),
-        ("proto-max-bulk-len", (512 * 1024 * 1024).to_string()),
-        ("replica-read-only", "yes".into()),
-        ("save", String::new()),
-        ("slave-read-only", "yes".into()),
-        ("slowlog-log-slower-than", "-1".into()),
-        ("slowlog-max-len", "0".into()),
-        ("tcp-keepalive", "300".into()),
-        ("timeout", "0".into()),
-    ];
-    for (name, value) in usual {
-        if settings.iter().all(|(known, _)| *known != name) {
-            settings.push((name, value.into()));
-        }
-    }
-    settings
-}
-
-fn in_category(command: &Command, wanted: &[u8]) -> bool {
+pub(super) fn in_category(command: &Command, wanted: &[u8]) -> bool {
     commands::categories(command.flags, command.group).any(|name| is(wanted, name))
 }
 
 /// Whether a short name of ours matches a pattern of `*`, `?` and literal bytes, in any case.
-fn matches(pattern: &[u8], name: &str) -> bool {
+pub(super) fn matches(pattern: &[u8], name: &str) -> bool {
     let name = name.as_bytes();
     let (mut p, mut n) = (0, 0);
     // Where to go on if what follows the last `*` does not match: that `*` then takes one byte more.

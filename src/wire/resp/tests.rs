@@ -8,6 +8,7 @@ use crate::metrics::Counters;
 use crate::request::*;
 use crate::topology::ShardMap;
 use crate::wire::Session;
+use crate::wire::users::Users;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -39,6 +40,16 @@ impl Store {
         }
     }
 
+    /// Whether a target is in the way; a source that is not there goes first.
+    fn transfer_is_refused(&self, key: &[u8], value: &[u8], verb: Verb) -> bool {
+        match verb {
+            Verb::Transfer(transfer) => {
+                !transfer.replace && self.items.contains_key(key) && self.items.contains_key(value)
+            }
+            _ => reply::keys(value).step_by(2).any(|key| self.items.contains_key(key)),
+        }
+    }
+
     fn execute(&mut self, now: Now, key: &[u8], value: &[u8], verb: Verb) -> (Answer, Vec<u8>) {
         self.items.retain(|_, item| match item.expiry {
             Expiry::Never => true,
@@ -59,6 +70,65 @@ impl Store {
         };
         let mut write = None;
         let (answer, bytes) = match verb {
+            Verb::Look => match found {
+                Some(item) => (Answer::Item(Self::item(item)), none()),
+                None => (Answer::Miss, none()),
+            },
+            Verb::Unguard
+            | Verb::Observe(..)
+            | Verb::Unobserve(_)
+            | Verb::Track(_)
+            | Verb::Own(_)
+            | Verb::Notify { .. }
+            | Verb::Monitor { .. }
+            | Verb::Journal(_)
+            | Verb::SetUser
+            | Verb::Configure { .. }
+            | Verb::Pass(_) => (Answer::Number(0), none()),
+            Verb::Guard => {
+                let mut rest = value;
+                let mut same = true;
+                while let Some((len, tail)) = rest.split_first_chunk::<4>() {
+                    let (key, tail) = tail.split_at(u32::from_le_bytes(*len) as usize);
+                    let (seen, tail) = tail.split_at(16);
+                    rest = tail;
+                    let is = match self.items.get(key) {
+                        Some(item) => [item.version.0, item.expiry.to_number()],
+                        None => [0, u64::MAX],
+                    };
+                    same &= seen == is.map(u64::to_le_bytes).concat();
+                }
+                (if same { Answer::Number(0) } else { Answer::Refused(Refusal::Version) }, none())
+            }
+            Verb::Transfer(_) | Verb::PutAllAbsent if self.transfer_is_refused(key, value, verb) => {
+                (Answer::Refused(Refusal::Present), none())
+            }
+            Verb::Transfer(transfer) => match self.items.get(key) {
+                None => (Answer::Miss, none()),
+                Some(item) => {
+                    let (item, version) =
+                        (ModelItem { value: item.value.clone(), ..*item }, Version(self.sequence + 1));
+                    let len = item.value.len() as u32;
+                    if key != value {
+                        if !transfer.keep {
+                            self.items.remove(key);
+                        }
+                        self.sequence += 1;
+                        self.items.insert(value.to_vec(), ModelItem { version, ..item });
+                    }
+                    (Answer::Stored { version, replaced: false, len }, none())
+                }
+            },
+            Verb::PutAllAbsent => {
+                let parts: Vec<&[u8]> = reply::keys(value).collect();
+                for pair in parts.chunks(2) {
+                    self.sequence += 1;
+                    let version = Version(self.sequence);
+                    let item = ModelItem { value: pair[1].to_vec(), version, expiry: Expiry::Never };
+                    self.items.insert(pair[0].to_vec(), item);
+                }
+                (Answer::Stored { version: Version(self.sequence), replaced: false, len: 0 }, none())
+            }
             Verb::Get | Verb::Peek => match found {
                 Some(item) => (Answer::Item(Self::item(item)), item.value.clone()),
                 None => (Answer::Miss, none()),
@@ -129,6 +199,13 @@ impl Store {
                 let before = found.map_or(Some(0.0), |item| text(&item.value));
                 match before {
                     None => (Answer::Fault(Fault::NotFloat), none()),
+                    Some(_)
+                        if text(value).is_none_or(|by| {
+                            by.is_nan() || (by.is_infinite() && value.iter().any(u8::is_ascii_digit))
+                        }) =>
+                    {
+                        (Answer::Fault(Fault::NotFloat), none())
+                    }
                     Some(before) if !(before + text(value).unwrap()).is_finite() => {
                         (Answer::Fault(Fault::NotFinite), none())
                     }
@@ -215,8 +292,14 @@ impl Store {
                 let line = b"id=9 addr=9.9.9.9:9 laddr=1.1.1.1:1 name= age=5 cmd=get\n".to_vec();
                 (Answer::Page { cursor: 0 }, line)
             }
+            Verb::Invalidate(Named::Key) => match self.items.remove(key) {
+                Some(_) => (Answer::Removed { version: Version::NONE }, none()),
+                None => (Answer::Miss, none()),
+            },
+            Verb::Invalidate(_) => (Answer::Number(2), none()),
             Verb::Disconnect { client } => (Answer::Number(i64::from(client == 9)), none()),
             Verb::ResetCounters => (Answer::Number(0), none()),
+            Verb::Limit { bytes } => (Answer::Number(bytes as i64), none()),
         };
         let Some((value, expiry)) = write else { return (answer, bytes) };
         self.sequence += 1;
@@ -250,6 +333,8 @@ struct Model {
     stores: Vec<Store>,
     sent: Vec<VecDeque<Sent>>,
     most_sent: usize,
+    /// A guard has refused what comes before its end.
+    refusing: Vec<bool>,
     answer: Vec<u8>,
     counters: Counters,
     calls: Vec<u8>,
@@ -264,6 +349,7 @@ impl Model {
             stores: (0..CORES).map(|_| Store::default()).collect(),
             sent: (0..CORES).map(|_| VecDeque::new()).collect(),
             most_sent: 0,
+            refusing: vec![false; usize::from(CORES)],
             answer: Vec::new(),
             counters: Counters::default(),
             calls: Vec::new(),
@@ -282,6 +368,7 @@ impl Backend for Model {
                 assert!(!request.key.is_empty());
                 self.map.owner(slot_of(request.key).shard())
             }
+            Target::Here => CoreId(0),
             Target::Core(core) => core,
         };
         if core.0 < self.near {
@@ -381,8 +468,15 @@ impl Shell {
         }
         let core = busy[self.roll(busy.len())];
         let sent = self.model.sent[core].pop_front().unwrap();
-        let (answer, bytes) =
-            self.model.stores[core].execute(self.model.now, &sent.key, &sent.value, sent.verb);
+        let (answer, bytes) = match self.model.refusing[core] {
+            true => (Answer::Refused(Refusal::Version), Vec::new()),
+            false => self.model.stores[core].execute(self.model.now, &sent.key, &sent.value, sent.verb),
+        };
+        match (sent.verb, answer) {
+            (Verb::Guard, Answer::Refused(_)) => self.model.refusing[core] = true,
+            (Verb::Unguard, _) => self.model.refusing[core] = false,
+            _ => {}
+        }
         let outcome = Outcome { answer, value: Value::One(&bytes) };
         self.session.complete(self.model.now, &self.node, sent.ticket, &outcome);
     }
@@ -653,8 +747,8 @@ fn errors_are_told_byte_for_byte() {
         ("ASKING", "-ERR This instance has cluster support disabled|"),
         ("CONFIG SET foo b", "-ERR Unknown option or number of arguments for CONFIG SET - 'foo'|"),
         (
-            "CONFIG SET maxmemory 1gb",
-            "-ERR CONFIG SET failed (possibly related to argument 'maxmemory') - can't set immutable config|",
+            "CONFIG SET port 1",
+            "-ERR CONFIG SET failed (possibly related to argument 'port') - can't set immutable config|",
         ),
         ("SLOWLOG GET -2", "-ERR count should be greater than or equal to -1|"),
         ("FUNCTION FLUSH x", "-ERR FUNCTION FLUSH only supports SYNC¦ASYNC option|"),
@@ -723,9 +817,51 @@ fn empty_frames_mean_nothing_and_inline_commands_may_be_quoted() {
     assert_eq!(reply, expected);
     let (reply, _) = converse(b"*1\r\n$0\r\n\r\nPING\r\n");
     assert_eq!(reply, "-ERR unknown command '', with args beginning with: \r\n+PONG\r\n");
-    let (reply, _) =
-        converse(&[command(&[b"SET", b"\0\x01k", b"\0v\r\n"]), command(&[b"GET", b"\0\x01k"])].concat());
-    assert_eq!(reply, "+OK\r\n$4\r\n\0v\r\n\r\n");
+}
+
+#[test]
+fn any_bytes_are_safe_in_keys_and_values() {
+    let key: Vec<u8> = (0..=255).collect();
+    for (key, value) in [(&b"\0\x01k"[..], &b"\0v\r\n"[..]), (b"\r\n", b"$3\r\nabc\r\n"), (&key, &key)] {
+        let sent = [command(&[b"SET", key, value]), command(&[b"GET", key])].concat();
+        let mut shell = Shell::new(CORES, false, Options::default(), 1);
+        shell.feed(&sent);
+        let expected = [format!("+OK\r\n${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
+        assert_eq!((&shell.output, shell.closed), (&expected, None));
+    }
+}
+
+#[test]
+fn lengths_of_any_wrong_kind_store_nothing() {
+    for length in
+        ["-1", "-2147483648", "+3", "0x3", "03", "3 ", "18446744073709551616", "18446744073709551619", "3.0"]
+    {
+        let mut shell = Shell::new(CORES, false, Options::default(), 1);
+        shell.feed(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${length}\r\nabc\r\n").as_bytes());
+        assert_eq!(shell.closed, Some(Reason::Protocol), "{length}");
+        let fresh = Shell::new(CORES, false, Options::default(), 1);
+        let mut next = Shell { model: shell.model, ..fresh };
+        check_on(&mut next, &[("DBSIZE", ":0|"), ("GET k", "$-1|")]);
+    }
+}
+
+#[test]
+fn refused_hello_and_repeated_auth_change_nothing() {
+    let options = Options { users: Arc::new(Users::with_password(Some("sekret"))), ..Options::default() };
+    let mut shell = Shell::new(CORES, false, options, 1);
+    check_on(
+        &mut shell,
+        &[
+            ("AUTH sekret", "+OK|"),
+            ("HELLO 4", "-NOPROTO unsupported protocol version|"),
+            ("GET nothing", "$-1|"),
+            ("AUTH sekret", "+OK|"),
+            ("AUTH wrong", "-WRONGPASS invalid username-password pair or user is disabled.|"),
+            ("HELLO 4 SETNAME x", "-NOPROTO unsupported protocol version|"),
+            ("CLIENT GETNAME", "$-1|"),
+            ("SET k v", "+OK|"),
+        ],
+    );
 }
 
 #[test]
@@ -878,7 +1014,7 @@ fn client_reply_silences_in_order() {
 
 #[test]
 fn without_the_password_nothing_is_done() {
-    let options = Options { password: Some("sekret".into()), ..Options::default() };
+    let options = Options { users: Arc::new(Users::with_password(Some("sekret"))), ..Options::default() };
     let noauth = "-NOAUTH Authentication required.|";
     let wrong = "-WRONGPASS invalid username-password pair or user is disabled.|";
     let mut shell = Shell::new(CORES, false, options.clone(), 1);
@@ -923,7 +1059,7 @@ fn without_the_password_nothing_is_done() {
 
 #[test]
 fn a_stranger_who_never_reads_is_closed() {
-    let options = Options { password: Some("sekret".into()), ..Options::default() };
+    let options = Options { users: Arc::new(Users::with_password(Some("sekret"))), ..Options::default() };
     let client = Client::default();
     let options = Arc::new(Options { protocol: crate::wire::Protocol::Resp, ..options });
     let mut session = Session::new(options.clone(), client);
@@ -1046,7 +1182,8 @@ fn msetnx_stores_all_or_nothing() {
                 ("MGET {a}1 {a}2", "*2|$1|x|$1|y|"),
                 ("MSETNX {a}3 x {a}2 z", ":0|"),
                 ("MGET {a}2 {a}3", "*2|$1|y|$-1|"),
-                ("MSETNX {a}4 x {a}4 z", "-ERR a key is named twice|"),
+                ("MSETNX {a}4 x {a}4 z", ":1|"),
+                ("GET {a}4", "$1|z|"),
             ],
         );
         let (one, other) = (0..100)
@@ -1062,18 +1199,263 @@ fn msetnx_stores_all_or_nothing() {
 }
 
 #[test]
-fn msetnx_takes_back_what_it_stored_when_memory_runs_out() {
+fn an_mset_that_finds_no_memory_says_so() {
     let mut shell = Shell::new(CORES, false, Options::default(), 4);
     shell.model.stores.iter_mut().for_each(|store| store.room = Some(1));
     check_on(
         &mut shell,
         &[
-            ("MSETNX {a}1 x {a}2 y", "-OOM command not allowed when used memory > 'maxmemory'.|"),
-            ("EXISTS {a}1 {a}2", ":0|"),
             ("SET {a}3 x", "+OK|"),
             ("MSET {a}4 x {a}5 y", "-OOM command not allowed when used memory > 'maxmemory'.|"),
         ],
     );
+}
+
+/// Two keys of two cores, the first of them owned by `core`.
+fn keys_apart(shell: &Shell, core: u16) -> (String, String) {
+    let owner = |key: &String| shell.node.map.owner(slot_of(key.as_bytes()).shard());
+    let keys = || (0..100).map(|i| format!("k{i}"));
+    let one = keys().find(|key| owner(key) == CoreId(core)).unwrap();
+    let other = keys().find(|key| owner(key) != CoreId(core)).unwrap();
+    (one, other)
+}
+
+#[test]
+fn an_item_gets_another_key_on_its_core_or_on_another() {
+    for (near, apart) in [(CORES, false), (CORES, true), (1, true), (0, true), (0, false)] {
+        let mut shell = Shell::new(near, false, Options::default(), 4);
+        let (a, b) = match apart {
+            true => keys_apart(&shell, 0),
+            false => ("{x}1".to_string(), "{x}2".to_string()),
+        };
+        let dialogue = [
+            ("RENAME A B", "-ERR no such key|"),
+            ("RENAMENX A B", "-ERR no such key|"),
+            ("COPY A B", ":0|"),
+            ("SET A v EX 100", "+OK|"),
+            ("RENAME A B", "+OK|"),
+            ("EXISTS A", ":0|"),
+            ("GET B", "$1|v|"),
+            ("TTL B", ":100|"),
+            ("SET A w", "+OK|"),
+            ("RENAMENX A B", ":0|"),
+            ("MGET A B", "*2|$1|w|$1|v|"),
+            ("RENAME A B", "+OK|"),
+            ("TTL B", ":-1|"),
+            ("RENAMENX B A", ":1|"),
+            ("COPY A B", ":1|"),
+            ("MGET A B", "*2|$1|w|$1|w|"),
+            ("COPY A B", ":0|"),
+            ("SET A x", "+OK|"),
+            ("COPY A B REPLACE", ":1|"),
+            ("GET B", "$1|x|"),
+            ("RENAME A A", "+OK|"),
+            ("RENAMENX A A", ":0|"),
+            ("GET A", "$1|x|"),
+            ("COPY A A", "-ERR source and destination objects are the same|"),
+            ("COPY A B DB 1", "-ERR DB index is out of range|"),
+            ("MOVE A 0", "-ERR source and destination objects are the same|"),
+        ];
+        let dialogue = dialogue.map(|(sent, expected)| {
+            let words = sent.split(' ').map(|word| match word {
+                "A" => a.as_str(),
+                "B" => b.as_str(),
+                word => word,
+            });
+            (words.collect::<Vec<_>>().join(" "), expected)
+        });
+        let dialogue: Vec<_> = dialogue.iter().map(|(sent, expected)| (sent.as_str(), *expected)).collect();
+        check_on(&mut shell, &dialogue);
+    }
+}
+
+#[test]
+fn a_move_between_cores_that_finds_no_memory_leaves_the_item_where_it_was() {
+    for near in [CORES, 0] {
+        let mut shell = Shell::new(near, false, Options::default(), 4);
+        let (source, target) = keys_apart(&shell, 0);
+        check_on(&mut shell, &[(&format!("SET {source} v"), "+OK|")]);
+        shell.model.stores[1..].iter_mut().for_each(|store| store.room = Some(0));
+        let rename = format!("RENAME {source} {target}");
+        check_on(
+            &mut shell,
+            &[
+                (&rename, "-OOM command not allowed when used memory > 'maxmemory'.|"),
+                (&format!("GET {source}"), "$1|v|"),
+                (&format!("GET {target}"), "$-1|"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn what_was_dumped_is_restored() {
+    let mut shell = Shell::new(0, false, Options::default(), 4);
+    let exchange = |shell: &mut Shell, sent: &[u8]| {
+        shell.feed(sent);
+        shell.finish();
+        std::mem::take(&mut shell.output)
+    };
+    check_on(&mut shell, &[("SET a value", "+OK|")]);
+    let dumped = exchange(&mut shell, &words("DUMP a"));
+    let payload = dumped[5..dumped.len() - 2].to_vec();
+    let restore = |key: &[u8], payload: &[u8], rest: &[&[u8]]| {
+        command(&[&[b"RESTORE", key, b"5000", payload], rest].concat())
+    };
+    assert_eq!(exchange(&mut shell, &restore(b"b", &payload, &[])), b"+OK\r\n");
+    check_on(&mut shell, &[("GET b", "$5|value|"), ("PTTL b", ":5000|")]);
+    let busy: &[u8] = b"-BUSYKEY Target key name already exists.\r\n";
+    assert_eq!(exchange(&mut shell, &restore(b"b", &payload, &[])), busy);
+    assert_eq!(exchange(&mut shell, &restore(b"b", b"bad", &[])), busy);
+    assert_eq!(exchange(&mut shell, &restore(b"a", &payload, &[b"replace"])), b"+OK\r\n");
+    check_on(&mut shell, &[("PTTL a", ":5000|"), ("DUMP none", "$-1|")]);
+    let bad: &[u8] = b"-ERR DUMP payload version or checksum are wrong\r\n";
+    assert_eq!(exchange(&mut shell, &restore(b"c", b"bad", &[])), bad);
+    assert_eq!(exchange(&mut shell, &restore(b"a", b"bad", &[b"REPLACE"])), bad);
+}
+
+#[test]
+fn a_transaction_is_queued_and_done() {
+    check(&[
+        ("EXEC", "-ERR EXEC without MULTI|"),
+        ("DISCARD", "-ERR DISCARD without MULTI|"),
+        ("MULTI", "+OK|"),
+        ("MULTI", "-ERR MULTI calls can not be nested|"),
+        ("SET {a}1 5", "+QUEUED|"),
+        ("GET {a}1", "+QUEUED|"),
+        ("INCR {a}1", "+QUEUED|"),
+        ("MSET {a}2 x {a}3 y", "+QUEUED|"),
+        ("MGET {a}1 {a}2 {a}3 {a}4", "+QUEUED|"),
+        ("MSETNX {a}2 x {a}5 y", "+QUEUED|"),
+        ("RENAME {a}2 {a}6", "+QUEUED|"),
+        ("DEL {a}3 {a}4 {a}6", "+QUEUED|"),
+        ("APPEND {a}1 x", "+QUEUED|"),
+        ("INCR {a}1", "+QUEUED|"),
+        ("PING", "+QUEUED|"),
+        ("DBSIZE", "+QUEUED|"),
+        (
+            "EXEC",
+            "*12|+OK|$1|5|:6|+OK|*4|$1|6|$1|x|$1|y|$-1|:0|+OK|:2|:2|-ERR value is not an integer or out of range|\
+             +PONG|:1|",
+        ),
+        ("GET {a}1", "$2|6x|"),
+        ("MULTI", "+OK|"),
+        ("SET {a}1 z", "+QUEUED|"),
+        ("DISCARD", "+OK|"),
+        ("GET {a}1", "$2|6x|"),
+        ("MULTI", "+OK|"),
+        ("NOSUCH", "-ERR unknown command 'NOSUCH', with args beginning with: |"),
+        ("SET {a}1 z", "+QUEUED|"),
+        ("EXEC", "-EXECABORT Transaction discarded because of previous errors.|"),
+        ("MULTI", "+OK|"),
+        ("SUBSCRIBE c", "-ERR Command not allowed inside a transaction|"),
+        ("EXEC", "-EXECABORT Transaction discarded because of previous errors.|"),
+        ("MULTI", "+OK|"),
+        ("EXEC", "*0|"),
+        ("MULTI", "+OK|"),
+        ("RESET", "+RESET|"),
+        ("EXEC", "-ERR EXEC without MULTI|"),
+        ("GET {a}1", "$2|6x|"),
+    ]);
+}
+
+#[test]
+fn keys_of_a_transaction_belong_to_one_core_and_in_a_cluster_to_one_slot() {
+    for near in [CORES, 0] {
+        let mut shell = Shell::new(near, false, Options::default(), 9);
+        let (one, other) = keys_apart(&shell, 0);
+        let (first, second) = (format!("SET {one} 1"), format!("SET {other} 1"));
+        let cross = "-CROSSSLOT Keys in request don't hash to the same slot|";
+        let dialogue = [("MULTI", "+OK|"), (&first, "+QUEUED|"), (&second, "+QUEUED|"), ("EXEC", cross)];
+        check_on(&mut shell, &dialogue);
+        let watch = format!("WATCH {other}");
+        check_on(&mut shell, &[(&watch, "+OK|"), ("MULTI", "+OK|"), (&first, "+QUEUED|"), ("EXEC", cross)]);
+        check_on(&mut shell, &[("EXISTS {one} {other}", ":0|"), ("EXEC", "-ERR EXEC without MULTI|")]);
+        let mut shell = Shell::new(near, true, Options::default(), 9);
+        let map = shell.node.map.clone();
+        let owner = |i: i32| map.owner(slot_of(format!("k{i}").as_bytes()).shard());
+        let i = (1..100).find(|i| owner(*i) == owner(0)).unwrap();
+        let second = format!("SET k{i} 1");
+        check_on(
+            &mut shell,
+            &[("MULTI", "+OK|"), ("SET k0 1", "+QUEUED|"), (&second, "+QUEUED|"), ("EXEC", cross)],
+        );
+    }
+}
+
+#[test]
+fn a_watched_key_that_changed_keeps_the_transaction_from_happening() {
+    for near in [CORES, 1, 0] {
+        let mut shell = Shell::new(near, false, Options::default(), 9);
+        check_on(&mut shell, &[("SET {a}1 x EX 100", "+OK|")]);
+        for (change, happens) in [
+            ("SET {a}1 x EX 100", false),
+            ("GET {a}1", true),
+            ("EXPIRE {a}1 50", false),
+            ("DEL {a}1", false),
+            ("SET {a}1 y", false),
+            ("SET {a}2 y", false),
+            ("SET {a}9 y", true),
+        ] {
+            check_on(&mut shell, &[("WATCH {a}1 {a}2", "+OK|")]);
+            shell.feed(&words(change));
+            shell.finish();
+            shell.output.clear();
+            let (exec, count) = if happens { ("*2|+OK|:1|", ":1|") } else { ("*-1|", ":0|") };
+            check_on(
+                &mut shell,
+                &[
+                    ("MULTI", "+OK|"),
+                    ("SET {a}3 done", "+QUEUED|"),
+                    ("EXISTS {a}3", "+QUEUED|"),
+                    ("EXEC", exec),
+                    ("DEL {a}3", count),
+                    // What is watched is watched for one transaction.
+                    ("MULTI", "+OK|"),
+                    ("PING", "+QUEUED|"),
+                    ("EXEC", "*1|+PONG|"),
+                ],
+            );
+        }
+        check_on(
+            &mut shell,
+            &[
+                ("WATCH {a}1", "+OK|"),
+                ("UNWATCH", "+OK|"),
+                ("SET {a}1 z", "+OK|"),
+                ("MULTI", "+OK|"),
+                ("GET {a}1", "+QUEUED|"),
+                ("WATCH {a}1", "-ERR WATCH inside MULTI is not allowed|"),
+                ("EXEC", "*1|$1|z|"),
+                ("WATCH {a}1", "+OK|"),
+                ("MULTI", "+OK|"),
+                ("FLUSHALL", "-ERR Command not allowed inside a transaction|"),
+                ("DISCARD", "+OK|"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_transaction_goes_to_its_core_in_one_turn_however_long_it_is() {
+    let options = Options { commands_per_turn: 8, output_soft_bytes: 1024, ..Options::default() };
+    for near in [CORES, 0] {
+        let mut shell = Shell::new(near, false, options.clone(), 9);
+        let queued: Vec<u8> = (0..500).flat_map(|i| words(&format!("SET {{a}}{i} {i}"))).collect();
+        let mget = format!("MGET {}", (0..500).map(|i| format!("{{a}}{i}")).collect::<Vec<_>>().join(" "));
+        shell.feed(&[words("MULTI"), queued, words(&mget)].concat());
+        shell.finish();
+        shell.output.clear();
+        shell.model.most_sent = 0;
+        shell.feed(&words("EXEC"));
+        if near == 0 {
+            assert_eq!(shell.model.most_sent, 1002, "all of it and its two guards, before anything else");
+        }
+        shell.finish();
+        let reply = String::from_utf8(std::mem::take(&mut shell.output)).unwrap();
+        assert!(reply.starts_with("*501\r\n+OK\r\n+OK"), "{}", &reply[..20]);
+        assert!(reply.ends_with("$3\r\n499\r\n"));
+    }
 }
 
 #[test]
@@ -1132,7 +1514,8 @@ fn info_tells_the_counters_of_all_cores() {
         assert!(text.contains("cmdstat_get:calls=15,usec=0"), "{text}");
         let text = info("INFO Replication CPU");
         assert!(
-            text.contains("# Replication\r\nrole:master\r\n") && text.ends_with("# Cpu\r\n\r\n"),
+            text.contains("# Replication\r\nrole:master\r\n")
+                && text.contains("# Cpu\r\nused_cpu_sys:0.000000\r\n"),
             "{text}"
         );
         assert!(info("INFO nothing").ends_with("$0\r\n\r\n"));

@@ -151,6 +151,8 @@ impl Status {
     pub const INTERNAL: Status = Status(72);
     /// HELLO: no version in common.
     pub const VERSION: Status = Status(73);
+    /// The key's origin refused or did not answer.
+    pub const ORIGIN: Status = Status(74);
     /// The frame does not begin with the magic.
     pub const MAGIC: Status = Status(128);
     /// The frame is of another version.
@@ -195,6 +197,7 @@ impl Status {
             Status::BUSY => "BUSY",
             Status::INTERNAL => "INTERNAL",
             Status::VERSION => "VERSION",
+            Status::ORIGIN => "ORIGIN",
             Status::MAGIC => "MAGIC",
             Status::FRAME_VERSION => "FRAME_VERSION",
             Status::FLAGS => "FLAGS",

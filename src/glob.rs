@@ -4,7 +4,7 @@
 //! one byte more: at most pattern times text steps, however many stars. The caller bounds even those.
 
 /// Whether the whole text matches. Adds the steps it took to `steps` and gives up, with no, when that reaches `limit`.
-pub(super) fn matches(pattern: &[u8], text: &[u8], limit: u64, steps: &mut u64) -> bool {
+pub fn matches(pattern: &[u8], text: &[u8], limit: u64, steps: &mut u64) -> bool {
     let (mut p, mut t) = (0, 0);
     // Behind the last star seen, and the text it has not taken.
     let mut back: Option<(usize, usize)> = None;

@@ -1,0 +1,8 @@
+//! The native protocol. `scripts/fuzz native 60`
+
+#![no_main]
+
+use foreshadow::wire::Protocol;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| foreshadow_fuzz::check_cut(Protocol::Native, bytes));

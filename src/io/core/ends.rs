@@ -1,0 +1,82 @@
+//! Ends: of a connection, and of the core by draining.
+
+use super::Core;
+use crate::clock::Now;
+use crate::ids::ConnectionId;
+use crate::io::connection::Receiving;
+use std::sync::atomic::Ordering;
+
+impl Core {
+    /// Shuts a connection down; it leaves the table when the kernel is done with it.
+    pub(super) fn kill(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.of(id) else { return };
+        if !connection.dying {
+            connection.dying = true;
+            // Its buffers go as soon as the kernel is done with them; from now on they count against nobody.
+            self.buffer_bytes = self.buffer_bytes.saturating_sub(connection.counted_bytes as u64);
+            connection.counted_bytes = 0;
+            if connection.receiving != Receiving::Off || connection.in_flight {
+                // Completes what is armed. A socket that is closed already has nothing to shut down.
+                let _ = connection.socket.shutdown(std::net::Shutdown::Both);
+            }
+        }
+        self.bury(id);
+    }
+
+    pub(super) fn bury(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.of(id) else { return };
+        if connection.receiving != Receiving::Off || connection.in_flight {
+            return;
+        }
+        if connection.session.observes() {
+            self.forget_observer(id);
+        }
+        self.table.remove(id);
+        self.works.engine.counters.connections -= 1;
+        if self.shared.clients.fetch_sub(1, Ordering::Relaxed) == 1 && self.draining_until.is_some() {
+            // The other cores may sleep; they end when the last connection of all has.
+            self.shared.ring_bells();
+        }
+    }
+
+    /// Closes the connection with the largest buffers.
+    pub(super) fn drop_largest(&mut self) {
+        let largest =
+            self.table.iter_mut().filter(|c| !c.dying).max_by_key(|c| c.counted_bytes).map(|c| c.id);
+        if let Some(id) = largest {
+            self.works.engine.counters.connections_dropped_total += 1;
+            self.kill(id);
+        }
+    }
+
+    pub(super) fn begin_drain(&mut self, now: Now) {
+        self.draining_until = Some(now.mono.plus_millis(self.options.drain_millis_max));
+        for place in 0..self.listeners.len() {
+            self.ring.stop_accepting(place as u32);
+            self.listeners[place].socket = None;
+        }
+        let ids: Vec<ConnectionId> = self.table.iter_mut().map(|connection| connection.id).collect();
+        for id in ids {
+            let Some(connection) = self.table.of(id) else { continue };
+            // As if the client had sent its last byte: what came is answered, what is incomplete is not waited for.
+            connection.ended = true;
+            if connection.receiving == Receiving::On {
+                connection.receiving = Receiving::Stopping;
+                self.ring.stop_receiving(id);
+            }
+            self.settle(now, id);
+        }
+    }
+
+    pub(super) fn drained(&self, now: Now) -> bool {
+        let Some(until) = self.draining_until else { return false };
+        let done = self.table.len() == 0
+            && !self.works.mesh.has_mail()
+            && self.waiting.is_empty()
+            && !self.works.mesh.has_backlog();
+        // Another core may still want outcomes from this one: a core ends only when all connections of all cores have.
+        (done && self.shared.clients.load(Ordering::Relaxed) == 0)
+            || now.mono >= until
+            || self.shared.at_once.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,213 @@
+//! Other cores' requests, the outcomes of ours, and requests about connections and the core itself.
+
+use super::Core;
+use super::origins::PASSAGES;
+use super::works::lander;
+use crate::clock::Now;
+use crate::engine::{Passage, Waiter};
+use crate::ids::CoreId;
+use crate::io::connection::Stage;
+use crate::message::{Batch, ReturnAddress};
+use crate::request::{Answer, Fault, Notice, Outcome, Request, Value, Verb};
+use crate::store::APPROACH_MAX;
+
+/// Output of fewer bytes need not be counted before its connection is looked at anyway.
+const LONG_OUTPUT_BYTES: usize = 64 << 10;
+
+/// A batch whose requests are not all done: what they bring back is more than its sender has taken so far.
+pub(super) struct Waiting {
+    from: CoreId,
+    batch: Box<Batch>,
+    /// Requests done.
+    next: usize,
+}
+
+impl Core {
+    pub(super) fn read_mail(&mut self, now: Now) -> bool {
+        let mut any = false;
+        let mut held_up: Vec<CoreId> = Vec::new();
+        for _ in 0..self.waiting.len() {
+            let mut waiting = self.waiting.pop_front().expect("counted");
+            let before = waiting.next;
+            if !held_up.contains(&waiting.from) && self.do_requests(now, &mut waiting) {
+                any = true;
+                self.works.mesh.recycle(waiting.batch);
+                continue;
+            }
+            any |= waiting.next > before;
+            held_up.push(waiting.from);
+            self.waiting.push_back(waiting);
+        }
+        while let Some((from, batch)) = self.works.mesh.receive() {
+            any = true;
+            self.works.engine.counters.hops_served_total += batch.request_count() as u64;
+            let mut coming = Waiting { from, batch, next: 0 };
+            let done = !held_up.contains(&from) && self.do_requests(now, &mut coming);
+            for (address, outcome) in coming.batch.returns() {
+                self.complete(now, address, &outcome);
+            }
+            if done {
+                self.works.mesh.recycle(coming.batch);
+            } else {
+                held_up.push(from);
+                self.waiting.push_back(coming);
+            }
+        }
+        any
+    }
+
+    /// Does requests of another core as far as there is room for what they bring; answers whether all are done.
+    fn do_requests(&mut self, now: Now, waiting: &mut Waiting) -> bool {
+        let from = waiting.from;
+        let start = waiting.next;
+        let mut coming = waiting.batch.requests().skip(start);
+        let mut requests = waiting.batch.requests().skip(start).enumerate();
+        // What is guarded is done in one go, whatever it brings.
+        let mut guarded = false;
+        while let Some((i, (address, request))) = requests.next() {
+            if !guarded && !self.works.mesh.has_return_room(from) {
+                return false;
+            }
+            if i.is_multiple_of(APPROACH_MAX) {
+                let keys = coming.by_ref().take(APPROACH_MAX).map(|(_, request)| request.key);
+                self.works.engine.approach(keys);
+            }
+            if !guarded && !self.works.engine.land(now, lander(from, address.connection), &request) {
+                return false;
+            }
+            waiting.next += 1;
+            let works = &mut self.works;
+            match request.verb {
+                Verb::Counters
+                | Verb::ResetCounters
+                | Verb::Connections
+                | Verb::Disconnect { .. }
+                | Verb::Limit { .. }
+                | Verb::Notify { .. }
+                | Verb::Monitor { .. }
+                | Verb::SetUser
+                | Verb::Configure { .. }
+                | Verb::Journal(_) => {
+                    if let Some(outcome) = works.execute(now, from, address, &request) {
+                        let (answer, value) = (outcome.answer, outcome.value.to_cow().into_owned());
+                        works.mesh.answer(from, address, &Outcome { answer, value: Value::One(&value) });
+                    }
+                }
+                Verb::Guard => {
+                    // A guard waits for no origin.
+                    let waiter = Waiter { core: from, address };
+                    let outcome = works.engine.serve(now, waiter, &request);
+                    let answer = outcome.map_or(Answer::Fault(Fault::Busy), |outcome| outcome.answer);
+                    let outcome = Outcome { answer, value: Value::EMPTY };
+                    works.mesh.answer(from, address, &outcome);
+                    guarded = !matches!(answer, Answer::Refused(_));
+                    if !guarded {
+                        // Nothing of what is guarded is done; all of it is in this batch, as one turn sent it.
+                        for (_, (address, request)) in requests.by_ref() {
+                            waiting.next += 1;
+                            works.mesh.answer(from, address, &outcome);
+                            if request.verb == Verb::Unguard {
+                                break;
+                            }
+                        }
+                    }
+                }
+                _ => {
+                    guarded &= request.verb != Verb::Unguard;
+                    // Executing through the works would borrow them whole, and answering needs their mesh.
+                    match works.engine.serve(now, Waiter { core: from, address }, &request) {
+                        Some(outcome) => works.mesh.answer(from, address, &outcome),
+                        None => works.mesh.park(from),
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    pub(super) fn complete(&mut self, now: Now, address: ReturnAddress, outcome: &Outcome<'_>) {
+        let id = address.connection;
+        let Some(connection) = self.table.of(id) else {
+            if id == PASSAGES {
+                self.works.engine.forgotten(Passage(address.ticket));
+            }
+            return;
+        };
+        connection.session.complete(now, &self.works.node, address.ticket, outcome);
+        connection.session.settle(&mut self.works.engine.counters);
+        if connection.dying {
+            return;
+        }
+        if connection.has_output() && !connection.in_flight && !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(id);
+        }
+        if connection.stage == Stage::Blocked && !connection.runnable {
+            connection.runnable = true;
+            self.runnable.push(id);
+        }
+        let long = connection.session.output().len() > LONG_OUTPUT_BYTES;
+        self.end_if_finished(id);
+        if long {
+            self.weigh(id);
+        }
+    }
+
+    /// Requests about connections and the core itself.
+    pub(super) fn do_chores(&mut self, now: Now) {
+        for chore in std::mem::take(&mut self.works.chores) {
+            let mut bytes = Vec::new();
+            let answer = match chore.verb {
+                Verb::Connections => {
+                    self.table.iter_mut().for_each(|connection| connection.session.describe(now, &mut bytes));
+                    Answer::Page { cursor: 0 }
+                }
+                Verb::Disconnect { client } => {
+                    let found = self
+                        .table
+                        .iter_mut()
+                        .find(|c| !c.dying && c.session.client_id() == client)
+                        .map(|c| c.id);
+                    if let Some(id) = found {
+                        if id == chore.address.connection && chore.from == self.works.me {
+                            // One who closes himself still gets the answer.
+                            self.table.of(id).expect("found above").closing = true;
+                        } else {
+                            self.kill(id);
+                        }
+                    }
+                    Answer::Number(i64::from(found.is_some()))
+                }
+                Verb::Notify { connection, notice } => {
+                    let text = if notice == Notice::Line { &chore.value } else { &chore.key };
+                    self.notify(now, connection, notice, text);
+                    Answer::Number(0)
+                }
+                Verb::Monitor { observer, on } => {
+                    self.monitor(observer, on);
+                    Answer::Number(0)
+                }
+                Verb::Limit { bytes } => self.change_limit(now, bytes),
+                Verb::SetUser => {
+                    self.set_user(&chore.key, &chore.value);
+                    Answer::Number(0)
+                }
+                Verb::Configure { setting, number } => {
+                    self.configure(setting, number);
+                    Answer::Number(0)
+                }
+                // Of what a connection that has gone leaves here: on its own core nothing is sent.
+                verb => {
+                    let request = Request { key: &chore.key, value: &chore.value, verb };
+                    self.works.engine.execute(now, &request).answer
+                }
+            };
+            let outcome = Outcome { answer, value: Value::One(&bytes) };
+            if chore.from == self.works.me {
+                self.complete(now, chore.address, &outcome);
+            } else {
+                self.works.mesh.answer(chore.from, chore.address, &outcome);
+            }
+        }
+    }
+}

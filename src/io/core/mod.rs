@@ -1,0 +1,368 @@
+//! A core: one pinned executor, one ring, one engine, and the turn that drives them.
+//!
+//! A turn:
+//! 1. enter the ring: submit what the last turn queued, take what completed (sleeping first if there was nothing to do);
+//! 2. completions: accept, receive (parse and execute straight from the receive buffer), send;
+//! 3. mail of other cores: their requests, and outcomes of ours;
+//! 4. connections that had more to do than one turn allows;
+//! 5. one send per connection that has output, one batch per core that has mail;
+//! 6. what is due by the clock.
+//!
+//! The clock is read once a turn. Nothing in 2 to 5 enters the kernel; it only queues for the next turn's 1.
+//!
+//! A file per kind of input: `accept`, `receive` and `send` for completions, `mail` for other cores, `timed` for the clock,
+//! `ends` for what goes; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
+//! around the cores.
+
+mod accept;
+mod ends;
+mod guests;
+mod limit;
+mod mail;
+mod notices;
+mod origins;
+mod receive;
+mod rest;
+mod send;
+mod start;
+mod timed;
+mod works;
+
+pub use guests::{Guests, Queue};
+pub use origins::{OriginOptions, OriginTls, Sources};
+pub use start::{Listeners, Listening, Running, Shared, return_large_buffers, start};
+
+use super::buffers::Buffers;
+use super::idle::{BusyPoll, Idle};
+use super::listen;
+use super::mesh::Mesh;
+use super::ring::{Completion, Kind, Ring};
+use super::table::Table;
+use super::time;
+use super::tls;
+use crate::clock::{Mono, Now};
+use crate::control::{CoreReport, turn_histogram};
+use crate::engine::{self, Engine};
+use crate::ids::{ConnectionId, CoreId};
+use crate::topology::Node;
+use crate::wire;
+use crate::wire::users::Users;
+use glommio::{Latency, Shares};
+use hdrhistogram::Histogram;
+use mail::Waiting;
+use origins::Origins;
+use socket2::Socket;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::FromRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use timed::{Due, SWEEP_MILLIS};
+use works::Works;
+
+/// Bounds of a core and what it is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The kernel's number of the CPU to run on.
+    pub cpu: usize,
+    /// The engine's.
+    pub engine: engine::Options,
+    /// The sessions'.
+    pub wire: wire::Options,
+    /// Whether the name in a client's certificate is its user's.
+    pub certificates_name_users: bool,
+    /// How long to look before sleeping.
+    pub busy_poll: BusyPoll,
+    /// Receive buffers, a power of two.
+    pub receive_buffers: u16,
+    /// Bytes of each.
+    pub receive_buffer_bytes: usize,
+    /// Bytes of one connection's output beyond which it is closed.
+    pub output_hard_bytes: usize,
+    /// Bytes that all buffers of this core's connections may hold; beyond, the largest is closed.
+    pub buffer_bytes_max: u64,
+    /// Milliseconds that a command may take to arrive whole (long ones get more: a second per 64 KiB).
+    pub unfinished_millis_max: u64,
+    /// Milliseconds that a client may take to authenticate.
+    pub unauthenticated_millis_max: u64,
+    /// Milliseconds for draining at the end.
+    pub drain_millis_max: u64,
+    /// Origins and keyspaces.
+    pub sources: Arc<Sources>,
+}
+
+struct Listener {
+    socket: Option<Socket>,
+    wire: Arc<wire::Options>,
+    /// What its connections begin with, if they are sealed.
+    tls: Option<tls::Reader>,
+    accepting: bool,
+}
+
+struct Core {
+    options: Options,
+    works: Works,
+    table: Table,
+    origins: Origins,
+    listeners: Vec<Listener>,
+    shared: Arc<Shared>,
+    guests: Guests,
+    idle: Idle,
+    completions: Vec<Completion>,
+    dirty: Vec<ConnectionId>,
+    runnable: Vec<ConnectionId>,
+    /// Requests of other cores that wait, in order, for room for what they bring.
+    waiting: VecDeque<Waiting>,
+    /// Who may do what, as this core knows it.
+    users: Arc<Users>,
+    /// Connections whose user was removed: to be closed at the end of the turn.
+    orphans: Vec<ConnectionId>,
+    /// Connections whose receiving ended for want of buffers.
+    rearm: Vec<ConnectionId>,
+    retry: Vec<ConnectionId>,
+    buffer_bytes: u64,
+    /// What of that the store knows of and leaves room for.
+    lent_bytes: u64,
+    due: Due,
+    draining_until: Option<Mono>,
+    /// The limit of descriptors that the armed accepts were made under.
+    descriptors_max: u64,
+    /// Nanoseconds of turns that did something, since the last report; one turn in eight is measured.
+    turns: Histogram<u64>,
+    report: Box<dyn Fn(CoreReport)>,
+    bell: i32,
+    event: Event,
+    // Dropped after everything that the kernel may still refer to was cancelled: the ring first, then its buffers.
+    ring: Ring,
+    buffers: Buffers,
+}
+
+/// The eventfd by which completions of our ring reach the executor while it has guests.
+struct Event {
+    file: glommio::io::BufferedFile,
+}
+
+/// Turns between two yields to the executor while guests are there.
+const TURNS_PER_YIELD: u64 = 8;
+/// Times the ring is entered once more at the end.
+const FAREWELL_TURNS: usize = 3;
+/// One turn in so many is measured.
+const TURNS_PER_MEASUREMENT: u64 = 8;
+
+impl Core {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "made in one place, from parts that have nothing else in common"
+    )]
+    fn new(
+        me: CoreId,
+        options: Options,
+        listeners: Listeners,
+        mesh: Mesh,
+        bell: i32,
+        node: Arc<Node>,
+        shared: Arc<Shared>,
+        report: Box<dyn Fn(CoreReport)>,
+    ) -> io::Result<Core> {
+        let mut ring = Ring::new()?;
+        let buffers = Buffers::new(ring.inner(), options.receive_buffers, options.receive_buffer_bytes)?;
+        // SAFETY: eventfd takes no memory of ours; the descriptor is new and owned by the file made of it.
+        let event = unsafe {
+            let descriptor = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            if descriptor < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            ring.register_eventfd(descriptor)?;
+            Event { file: glommio::io::BufferedFile::from_raw_fd(descriptor) }
+        };
+        mesh.open(&ring);
+        ring.listen_to_bell(bell);
+        let listeners = listeners
+            .into_iter()
+            .map(|Listening { socket, protocol, own, tls }| Listener {
+                socket: Some(socket),
+                wire: Arc::new(wire::Options {
+                    protocol,
+                    only_core: own.then_some(me),
+                    ..options.wire.clone()
+                }),
+                tls: tls.map(|shelf| shelf.reader()),
+                accepting: false,
+            })
+            .collect();
+        let users = options.wire.users.clone();
+        let now = time::now();
+        let mut engine = Engine::new(options.engine);
+        engine.counters.connections = 0;
+        let sources = options.sources.clone();
+        if !sources.keyspaces.list().is_empty() {
+            engine.set_keyspaces(sources.keyspaces.clone());
+        }
+        let works = Works {
+            me,
+            engine,
+            mesh,
+            node: Rc::new(Node::clone(&node)),
+            certificates_name_users: options.certificates_name_users,
+            calls: Box::new([0; 256]),
+            chores: Vec::new(),
+            scratch: Vec::new(),
+            monitors: Vec::new(),
+            lines_left: 0,
+            lines_until: Mono(0),
+            lines: Vec::new(),
+            journal: wire::journal::Journal::default(),
+        };
+        let due = Due {
+            engine: now.mono,
+            sweep: now.mono.plus_millis(SWEEP_MILLIS),
+            retry: None,
+            accept: Some(now.mono),
+            origins: None,
+            armed: None,
+        };
+        Ok(Core {
+            idle: Idle::new(options.busy_poll),
+            options,
+            works,
+            table: Table::default(),
+            origins: Origins::new(me, sources),
+            listeners,
+            shared,
+            guests: Guests::new(),
+            completions: Vec::new(),
+            dirty: Vec::new(),
+            runnable: Vec::new(),
+            waiting: VecDeque::new(),
+            users,
+            orphans: Vec::new(),
+            rearm: Vec::new(),
+            retry: Vec::new(),
+            buffer_bytes: 0,
+            lent_bytes: 0,
+            due,
+            draining_until: None,
+            descriptors_max: listen::descriptors_max(),
+            turns: turn_histogram(),
+            report,
+            bell,
+            event,
+            ring,
+            buffers,
+        })
+    }
+
+    /// Makes the executor's queues and runs turns in `serve` until drained.
+    async fn serve(self) -> io::Result<()> {
+        let executor = glommio::executor();
+        let serve = executor.create_task_queue(
+            Shares::Static(1000),
+            Latency::Matters(Duration::from_micros(500)),
+            "serve",
+        );
+
+        glommio::spawn_local_into(self.run(), serve)
+            .map_err(|error| io::Error::other(error.to_string()))?
+            .await
+    }
+
+    async fn run(mut self) -> io::Result<()> {
+        let mut count = 0u64;
+        loop {
+            // Sleeping submits what is queued and does not sleep when that completes at once, so a core alone need not enter
+            // the ring twice. With others it would be woken for nothing by those who saw it asleep.
+            let queued = self.works.mesh.has_peers() && self.ring.has_queued();
+            let at_work =
+                !self.runnable.is_empty() || !self.waiting.is_empty() || self.works.mesh.has_backlog();
+            if queued || at_work || self.ring.has_news() {
+                self.ring.enter(false)?;
+            } else {
+                self.rest().await?;
+            }
+            let now = time::now();
+            let busy = self.turn(now);
+            count += u64::from(busy);
+            if busy && count.is_multiple_of(TURNS_PER_MEASUREMENT) {
+                self.turns.saturating_record(time::mono().0 - now.mono.0);
+            }
+            if self.guests.any() && count.is_multiple_of(TURNS_PER_YIELD) {
+                glommio::executor().yield_task_queue_now().await;
+            }
+            if self.drained(now) {
+                break;
+            }
+        }
+        // What the last turn queued, the end of accepting above all, is done before the ring goes: what it still holds then
+        // the kernel gives up only some time after the process has ended.
+        let mut completions = std::mem::take(&mut self.completions);
+        for _ in 0..FAREWELL_TURNS {
+            self.ring.enter(false)?;
+            self.ring.take(&mut completions);
+        }
+        if self.table.len() > 0 || self.origins.busy() {
+            // The kernel may still read their sending buffers and write receive buffers; the process is about to end.
+            std::mem::forget(self.table);
+            std::mem::forget(self.origins);
+            std::mem::forget(self.buffers);
+        }
+        Ok(())
+    }
+
+    /// One turn; answers whether anything happened.
+    fn turn(&mut self, now: Now) -> bool {
+        self.works.engine.counters.turns_total += 1;
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.take(&mut completions);
+        let mut busy = !completions.is_empty();
+        for completion in &completions {
+            match completion.kind {
+                Kind::Receive => self.received(now, completion),
+                Kind::Send => self.sent(now, completion),
+                Kind::Accept => self.accepted(now, completion),
+                Kind::OriginReceive => self.origin_received(now, completion),
+                Kind::OriginSend => self.origin_sent(now, completion),
+                Kind::OriginConnect => self.origin_connected(now, completion),
+                Kind::Timer => self.due.armed = None,
+                Kind::Bell => {
+                    self.ring.listen_to_bell(self.bell);
+                    self.take_keyspaces();
+                }
+                Kind::Wake | Kind::Ignore => {}
+            }
+        }
+        self.completions = completions;
+        busy |= self.read_mail(now);
+        busy |= self.serve_runnable(now);
+        self.mind_origins(now);
+        if self.works.engine.has_changes() || !self.works.lines.is_empty() {
+            self.tell_observers();
+        }
+        self.do_chores(now);
+        for id in std::mem::take(&mut self.orphans) {
+            self.settle(now, id);
+        }
+        self.rearm_receivers();
+        self.send_outputs();
+        let handed = self.works.mesh.flush(&mut self.ring);
+        self.works.engine.counters.hop_batches_total += handed;
+        // A full ring empties without telling us, so while a batch waits the core keeps turning.
+        busy |= self.works.mesh.has_backlog();
+        if now.mono >= self.due.next() {
+            self.look_at_clock(now);
+            if self.works.engine.has_changes() {
+                // Items that have ended; after this the core may sleep.
+                self.tell_observers();
+                self.do_chores(now);
+                self.send_outputs();
+                self.works.engine.counters.hop_batches_total += self.works.mesh.flush(&mut self.ring);
+            }
+        }
+        self.follow_limit(now);
+        if self.shared.draining.load(Ordering::Relaxed) && self.draining_until.is_none() {
+            self.begin_drain(now);
+        }
+        busy
+    }
+}

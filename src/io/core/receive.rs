@@ -1,0 +1,307 @@
+//! Bytes from connections, and what their sessions make of them.
+
+use super::Core;
+use super::works::{Desk, Works};
+use crate::clock::{Mono, Now};
+use crate::ids::ConnectionId;
+use crate::io::connection::{Connection, Receiving, Stage};
+use crate::io::ring::Completion;
+use crate::io::tls::common_name;
+use crate::wire::{Next, Reason};
+use std::os::fd::AsRawFd;
+
+/// Input that may pile up behind a connection that waits before its receiving is stopped.
+const READ_AHEAD_BYTES: usize = 64 << 10;
+
+/// The store is told of buffers that grow or shrink by more than this.
+const LENT_STEP_BYTES: u64 = 64 << 10;
+/// Steps of housekeeping for what one connection sent at once, as long as buffers make the store hold too much: a step makes
+/// room for some 10 KiB even where items are short, and a receive brings 16 KiB.
+const RELIEF_STEPS_MAX: usize = 3;
+
+impl Core {
+    pub(super) fn received(&mut self, now: Now, completion: &Completion) {
+        let id = completion.id;
+        let Some(connection) = self.table.of(id) else {
+            if let Some(buffer) = completion.buffer() {
+                self.buffers.give_back(buffer);
+            }
+            return;
+        };
+        if !completion.more() {
+            connection.receiving = Receiving::Off;
+        }
+        if completion.result > 0 {
+            let buffer = completion.buffer().expect("a receive that brought bytes names its buffer");
+            let bytes = completion.result as usize;
+            let counters = &mut self.works.engine.counters;
+            counters.received_bytes_total += bytes as u64;
+            if !connection.dying && !connection.closing {
+                if connection.tls.is_some() {
+                    open(&mut self.works, connection, now, self.buffers.piece_mut(buffer, bytes));
+                } else {
+                    take_in(&mut self.works, connection, now, self.buffers.piece(buffer, bytes));
+                }
+            }
+            self.buffers.give_back(buffer);
+        } else if -completion.result == libc::ENOBUFS {
+            self.works.engine.counters.buffers_exhausted_total += 1;
+        } else if -completion.result != libc::ECANCELED {
+            // 0 is the end of what the client sends, anything else the end of the connection.
+            connection.ended = true;
+            if completion.result < 0 {
+                connection.closing = true;
+                self.kill(id);
+                return;
+            }
+        }
+        self.settle(now, id);
+        if self.lent_bytes > 0 {
+            self.relieve(now);
+        }
+    }
+
+    /// Has the store make room for what came into buffers, so that both together stay within the limit.
+    fn relieve(&mut self, now: Now) {
+        for _ in 0..RELIEF_STEPS_MAX {
+            if !self.works.engine.is_over() {
+                return;
+            }
+            self.works.engine.tick(now);
+        }
+    }
+
+    /// Sees to everything that may have to change after a connection was served, received or sent.
+    pub(super) fn settle(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.table.of(id) else { return };
+        if connection.dying {
+            self.bury(id);
+            return;
+        }
+        if connection.cut {
+            self.kill(id);
+            return;
+        }
+        let output = connection.has_output();
+        if output && !connection.in_flight && !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(id);
+        }
+        if connection.stage == Stage::Yielded && !connection.runnable {
+            connection.runnable = true;
+            self.runnable.push(id);
+        }
+        let waiting = connection.waiting_bytes();
+        let midway = waiting > 0 || connection.midway_sealed();
+        if connection.stage == Stage::Reading && midway && !connection.closing {
+            connection.unfinished_since.get_or_insert(now.mono);
+        }
+        let too_far_ahead = connection.stage != Stage::Reading && waiting > READ_AHEAD_BYTES;
+        match connection.receiving {
+            Receiving::On if too_far_ahead => {
+                connection.receiving = Receiving::Stopping;
+                self.works.engine.counters.backpressure_total += 1;
+                self.ring.stop_receiving(id);
+            }
+            Receiving::Off if !too_far_ahead && !connection.ended && !connection.closing => {
+                // Not at once: when buffers had run out, those of this turn are not all given back yet.
+                self.rearm.push(id);
+            }
+            _ => {}
+        }
+        if (midway || connection.counted_bytes > 0 || output) && !self.weigh(id) {
+            return;
+        }
+        self.end_if_finished(id);
+    }
+
+    /// Closes a connection that has nothing more to say; over TLS it says farewell first.
+    pub(super) fn end_if_finished(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.of(id) else { return };
+        if connection.finished() {
+            self.kill(id);
+        } else if connection.tls.is_some()
+            && !connection.in_flight
+            && !connection.dirty
+            && connection.has_output()
+        {
+            connection.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Counts what a connection's buffers hold against the limits; `false` if that was the end of it.
+    ///
+    /// A reply may be as long as a value, so the hard limit does not judge the newest one: a client is closed when there was
+    /// too much before it came.
+    pub(super) fn weigh(&mut self, id: ConnectionId) -> bool {
+        let Some(connection) = self.table.of(id) else { return false };
+        let bytes = connection.buffer_bytes();
+        self.buffer_bytes =
+            (self.buffer_bytes + bytes as u64).saturating_sub(connection.counted_bytes as u64);
+        connection.counted_bytes = bytes;
+        if self.buffer_bytes.abs_diff(self.lent_bytes) > LENT_STEP_BYTES {
+            self.lent_bytes = self.buffer_bytes;
+            self.works.engine.lend(self.lent_bytes);
+            self.due.engine = Mono(0);
+        }
+        let output = connection.session.output_bytes() + connection.sending.len();
+        let before = std::mem::replace(&mut connection.counted_output_bytes, output);
+        if output > before && before > self.options.output_hard_bytes {
+            self.works.engine.counters.connections_dropped_total += 1;
+            self.kill(id);
+            return false;
+        }
+        if self.buffer_bytes > self.options.buffer_bytes_max {
+            self.drop_largest();
+        }
+        self.table.of(id).is_some_and(|connection| !connection.dying)
+    }
+
+    pub(super) fn rearm_receivers(&mut self) {
+        for id in std::mem::take(&mut self.rearm) {
+            let Some(connection) = self.table.of(id) else { continue };
+            if connection.receiving == Receiving::Off && !connection.dying && !connection.ended {
+                connection.receiving = Receiving::On;
+                self.ring.receive(connection.socket.as_raw_fd(), id);
+            }
+        }
+    }
+
+    pub(super) fn serve_runnable(&mut self, now: Now) -> bool {
+        if self.runnable.is_empty() {
+            return false;
+        }
+        // Those that yield again are put behind, for the next turn.
+        for id in std::mem::take(&mut self.runnable) {
+            let Some(connection) = self.table.of(id) else { continue };
+            connection.runnable = false;
+            if connection.dying || connection.closing {
+                continue;
+            }
+            serve_from(&mut self.works, connection, now, None);
+            self.settle(now, id);
+        }
+        true
+    }
+
+    /// A connection that was blocked may go on: its replies were taken, or outcomes came.
+    pub(super) fn unblock(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.table.of(id)
+            && connection.stage == Stage::Blocked
+            && !connection.runnable
+        {
+            connection.runnable = true;
+            self.runnable.push(id);
+        }
+    }
+}
+
+/// Opens what came over TLS and takes it in.
+fn open(works: &mut Works, connection: &mut Connection, now: Now, sealed: &mut [u8]) {
+    let Some(mut tls) = connection.tls.take() else { return };
+    let outcome = if tls.ready() {
+        tls.open(sealed, |plain| {
+            if !connection.closing {
+                take_in(works, connection, now, plain);
+            }
+        })
+    } else {
+        // What comes with the end of the handshake waits until it is known from whom.
+        let mut early = Vec::new();
+        let outcome = tls.open(sealed, |plain| early.extend_from_slice(plain));
+        if outcome.is_ok() && tls.ready() {
+            works.engine.counters.tls_handshakes_total += 1;
+            if let Some(name) = tls.peer_certificate().filter(|_| works.certificates_name_users) {
+                connection.session.identify(&common_name(name).unwrap_or_default());
+            }
+            take_in(works, connection, now, &early);
+        }
+        outcome
+    };
+    connection.ended |= tls.peer_ended();
+    if let Err(error) = outcome {
+        tracing::debug!(client = connection.session.client_id(), %error, "closed a TLS connection");
+        works.engine.counters.tls_failures_total += 1;
+        works.engine.counters.connections_dropped_total += 1;
+        connection.closing = true;
+    }
+    if tls.waiting_bytes() == 0 && connection.waiting_bytes() == 0 && !connection.session.midway() {
+        connection.unfinished_since = None;
+    }
+    connection.tls = Some(tls);
+}
+
+/// Has a session execute what came, and keeps what it could not use yet.
+#[inline]
+fn take_in(works: &mut Works, connection: &mut Connection, now: Now, piece: &[u8]) {
+    if connection.stage == Stage::Reading && connection.waiting_bytes() == 0 {
+        let consumed = serve_from(works, connection, now, Some(piece));
+        connection.input.extend_from_slice(&piece[consumed..]);
+    } else {
+        connection.input.extend_from_slice(piece);
+        if connection.unfinished_since.is_some() {
+            connection.unfinished_bytes += piece.len() as u64;
+        }
+        if connection.stage == Stage::Reading && connection.waiting_bytes() >= connection.needed {
+            serve_from(works, connection, now, None);
+        }
+    }
+}
+
+/// Has a session execute what stands in `piece`, or in the connection's own input without one; answers the bytes of
+/// `piece` it consumed.
+pub(super) fn serve_from(
+    works: &mut Works,
+    connection: &mut Connection,
+    now: Now,
+    piece: Option<&[u8]>,
+) -> usize {
+    let node = works.node.clone();
+    let mut desk = Desk { works, now, connection: connection.id };
+    let progress = match piece {
+        Some(piece) => connection.session.serve(now, &node, piece, &mut desk),
+        None => {
+            let input = &connection.input[connection.input_start..];
+            let progress = connection.session.serve(now, &node, input, &mut desk);
+            connection.consume(progress.consumed);
+            progress
+        }
+    };
+    if progress.consumed > 0 && connection.session.midway() {
+        connection.unfinished_since.get_or_insert(now.mono);
+        connection.unfinished_bytes += progress.consumed as u64;
+    } else if progress.consumed > 0 {
+        connection.unfinished_since = None;
+        connection.unfinished_bytes = 0;
+    }
+    connection.stage = Stage::Reading;
+    match progress.next {
+        Next::More { at_least } => connection.needed = at_least,
+        Next::Yield => {
+            works.engine.counters.yields_total += 1;
+            connection.stage = Stage::Yielded;
+        }
+        Next::Blocked => {
+            // Blocked by others' requests alone, nothing of its own would ever unblock it: then it asks every turn.
+            let own = connection.in_flight
+                || connection.session.awaited() > 0
+                || !connection.session.output().is_empty();
+            connection.stage = if own { Stage::Blocked } else { Stage::Yielded };
+        }
+        Next::Close(reason) => {
+            connection.closing = true;
+            // A stranger who takes nothing of what he caused is not waited for.
+            connection.cut = reason == Reason::Unauthenticated;
+            if reason != Reason::Quit {
+                works.engine.counters.connections_dropped_total += 1;
+            }
+            match reason {
+                Reason::Http => tracing::warn!("closed a connection that spoke HTTP to a data port"),
+                Reason::Tls => tracing::warn!("closed a connection that spoke TLS to a plain port"),
+                _ => {}
+            }
+        }
+    }
+    progress.consumed
+}

@@ -1,0 +1,227 @@
+//! Output: one send in flight per connection.
+
+use super::Core;
+use crate::clock::Now;
+use crate::io::ring::Completion;
+use std::os::fd::AsRawFd;
+
+/// Completions of sends that failed for lack of memory are tried again after this.
+const RETRY_MILLIS: u64 = 10;
+
+impl Core {
+    pub(super) fn send_outputs(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            let Some(connection) = self.table.of(id) else { continue };
+            connection.dirty = false;
+            if connection.dying {
+                continue;
+            }
+            if connection.stage_output() {
+                connection.in_flight = true;
+                self.ring.send(connection.socket.as_raw_fd(), id, &connection.sending);
+            }
+            if connection.cut {
+                self.kill(id);
+            }
+        }
+        // Nobody is added meanwhile; the list keeps its memory.
+        self.dirty = dirty;
+    }
+
+    pub(super) fn sent(&mut self, now: Now, completion: &Completion) {
+        let id = completion.id;
+        let Some(connection) = self.table.of(id) else { return };
+        if completion.result < 0 {
+            match -completion.result {
+                libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN if !connection.dying => {
+                    self.retry.push(id);
+                    self.due.retry.get_or_insert(now.mono.plus_millis(RETRY_MILLIS));
+                }
+                _ => {
+                    connection.in_flight = false;
+                    self.kill(id);
+                }
+            }
+            return;
+        }
+        self.works.engine.counters.sent_bytes_total += completion.result as u64;
+        if !connection.was_sent(completion.result as usize) {
+            let rest = &connection.sending[connection.sent..];
+            if connection.dying {
+                connection.in_flight = false;
+                self.bury(id);
+            } else {
+                self.ring.send(connection.socket.as_raw_fd(), id, rest);
+            }
+            return;
+        }
+        self.unblock(id);
+        self.settle(now, id);
+    }
+
+    pub(super) fn retry_sends(&mut self) {
+        for id in std::mem::take(&mut self.retry) {
+            let Some(connection) = self.table.of(id) else { continue };
+            if connection.dying {
+                connection.in_flight = false;
+                self.bury(id);
+            } else {
+                self.ring.send(connection.socket.as_raw_fd(), id, &connection.sending[connection.sent..]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::receive::serve_from;
+    use super::super::{Listening, Options, Shared};
+    use super::*;
+    use crate::io::mesh;
+    use crate::io::{BusyPoll, time};
+    use crate::topology::{Node, ShardMap};
+    use crate::wire::Protocol;
+    use crate::{engine, store, wire};
+    use std::io::{ErrorKind, Read};
+    use std::net::TcpStream;
+    use std::sync::Arc;
+
+    fn core(listener: std::net::TcpListener) -> Core {
+        let store =
+            store::Options { memory_bytes_max: 16 << 20, item_bytes_max: 1 << 20, hash_secret: [1, 2] };
+        let options = Options {
+            cpu: 0,
+            engine: engine::Options { store, seed: 1 },
+            wire: wire::Options::default(),
+            certificates_name_users: false,
+            busy_poll: BusyPoll::Micros(0),
+            receive_buffers: 16,
+            receive_buffer_bytes: 4096,
+            output_hard_bytes: 1 << 20,
+            buffer_bytes_max: 4 << 20,
+            unfinished_millis_max: 10_000,
+            unauthenticated_millis_max: 60_000,
+            drain_millis_max: 1_000,
+            sources: Arc::default(),
+        };
+        let node = Arc::new(Node {
+            run_id: "0".repeat(40),
+            version: "0",
+            process_id: 1,
+            started: time::now(),
+            address: "127.0.0.1".parse().expect("valid"),
+            port: 0,
+            core_ports: Vec::new(),
+            cpus: vec![0],
+            memory_bytes_max: 16 << 20,
+            clients_max: 10,
+            settings: Vec::new(),
+            map: ShardMap::on_cores(1),
+        });
+        let listeners =
+            vec![Listening { socket: listener.into(), protocol: Protocol::Sniff, own: false, tls: None }];
+        let mesh = mesh::weave(1).remove(0);
+        // SAFETY: eventfd takes no memory of ours; the test keeps the descriptor to its end.
+        let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        let me = crate::ids::CoreId(0);
+        Core::new(me, options, listeners, mesh, bell, node, Arc::new(Shared::new(10)), Box::new(|_| ()))
+            .expect("the machine that runs the tests has io_uring")
+    }
+
+    /// Bad input 9, where the limits do not hold a client that its server speaks to unasked.
+    #[test]
+    fn output_that_grows_beyond_the_hard_limit_closes_its_connection() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let address = listener.local_addr().expect("bound");
+        let test = glommio::LocalExecutorBuilder::default().spawn(move || async move {
+            let mut core = core(listener);
+            let _clients = [TcpStream::connect(address), TcpStream::connect(address)]
+                .map(|client| client.expect("listens"));
+            let begin = time::now();
+            let mut turns = 0;
+            while core.table.len() < 2 {
+                core.ring.enter(false).expect("enters");
+                core.turn(begin);
+                turns += 1;
+                assert!(turns < 1_000_000, "the connections were never accepted");
+            }
+            let ids: Vec<_> = core.table.iter_mut().map(|connection| connection.id).collect();
+            let mut grow = |bytes: usize| {
+                let connection = core.table.of(ids[0]).expect("there");
+                connection.session.output().resize(bytes, b'x');
+                core.weigh(ids[0])
+            };
+            assert!(grow(500_000));
+            assert!(grow(1_020_000), "one step beyond the limit of a mebibyte is what a long reply does");
+            assert!(grow(1_020_000) && grow(400_000) && grow(1_010_000));
+            assert!(grow(1_048_570) && grow(1_048_577));
+            assert!(!grow(1_048_578), "the second step is not");
+            assert!(core.table.of(ids[0]).is_none_or(|connection| connection.dying));
+            assert!(!core.table.of(ids[1]).expect("the other one stays").dying);
+        });
+        test.expect("an executor starts").join().expect("the test's own assertions");
+    }
+
+    /// Bad input 29. The kernel does not run out of memory on request, so the completion is made by hand; the second try
+    /// is a real one.
+    #[test]
+    fn a_send_that_found_no_memory_is_tried_again_ten_milliseconds_later() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let address = listener.local_addr().expect("bound");
+        let test = glommio::LocalExecutorBuilder::default().spawn(move || async move {
+            let mut core = core(listener);
+            let mut client = TcpStream::connect(address).expect("listening");
+            client.set_nonblocking(true).expect("a socket can");
+            let begin = time::now();
+            let mut turns = 0;
+            while core.table.len() == 0 {
+                core.ring.enter(false).expect("enters");
+                core.turn(begin);
+                turns += 1;
+                assert!(turns < 1_000_000, "the connection was never accepted");
+            }
+            core.ring.enter(false).expect("enters, so that nothing of the beginning is queued");
+            let id = core.table.iter_mut().next().expect("accepted").id;
+            for errno in [libc::ENOBUFS, libc::ENOMEM] {
+                let now = begin;
+                let connection = core.table.of(id).expect("there");
+                serve_from(&mut core.works, connection, now, Some(b"PING\r\n"));
+                assert!(connection.stage_output());
+                connection.in_flight = true;
+                core.sent(now, &Completion::of_send(id, -errno));
+                let early = crate::clock::Now { mono: now.mono.plus_millis(RETRY_MILLIS - 1), ..now };
+                core.look_at_clock(early);
+                assert_eq!(core.retry, [id], "it was tried again too soon");
+                assert!(!core.ring.has_queued());
+                let due = crate::clock::Now { mono: now.mono.plus_millis(RETRY_MILLIS), ..now };
+                core.look_at_clock(due);
+                assert!(core.retry.is_empty() && core.due.retry.is_none());
+                let mut reply = [0; 64];
+                let mut turns = 0;
+                let bytes = loop {
+                    core.ring.enter(false).expect("enters");
+                    core.turn(now);
+                    match client.read(&mut reply) {
+                        Ok(bytes) => break bytes,
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                    }
+                    turns += 1;
+                    assert!(turns < 1_000_000, "the second try never came through");
+                };
+                assert_eq!(&reply[..bytes], b"+PONG\r\n", "once, and whole");
+                while core.table.of(id).expect("still there").in_flight {
+                    core.ring.enter(false).expect("enters");
+                    core.turn(now);
+                }
+            }
+            // One that is on its way out is not tried again: it goes.
+            let connection = core.table.of(id).expect("there");
+            (connection.in_flight, connection.dying) = (true, true);
+            connection.receiving = crate::io::connection::Receiving::Off;
+            core.sent(begin, &Completion::of_send(id, -libc::ENOBUFS));
+            assert!(core.retry.is_empty() && core.table.len() == 0);
+        });
+        test.expect("an executor starts").join().expect("the test's own assertions");
+    }
+}

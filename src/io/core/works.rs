@@ -1,0 +1,221 @@
+//! What sessions see of a core.
+
+use crate::clock::{Mono, Now};
+use crate::engine::{Engine, Waiter};
+use crate::hash::slot_of;
+use crate::ids::{ConnectionId, CoreId};
+use crate::io::mesh::Mesh;
+use crate::io::time;
+use crate::message::ReturnAddress;
+use crate::metrics::Counters;
+use crate::request::{Answer, Condition, Expiry, Observer, Outcome, Put, Request, Value, Verb};
+use crate::topology::Node;
+use crate::wire::journal::{ERROR_CODES, Journal, Slow, Thresholds};
+use crate::wire::{Backend, Target};
+use std::rc::Rc;
+
+/// Everything that a request may touch: what sessions see of the core.
+pub(super) struct Works {
+    pub(super) me: CoreId,
+    pub(super) engine: Engine,
+    pub(super) mesh: Mesh,
+    pub(super) node: Rc<Node>,
+    /// Whether the name in a client's certificate is its user's.
+    pub(super) certificates_name_users: bool,
+    /// Calls of each RESP command.
+    pub(super) calls: Box<[u64; 256]>,
+    /// Requests about connections, done when no session is at work.
+    pub(super) chores: Vec<Chore>,
+    pub(super) scratch: Vec<u8>,
+    /// Who sees the commands of this core's connections, and how many lines may still be shown in this turn's share of time.
+    pub(super) monitors: Vec<Observer>,
+    pub(super) lines_left: u32,
+    pub(super) lines_until: Mono,
+    /// What is remembered of commands.
+    pub(super) journal: Journal,
+    /// Lines for them, made in this turn.
+    pub(super) lines: Vec<Vec<u8>>,
+}
+
+/// Lines that monitors are shown in so many milliseconds, per core: they see a sample.
+const MONITOR_LINES_MAX: u32 = 200;
+const MONITOR_MILLIS: u64 = 100;
+
+pub(super) struct Chore {
+    /// The request's key and value.
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+    pub(super) from: CoreId,
+    pub(super) address: ReturnAddress,
+    pub(super) verb: Verb,
+}
+
+impl Works {
+    /// Does a request on this core; `None` for those that must wait for the end of the turn.
+    #[inline]
+    pub(super) fn execute(
+        &mut self,
+        now: Now,
+        from: CoreId,
+        address: ReturnAddress,
+        request: &Request<'_>,
+    ) -> Option<Outcome<'_>> {
+        match request.verb {
+            Verb::Connections
+            | Verb::Disconnect { .. }
+            | Verb::Limit { .. }
+            | Verb::Notify { .. }
+            | Verb::Monitor { .. }
+            | Verb::SetUser
+            | Verb::Configure { .. } => {
+                let (key, value) = (request.key.to_vec(), request.value.to_vec());
+                self.chores.push(Chore { key, value, from, address, verb: request.verb });
+                None
+            }
+            Verb::Counters => {
+                self.scratch.clear();
+                self.engine.execute(now, request).value.append_to(&mut self.scratch);
+                self.scratch.extend(self.calls.iter().flat_map(|calls| calls.to_le_bytes()));
+                let process = if self.me.index() == 0 { time::process() } else { [0; 3] };
+                self.scratch.extend(process.iter().flat_map(|word| word.to_le_bytes()));
+                self.journal.append_counts(&mut self.scratch);
+                Some(Outcome { answer: Answer::Page { cursor: 0 }, value: Value::One(&self.scratch) })
+            }
+            Verb::ResetCounters => {
+                self.calls.fill(0);
+                self.journal.reset_counts();
+                Some(self.engine.execute(now, request))
+            }
+            Verb::Journal(part) => {
+                self.scratch.clear();
+                let answer = self.journal.answer(part, &mut self.scratch);
+                Some(Outcome { answer, value: Value::One(&self.scratch) })
+            }
+            _ => self.engine.serve(now, Waiter { core: from, address }, request),
+        }
+    }
+}
+
+/// A connection of a core as somebody whose value lands: no two have the same number at a time.
+pub(super) fn lander(core: CoreId, connection: ConnectionId) -> u64 {
+    u64::from(core.0) << 48 ^ u64::from(connection.place) << 16 ^ u64::from(connection.generation & 0xFFFF)
+}
+
+/// What one connection's session sees of the works.
+pub(super) struct Desk<'a> {
+    pub(super) works: &'a mut Works,
+    pub(super) now: Now,
+    pub(super) connection: ConnectionId,
+}
+
+impl Backend for Desk<'_> {
+    #[inline]
+    fn call(&mut self, target: Target, request: &Request<'_>, ticket: u32) -> Option<Outcome<'_>> {
+        let works = &mut *self.works;
+        let address = ReturnAddress { connection: self.connection, ticket };
+        let owner = match target {
+            Target::Owner if works.node.cpus.len() == 1 => works.me,
+            Target::Owner => works.node.map.owner(slot_of(request.key).shard()),
+            Target::Core(core) => core,
+            Target::Here => works.me,
+        };
+        if owner == works.me {
+            return works.execute(self.now, works.me, address, request);
+        }
+        works.mesh.send(owner, address, request);
+        works.engine.counters.hops_sent_total += 1;
+        None
+    }
+
+    fn land(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let works = &mut *self.works;
+        let mine = works.node.cpus.len() == 1 || works.node.map.owner(slot_of(key).shard()) == works.me;
+        if !mine {
+            // Its owner sees to it, when it has come there.
+            return true;
+        }
+        let from = lander(works.me, self.connection);
+        // Whatever the condition is that it comes with: the item that it may replace leaves when it is its turn.
+        let put = Put { condition: Condition::Absent, ..Put::plain(Expiry::Never) };
+        works.engine.land(self.now, from, &Request { key, value, verb: Verb::Put(put) })
+    }
+
+    #[inline]
+    fn expect(&mut self, keys: &[&[u8]]) {
+        let works = &*self.works;
+        if works.node.cpus.len() == 1 {
+            return works.engine.approach(keys.iter().copied());
+        }
+        let mine = |key: &&[u8]| works.node.map.owner(slot_of(key).shard()) == works.me;
+        works.engine.approach(keys.iter().copied().filter(mine));
+    }
+
+    #[inline]
+    fn ready(&self) -> bool {
+        self.works.mesh.ready()
+    }
+
+    fn counters(&mut self) -> &mut Counters {
+        &mut self.works.engine.counters
+    }
+
+    #[inline]
+    fn passes(&self) -> bool {
+        self.works.engine.passes()
+    }
+
+    fn passes_to(&self, key: Option<&[u8]>) -> Option<u16> {
+        self.works.engine.passes_to(key).map(|origin| origin.0)
+    }
+
+    fn observer(&self) -> Option<Observer> {
+        Some(Observer { core: self.works.me, connection: self.connection })
+    }
+
+    fn monitored(&self) -> bool {
+        !self.works.monitors.is_empty()
+    }
+
+    fn clock(&self) -> Option<Mono> {
+        Some(time::mono())
+    }
+
+    fn took(&mut self, command: u8, unix_seconds: u64, micros: u64) -> bool {
+        self.works.journal.took(command, unix_seconds, micros);
+        self.works.journal.keeps(micros)
+    }
+
+    fn keep(&mut self, slow: &Slow<'_>) {
+        let (core, cores) = (self.works.me.0, self.works.node.core_count());
+        self.works.journal.keep(core, cores, slow);
+    }
+
+    fn erred(&mut self, kinds: &[u32; ERROR_CODES.len()]) {
+        self.works.journal.erred(kinds);
+    }
+
+    fn thresholds(&self) -> Thresholds {
+        self.works.journal.thresholds
+    }
+
+    fn monitor(&mut self, line: &[u8]) {
+        let works = &mut *self.works;
+        if self.now.mono >= works.lines_until {
+            works.lines_until = self.now.mono.plus_millis(MONITOR_MILLIS);
+            works.lines_left = MONITOR_LINES_MAX;
+        }
+        if works.lines_left == 0 {
+            return;
+        }
+        works.lines_left -= 1;
+        let millis = self.now.wall.0;
+        let mut text = format!("{}.{:03}000 ", millis / 1000, millis % 1000).into_bytes();
+        text.extend_from_slice(line);
+        works.lines.push(text);
+    }
+
+    #[inline]
+    fn called(&mut self, command: u8) {
+        self.works.calls[usize::from(command)] += 1;
+    }
+}

@@ -1,0 +1,258 @@
+//! Our side of a conversation with Redis or Valkey: RESP3, pipelined, with invalidation pushes.
+//!
+//! 1. `HELLO 3` with the login, `SELECT`, and on a listening connection `CLIENT TRACKING ON BCAST` are sent in one go; the
+//!    first questions may follow when all are answered.
+//! 2. A read is `GET` and `PTTL`, so that what the origin lets expire is not kept longer here.
+//! 3. Replies are matched by their order; pushes stand outside of it.
+
+use super::resp_frame::{Part, Scan, Scanned, part};
+use super::target::Login;
+use super::{Ask, Broken, Duty, Found, Heard, Inbox, Kind, Limits, Reply, Target, Ticket, What, refusal};
+use crate::request::Condition;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Questions on the way on one connection.
+const PIPELINE_MAX: usize = 64;
+
+/// One connection's conversation.
+pub struct Client {
+    target: Arc<Target>,
+    limits: Limits,
+    duty: Duty,
+    inbox: Inbox,
+    scan: Scan,
+    /// Replies of the greeting still to come.
+    greetings: usize,
+    begun: bool,
+    awaited: VecDeque<(Ticket, Awaited)>,
+}
+
+/// What a reply will mean.
+enum Awaited {
+    /// A `GET`; its `PTTL` follows.
+    Value,
+    /// The `PTTL` behind a `GET` that gave this.
+    Life(Reply),
+    /// A write: `+OK`, or null where the condition did not hold.
+    Stored,
+    /// How many keys were changed.
+    Changed,
+    Counted,
+    /// A command of a client; the replies before the last are not wanted.
+    Raw {
+        before: u32,
+    },
+}
+
+impl Client {
+    pub(super) fn new(target: Arc<Target>, limits: Limits, duty: Duty) -> Client {
+        Client {
+            target,
+            limits,
+            duty,
+            inbox: Inbox::default(),
+            scan: Scan::default(),
+            greetings: 0,
+            begun: false,
+            awaited: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn begin(&mut self, out: &mut Vec<u8>) {
+        self.begun = true;
+        self.greetings = 1;
+        let user = |login: &Login| if login.user.is_empty() { "default".into() } else { login.user.clone() };
+        match (&self.target.login, self.duty) {
+            // A server of old knows no HELLO, and AUTH with a user only if there are users.
+            (Some(login), Duty::Pass { protocol: 2 }) if login.user.is_empty() => {
+                command(out, &[b"AUTH", login.password.as_bytes()]);
+            }
+            (Some(login), Duty::Pass { protocol: 2 }) => {
+                command(out, &[b"AUTH", login.user.as_bytes(), login.password.as_bytes()]);
+            }
+            (None, Duty::Pass { protocol: 2 }) => self.greetings = 0,
+            (Some(login), _) => {
+                let user = user(login);
+                command(out, &[b"HELLO", b"3", b"AUTH", user.as_bytes(), login.password.as_bytes()]);
+            }
+            (None, _) => command(out, &[b"HELLO", b"3"]),
+        }
+        let Kind::Redis { database, track } = &self.target.kind else { return };
+        if *database > 0 {
+            self.greetings += 1;
+            command(out, &[b"SELECT", database.to_string().as_bytes()]);
+        }
+        if self.duty == Duty::Listen {
+            self.greetings += 1;
+            let mut words: Vec<&[u8]> = vec![b"CLIENT", b"TRACKING", b"ON", b"BCAST"];
+            for prefix in track {
+                words.extend([b"PREFIX".as_slice(), prefix]);
+            }
+            command(out, &words);
+        }
+    }
+
+    pub(super) fn ready(&self) -> bool {
+        self.begun && self.greetings == 0
+    }
+
+    pub(super) fn room(&self) -> usize {
+        PIPELINE_MAX - self.awaited.len().min(PIPELINE_MAX)
+    }
+
+    pub(super) fn ask(&mut self, ticket: Ticket, ask: &Ask, out: &mut Vec<u8>) -> Option<Reply> {
+        let key = ask.key.as_slice();
+        let awaited = match &ask.what {
+            What::Read { .. } => {
+                command(out, &[b"GET", key]);
+                command(out, &[b"PTTL", key]);
+                Awaited::Value
+            }
+            What::Put { value, live_millis, condition, flags: _ } => {
+                let condition: &[&[u8]] = match condition {
+                    Condition::Always => &[],
+                    Condition::Absent => &[b"NX"],
+                    Condition::Present => &[b"XX"],
+                    Condition::VersionIs(_) | Condition::VersionIsOrStale(_) => {
+                        return Some(Reply::Refused(b"ERR this origin knows no versions".to_vec()));
+                    }
+                };
+                let millis = live_millis.map(|millis| millis.max(1).to_string());
+                let mut words = vec![b"SET".as_slice(), key, value];
+                if let Some(millis) = &millis {
+                    words.extend([b"PX".as_slice(), millis.as_bytes()]);
+                }
+                words.extend(condition);
+                command(out, &words);
+                Awaited::Stored
+            }
+            What::Remove => {
+                command(out, &[b"DEL", key]);
+                Awaited::Changed
+            }
+            What::Count { by } => {
+                command(out, &[b"INCRBY", key, by.to_string().as_bytes()]);
+                Awaited::Counted
+            }
+            What::Expire { live_millis } => {
+                match live_millis {
+                    Some(millis) => command(out, &[b"PEXPIRE", key, millis.to_string().as_bytes()]),
+                    None => command(out, &[b"PERSIST", key]),
+                }
+                Awaited::Changed
+            }
+            What::Command { bytes, replies } => {
+                out.extend_from_slice(bytes);
+                Awaited::Raw { before: replies.saturating_sub(1) }
+            }
+        };
+        self.awaited.push_back((ticket, awaited));
+        None
+    }
+
+    pub(super) fn receive(&mut self, bytes: &[u8], heard: &mut Vec<Heard>) -> Result<(), Broken> {
+        self.inbox.push(bytes);
+        let mut inbox = std::mem::take(&mut self.inbox);
+        while inbox.worth_looking() {
+            match self.scan.go_on(inbox.rest(), self.limits)? {
+                Scanned::More(needed) => {
+                    inbox.need(needed);
+                    break;
+                }
+                Scanned::Whole(len) => {
+                    self.hear(&inbox.rest()[..len], heard)?;
+                    inbox.consume(len);
+                }
+            }
+        }
+        self.inbox = inbox;
+        Ok(())
+    }
+
+    /// Takes in a whole frame.
+    fn hear(&mut self, frame: &[u8], heard: &mut Vec<Heard>) -> Result<(), Broken> {
+        let (first, rest) = part(frame).ok_or(Broken::Protocol("a value"))?;
+        if let Part::Push(_) = first {
+            return changes(rest, heard);
+        }
+        if self.greetings > 0 {
+            self.greetings -= 1;
+            return match first {
+                Part::Error(_) => Err(Broken::Login),
+                _ => Ok(()),
+            };
+        }
+        let (ticket, awaited) = self.awaited.pop_front().ok_or(Broken::Unasked)?;
+        let reply = match (awaited, first) {
+            (Awaited::Raw { before: 0 }, _) => Reply::Raw(frame.to_vec()),
+            (Awaited::Raw { before }, _) => {
+                self.awaited.push_front((ticket, Awaited::Raw { before: before - 1 }));
+                return Ok(());
+            }
+            (Awaited::Value, first) => {
+                let reply = match first {
+                    Part::Bulk(value) => Reply::Found(Found { value: value.to_vec(), ..Found::default() }),
+                    Part::Null => Reply::Absent { fresh_millis: None },
+                    Part::Error(text) => refusal(text),
+                    _ => return Err(Broken::Protocol("an answer to GET")),
+                };
+                self.awaited.push_front((ticket, Awaited::Life(reply)));
+                return Ok(());
+            }
+            (Awaited::Life(Reply::Found(found)), Part::Integer(life)) => match life {
+                // Gone between the two: as if it had never been there.
+                i64::MIN..=-2 | 0 => Reply::Absent { fresh_millis: None },
+                -1 => Reply::Found(found),
+                1.. => Reply::Found(Found { fresh_millis: Some(life as u64), ..found }),
+            },
+            (Awaited::Life(reply), _) => reply,
+            (_, Part::Error(text)) => refusal(text),
+            (Awaited::Stored, Part::Null) => Reply::NotWritten,
+            (Awaited::Stored, Part::Text(_)) => Reply::Written,
+            (Awaited::Changed, Part::Integer(0)) => Reply::NotWritten,
+            (Awaited::Changed, Part::Integer(_)) => Reply::Written,
+            (Awaited::Counted, Part::Integer(number)) => Reply::Counted(number),
+            _ => return Err(Broken::Protocol("an answer of the wrong kind")),
+        };
+        heard.push(Heard::Answer(ticket, reply));
+        Ok(())
+    }
+}
+
+/// A push: of `invalidate` the keys, of any other kind nothing.
+fn changes(push: &[u8], heard: &mut Vec<Heard>) -> Result<(), Broken> {
+    let bad = Broken::Protocol("a push");
+    let (Part::Bulk(kind) | Part::Text(kind), rest) = part(push).ok_or(bad)? else { return Err(bad) };
+    if kind != b"invalidate" {
+        return Ok(());
+    }
+    let (keys, mut rest) = part(rest).ok_or(bad)?;
+    match keys {
+        Part::Null => heard.push(Heard::AllChanged),
+        Part::Many(count) => {
+            for _ in 0..count {
+                let (Part::Bulk(key), behind) = part(rest).ok_or(bad)? else { return Err(bad) };
+                heard.push(Heard::Changed(key.to_vec()));
+                rest = behind;
+            }
+        }
+        _ => return Err(bad),
+    }
+    Ok(())
+}
+
+/// Appends a command.
+fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
+    let mut digits = itoa::Buffer::new();
+    out.push(b'*');
+    out.extend_from_slice(digits.format(words.len()).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for word in words {
+        out.push(b'$');
+        out.extend_from_slice(digits.format(word.len()).as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+}

@@ -1,0 +1,362 @@
+//! Prediction: which keys will be asked for next, how sure that is, and whether it paid to fetch them.
+//!
+//! ```text
+//! request -> observe -> [learn what followed what] -> guesses -> score >= threshold? -> candidates
+//!                ^                                                                        |
+//!                |  used, late, in vain                                     ring, origin, landed
+//!                +------------------------- outcomes of earlier candidates <--------------+
+//! ```
+//! 1. A request tells the rows of the client's last few keys that this key followed them (`rows`), and the streams where
+//!    the client walks (`streams`).
+//! 2. Its own row and stream say what is likely to follow. A guess falls into a bin by its kind, experience and weight; the
+//!    bin knows which part of such guesses was of use (`calibration`), and the row remembers its own trials. Both make the
+//!    score: a measured precision.
+//! 3. What reaches the threshold becomes a candidate, if its key is known (`directory`); the threshold follows the waste
+//!    (`throttle`). The caller fetches candidates as far as the origin bears it (`ring`) and says when they landed.
+//! 4. A candidate that is asked for was of use, or late; one that is not asked for in a while was in vain. That goes back
+//!    into bin, row and threshold.
+//!
+//! All of it is charged to the cache: [`Options::memory_bytes_max`] bounds it. Nothing here knows a clock or an origin.
+
+mod calibration;
+mod directory;
+mod outstanding;
+mod ring;
+mod rows;
+mod streams;
+mod throttle;
+
+pub use ring::{RING_MAX, Ring};
+pub use rows::LAGS;
+
+use calibration::{Bin, Calibration};
+use directory::Directory;
+use outstanding::{Outstanding, Pending};
+use rows::Rows;
+use streams::{AHEAD_MAX, Streams};
+use throttle::Throttle;
+
+/// A key by number: a hash of it, the same on all cores.
+pub type KeyId = u32;
+/// No key.
+pub const NO_KEY: KeyId = KeyId::MAX;
+
+/// Where a key stands among others: a hash of its text before the trailing number, and the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Hash of what is before.
+    pub prefix: u64,
+    /// The number.
+    pub number: u64,
+}
+
+/// What makes guesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Rows of followers.
+    Successor,
+    /// Streams.
+    Stride,
+}
+
+impl Source {
+    /// All.
+    pub const ALL: [Source; 2] = [Source::Successor, Source::Stride];
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Successor => "successor",
+            Source::Stride => "stride",
+        }
+    }
+}
+
+/// Bounds of a predictor.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Most bytes that it may take for everything it remembers.
+    pub memory_bytes_max: usize,
+    /// What may be fetched in vain, as a part of what has to be fetched.
+    pub budget: f32,
+    /// Which sources may speak, in the order of [`Source::ALL`].
+    pub sources: [bool; Source::ALL.len()],
+}
+
+impl Options {
+    /// The one configuration: all sources, a budget of a tenth.
+    pub fn with_bytes(memory_bytes_max: usize) -> Options {
+        Options { memory_bytes_max, budget: 0.1, sources: [true; Source::ALL.len()] }
+    }
+}
+
+/// The last keys of a client; travels with its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past([KeyId; LAGS]);
+
+impl Past {
+    /// A client that asked for nothing yet.
+    pub const EMPTY: Past = Past([NO_KEY; LAGS]);
+
+    fn push(&mut self, key: KeyId) {
+        self.0.copy_within(..LAGS - 1, 1);
+        self.0[0] = key;
+    }
+}
+
+/// A request as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// The key's number.
+    pub id: KeyId,
+    /// The key.
+    pub key: &'a [u8],
+    /// Where it stands among others, if that means anything.
+    pub place: Option<Place>,
+    /// Whether it was found.
+    pub hit: bool,
+}
+
+/// What might be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A key that was seen before; [`Predictor::key`] has its text.
+    Key(KeyId),
+    /// The key that stands there.
+    Place(Place),
+}
+
+/// A guess that is good enough to be tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// What to fetch.
+    pub target: Target,
+    /// The part of such guesses that was of use.
+    pub score: f32,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a key was guessed, so that its outcome goes where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Reason {
+    /// What guessed it.
+    pub source: Source,
+    /// The key whose request led to it.
+    pub cause: KeyId,
+    bin: Bin,
+}
+
+impl Reason {
+    #[cfg(test)]
+    fn test(source: Source) -> Reason {
+        Reason { source, cause: 0, bin: Calibration::bin(source, 0, 0.0) }
+    }
+}
+
+/// What became of the candidates of one source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Score {
+    /// Fetched.
+    pub issued: u64,
+    /// Found by a request.
+    pub used: u64,
+    /// Asked for while under way.
+    pub late: u64,
+    /// Not asked for in time, or gone by then.
+    pub wasted: u64,
+}
+
+/// How a candidate ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Outcome {
+    Used,
+    Late,
+    Wasted,
+}
+
+/// Part of the memory that goes to rows; the rest is the directory's, but for what is small.
+const ROWS_PART: f64 = 0.6;
+/// Part of the memory that candidates under way or not yet asked for may take.
+const OUTSTANDING_PART: f64 = 0.04;
+
+/// The predictor of a core.
+pub struct Predictor {
+    options: Options,
+    rows: Rows,
+    directory: Directory,
+    streams: Streams,
+    calibration: Calibration,
+    throttle: Throttle,
+    outstanding: Outstanding,
+    scores: [Score; Source::ALL.len()],
+}
+
+impl Predictor {
+    /// A predictor that knows nothing.
+    pub fn new(options: Options) -> Predictor {
+        let streams = Streams::default();
+        let calibration = Calibration::new();
+        let bytes = options.memory_bytes_max.saturating_sub(streams.heap_bytes() + calibration.heap_bytes());
+        let part = |part: f64| (bytes as f64 * part) as usize;
+        let outstanding = Outstanding::with_bytes(part(OUTSTANDING_PART));
+        let rows = Rows::with_bytes(part(ROWS_PART));
+        let rest = bytes.saturating_sub(rows.heap_bytes() + outstanding.heap_bytes());
+        Predictor {
+            options,
+            rows,
+            directory: Directory::with_bytes(rest),
+            streams,
+            calibration,
+            throttle: Throttle::new(options.budget),
+            outstanding,
+            scores: Default::default(),
+        }
+    }
+
+    /// Bytes taken.
+    pub fn heap_bytes(&self) -> usize {
+        self.rows.heap_bytes()
+            + self.directory.heap_bytes()
+            + self.streams.heap_bytes()
+            + self.calibration.heap_bytes()
+            + self.outstanding.heap_bytes()
+    }
+
+    /// A request of the client with that past: learns from it, and adds what is worth fetching now to `out`.
+    pub fn observe(&mut self, seen: &Seen<'_>, past: &mut Past, out: &mut Vec<Candidate>) {
+        if let Some(pending) = self.outstanding.take(seen.id) {
+            let outcome = match (seen.hit, pending.landed) {
+                (true, _) => Outcome::Used,
+                (false, false) => Outcome::Late,
+                (false, true) => Outcome::Wasted,
+            };
+            self.resolve(&pending, outcome);
+        }
+        if !seen.hit {
+            self.outstanding.filled();
+        }
+        while let Some(pending) = self.outstanding.take_overdue() {
+            self.resolve(&pending, Outcome::Wasted);
+        }
+        self.throttle.requested(!seen.hit);
+        self.directory.know(seen.id, seen.key);
+        // A key asked for twice in a row neither follows itself nor does what is before it come once more.
+        if past.0[0] != seen.id {
+            for (lag, &before) in past.0.iter().enumerate() {
+                if before != NO_KEY && before != seen.id {
+                    self.rows.learn(before, seen.id, lag + 1);
+                }
+            }
+            past.push(seen.id);
+            if self.options.sources[Source::Successor as usize] {
+                self.follow(seen.id, out);
+            }
+        }
+        if let Some(place) = seen.place.filter(|_| self.options.sources[Source::Stride as usize]) {
+            self.walk(seen.id, place, out);
+        }
+    }
+
+    /// The key of a candidate, or of any id, as long as it is remembered.
+    pub fn key(&self, id: KeyId) -> Option<&[u8]> {
+        self.directory.key(id)
+    }
+
+    /// A candidate is being fetched.
+    pub fn issued(&mut self, id: KeyId, reason: Reason) {
+        self.scores[reason.source as usize].issued += 1;
+        for lost in self.outstanding.put(id, reason).into_iter().flatten() {
+            self.resolve(&lost, Outcome::Wasted);
+        }
+    }
+
+    /// A candidate turned out to be a key that the origin does not have.
+    pub fn absent(&mut self, reason: Reason) {
+        self.scores[reason.source as usize].issued += 1;
+        self.resolve(&Pending::new(NO_KEY, reason), Outcome::Wasted);
+    }
+
+    /// A candidate landed in the cache.
+    pub fn landed(&mut self, id: KeyId) {
+        self.outstanding.landed(id);
+    }
+
+    /// How many items the cache holds: a candidate that is not asked for while a tenth as many others come in is in vain.
+    pub fn cache_holds(&mut self, items: u64) {
+        self.outstanding.set_patience(items / 10);
+    }
+
+    /// What became of the candidates of a source.
+    pub fn score(&self, source: Source) -> Score {
+        self.scores[source as usize]
+    }
+
+    /// The least score that is tried.
+    pub fn threshold(&self) -> f32 {
+        self.throttle.threshold()
+    }
+
+    /// Candidates from the key's row.
+    fn follow(&mut self, id: KeyId, out: &mut Vec<Candidate>) {
+        let Predictor { rows, calibration, throttle, directory, outstanding, .. } = self;
+        rows.visit(id, |guess| {
+            let bin = Calibration::bin(Source::Successor, guess.visits, guess.weight);
+            let tries = f32::from(guess.tries);
+            let score = (calibration.part(bin) + guess.use_part * tries) / (1.0 + tries);
+            if throttle.admits(score) && !outstanding.holds(guess.key) && directory.key(guess.key).is_some() {
+                let reason = Reason { source: Source::Successor, cause: id, bin };
+                out.push(Candidate { target: Target::Key(guess.key), score, reason });
+            }
+        });
+    }
+
+    /// Candidates from the stream that the key's place belongs to.
+    fn walk(&mut self, id: KeyId, place: Place, out: &mut Vec<Candidate>) {
+        let Some(walk) = self.streams.observe(place) else { return };
+        let mut ahead = walk.ahead;
+        while ahead < AHEAD_MAX {
+            let distance = ahead + 1;
+            let bin =
+                Calibration::bin(Source::Stride, walk.len, f32::from(distance - 1) / f32::from(AHEAD_MAX));
+            let score = self.calibration.part(bin);
+            if !self.throttle.admits(score) {
+                break;
+            }
+            let number = place.number.wrapping_add_signed(walk.step.wrapping_mul(i64::from(distance)));
+            let reason = Reason { source: Source::Stride, cause: id, bin };
+            out.push(Candidate {
+                target: Target::Place(Place { prefix: place.prefix, number }),
+                score,
+                reason,
+            });
+            ahead = distance;
+        }
+        self.streams.guessed(walk.stream, ahead);
+    }
+
+    fn resolve(&mut self, pending: &Pending, outcome: Outcome) {
+        let score = &mut self.scores[pending.reason.source as usize];
+        let worth = match outcome {
+            Outcome::Used => {
+                score.used += 1;
+                self.throttle.used();
+                1.0
+            }
+            Outcome::Late => {
+                score.late += 1;
+                self.throttle.used();
+                0.5
+            }
+            Outcome::Wasted => {
+                score.wasted += 1;
+                self.throttle.wasted();
+                0.0
+            }
+        };
+        self.calibration.rate(pending.reason.bin, worth);
+        if pending.reason.source == Source::Successor {
+            self.rows.rate(pending.reason.cause, pending.key, worth);
+        }
+    }
+}

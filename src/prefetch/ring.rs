@@ -1,0 +1,130 @@
+//! The prefetch ring: guesses that wait for their turn at the origin, the better first.
+//!
+//! Eight queues by score; a key waits once; a guess that waited too long is dropped, as its moment has passed; and a guess
+//! for which there is no room pushes out the oldest of the lowest queue, if that is lower than its own. Drops are counted.
+
+use super::{Candidate, Target};
+use crate::clock::Mono;
+use std::collections::VecDeque;
+
+/// Most guesses that wait.
+pub const RING_MAX: usize = 256;
+const BUCKETS: usize = 8;
+
+/// The ring of a core.
+pub struct Ring {
+    buckets: [VecDeque<(Mono, Candidate)>; BUCKETS],
+    len: usize,
+    /// Guesses that were dropped: full, or too old.
+    pub dropped: u64,
+}
+
+impl Ring {
+    /// An empty ring.
+    pub fn new() -> Ring {
+        Ring {
+            buckets: std::array::from_fn(|_| VecDeque::with_capacity(RING_MAX / BUCKETS)),
+            len: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Number of guesses that wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Lets a guess wait until `deadline`; false if it is there already or there is no room for it.
+    pub fn push(&mut self, deadline: Mono, candidate: Candidate) -> bool {
+        if self.holds(candidate.target) {
+            return false;
+        }
+        let bucket = bucket_of(candidate.score);
+        if self.len == RING_MAX {
+            self.dropped += 1;
+            let Some(lower) = self.buckets[..bucket].iter_mut().find(|bucket| !bucket.is_empty()) else {
+                return false;
+            };
+            lower.pop_front();
+            self.len -= 1;
+        }
+        self.buckets[bucket].push_back((deadline, candidate));
+        self.len += 1;
+        true
+    }
+
+    /// The best guess whose moment has not passed. Changes with each push and with time.
+    pub fn pop(&mut self, now: Mono) -> Option<Candidate> {
+        for bucket in self.buckets.iter_mut().rev() {
+            while let Some((deadline, candidate)) = bucket.pop_front() {
+                self.len -= 1;
+                if deadline >= now {
+                    return Some(candidate);
+                }
+                self.dropped += 1;
+            }
+        }
+        None
+    }
+
+    fn holds(&self, target: Target) -> bool {
+        self.len > 0 && self.buckets.iter().flatten().any(|(_, waiting)| waiting.target == target)
+    }
+}
+
+impl Default for Ring {
+    fn default() -> Ring {
+        Ring::new()
+    }
+}
+
+fn bucket_of(score: f32) -> usize {
+    ((score * BUCKETS as f32) as usize).min(BUCKETS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Reason, Source};
+    use super::*;
+
+    fn guess(key: u32, score: f32) -> Candidate {
+        Candidate { target: Target::Key(key), score, reason: Reason::test(Source::Successor) }
+    }
+
+    fn key(candidate: Candidate) -> u32 {
+        match candidate.target {
+            Target::Key(key) => key,
+            Target::Place(_) => panic!("only keys here"),
+        }
+    }
+
+    #[test]
+    fn the_better_goes_first_and_a_key_waits_once() {
+        let mut ring = Ring::new();
+        assert!(
+            ring.push(Mono(9), guess(1, 0.3))
+                && ring.push(Mono(9), guess(2, 0.9))
+                && ring.push(Mono(9), guess(3, 0.3))
+        );
+        assert!(!ring.push(Mono(9), guess(2, 0.4)));
+        let order: Vec<u32> = std::iter::from_fn(|| ring.pop(Mono(5))).map(key).collect();
+        assert_eq!((order, ring.dropped), (vec![2, 1, 3], 0));
+    }
+
+    #[test]
+    fn full_drops_the_lowest_and_old_guesses_are_not_made() {
+        let mut ring = Ring::new();
+        (0..RING_MAX as u32).for_each(|i| assert!(ring.push(Mono(9), guess(i, 0.3))));
+        assert!(!ring.push(Mono(9), guess(1000, 0.2)), "no better than any");
+        assert!(ring.push(Mono(20), guess(1001, 0.9)));
+        assert_eq!((ring.len(), ring.dropped), (RING_MAX, 2));
+        assert_eq!(ring.pop(Mono(10)).map(key), Some(1001));
+        assert_eq!(ring.pop(Mono(10)).map(key), None, "the others' moment has passed");
+        assert_eq!((ring.len(), ring.dropped), (0, 2 + RING_MAX as u64 - 1));
+    }
+}

@@ -1,0 +1,221 @@
+//! `ACL`: users as [`crate::wire::users`] has them. A change is told to every core, and each to its sessions.
+
+use super::commands::{self, COMMANDS, Command};
+use super::parser::Arguments;
+use super::reply::{self, SYNTAX, Shape};
+use super::server::in_category;
+use super::{Backend, ECHO_BYTES_MAX, Ex, Reason, Talk, echo, is};
+use crate::ids::CoreId;
+use crate::request::{Request, Verb};
+use crate::wire::Target;
+use crate::wire::users::{DEFAULT, Denied, RULES_BYTES_MAX, USERS_MAX};
+
+const NO_FILE: &str = "ERR This instance is not configured to use an ACL file. You may want to specify users via the ACL \
+                       SETUSER command and then issue a CONFIG REWRITE (assuming you have a configuration file set) in \
+                       order to store users in the configuration.";
+
+/// Appends why a command is not for a user. `argument`: what it names, where that may be told.
+pub(super) fn describe(
+    denied: Denied,
+    user: &[u8],
+    command: &Command,
+    subcommand: &str,
+    argument: Option<&dyn Fn(usize) -> Vec<u8>>,
+    text: &mut Vec<u8>,
+) {
+    match (denied, argument) {
+        (Denied::Command, _) => {
+            text.extend_from_slice(b"User ");
+            echo(text, user, ECHO_BYTES_MAX);
+            let separator = if subcommand.is_empty() { "" } else { "|" };
+            let words =
+                [" has no permissions to run the '", command.name, separator, subcommand, "' command"];
+            text.extend_from_slice(words.concat().as_bytes());
+        }
+        (Denied::Key(_), None) => text.extend_from_slice(b"No permissions to access a key"),
+        (Denied::Channel(_), None) => text.extend_from_slice(b"No permissions to access a channel"),
+        (Denied::Key(at) | Denied::Channel(at), Some(argument)) => {
+            text.extend_from_slice(b"User ");
+            echo(text, user, ECHO_BYTES_MAX);
+            text.extend_from_slice(b" has no permissions to access the '");
+            echo(text, &argument(at), ECHO_BYTES_MAX);
+            let kind: &[u8] = if matches!(denied, Denied::Key(_)) { b"' key" } else { b"' channel" };
+            text.extend_from_slice(kind);
+        }
+    }
+}
+
+impl Talk {
+    pub(super) fn acl<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        match self.subcommand {
+            "whoami" => {
+                let name = self.badge.user().map_or(&b""[..], |user| user.name()).to_vec();
+                self.say(ex, |_, out| reply::bulk(out, &name));
+            }
+            "users" => {
+                let names: Vec<Vec<u8>> =
+                    self.badge.users().iter().map(|user| user.name().to_vec()).collect();
+                self.say_all(ex, &names);
+            }
+            "list" => {
+                let line = |name: &[u8], rules: &[u8]| [b"user ", name, b" ", rules].concat();
+                let lines: Vec<Vec<u8>> =
+                    self.badge.users().iter().map(|user| line(user.name(), &user.rules())).collect();
+                self.say_all(ex, &lines);
+            }
+            "getuser" => self.acl_getuser(ex, arguments.at(2)),
+            "setuser" => self.acl_setuser(ex, arguments),
+            "deluser" => self.acl_deluser(ex, arguments),
+            "dryrun" => self.acl_dryrun(ex, arguments),
+            "load" | "save" => self.fail(ex, NO_FILE),
+            "cat" => self.acl_cat(ex, arguments),
+            _ => self.help(ex, command),
+        }
+    }
+
+    fn say_all<B: Backend>(&mut self, ex: &mut Ex<'_, B>, texts: &[Vec<u8>]) {
+        self.say(ex, |_, out| {
+            reply::header(out, b'*', texts.len());
+            texts.iter().for_each(|text| reply::bulk(out, text));
+        });
+    }
+
+    fn acl_getuser<B: Backend>(&mut self, ex: &mut Ex<'_, B>, name: &[u8]) {
+        let Some(user) = self.badge.users().find(name).cloned() else {
+            return self.say(ex, |protocol, out| reply::null(out, protocol));
+        };
+        self.say(ex, |protocol, out| {
+            reply::map(out, protocol, 6);
+            reply::bulk(out, b"flags");
+            reply::set(out, protocol, user.flags().count());
+            user.flags().for_each(|flag| reply::bulk(out, flag.as_bytes()));
+            reply::bulk(out, b"passwords");
+            let hashes = user.password_hashes();
+            reply::header(out, b'*', hashes.len());
+            hashes.iter().for_each(|hash| reply::bulk(out, hash.as_bytes()));
+            reply::bulk(out, b"commands");
+            reply::bulk(out, user.command_rules().as_bytes());
+            reply::bulk(out, b"keys");
+            reply::bulk(out, &user.key_rules());
+            reply::bulk(out, b"channels");
+            reply::bulk(out, &user.channel_rules());
+            reply::bulk(out, b"selectors");
+            reply::header(out, b'*', 0);
+        });
+    }
+
+    fn acl_setuser<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let name = arguments.at(2);
+        if name.iter().any(|byte| *byte == b' ' || *byte == 0) {
+            return self.fail(ex, "ERR Usernames can't contain spaces or null characters");
+        }
+        let users = self.badge.users();
+        if users.find(name).is_none() && users.count() >= USERS_MAX {
+            return self.fail(ex, "ERR there are too many users");
+        }
+        match users.changed(name, arguments.from(3)) {
+            Ok(user) => {
+                let rules = user.rules();
+                if rules.len() + name.len() > RULES_BYTES_MAX {
+                    return self.fail(ex, "ERR the rules of this user are too long");
+                }
+                self.tell_cores(ex, name, &[b"reset ", &rules[..]].concat());
+                self.badge.change(|users| users.put(user));
+            }
+            Err((rule, why)) => {
+                let mut text = b"ERR Error in ACL SETUSER modifier '".to_vec();
+                echo(&mut text, rule, ECHO_BYTES_MAX);
+                text.extend_from_slice(b"': ");
+                text.extend_from_slice(why.as_bytes());
+                return self.fail_bytes(ex, &text);
+            }
+        }
+        ex.say(Shape::OkEnd, &[]);
+    }
+
+    fn acl_deluser<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        if arguments.from(2).any(|name| name == DEFAULT) {
+            return self.fail(ex, "ERR The 'default' user cannot be removed");
+        }
+        let mut names: Vec<&[u8]> =
+            arguments.from(2).filter(|name| self.badge.users().find(name).is_some()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.iter().for_each(|name| self.tell_cores(ex, name, b""));
+        let count = names.len() as i64;
+        self.badge.change(|users| names.iter().for_each(|name| users.remove(name)));
+        if self.badge.user().is_none() {
+            // Who removes himself is told, and goes.
+            self.closing = Some(Reason::Quit);
+        }
+        self.say(ex, |_, out| reply::number(out, count));
+    }
+
+    /// Has every core follow the rules of a user, or forget it.
+    fn tell_cores<B: Backend>(&mut self, ex: &mut Ex<'_, B>, name: &[u8], rules: &[u8]) {
+        for core in 0..ex.node.core_count() {
+            let request = Request { key: name, value: rules, verb: Verb::SetUser };
+            ex.ask(Target::Core(CoreId(core)), &request, Shape::SumPart, &[]);
+        }
+    }
+
+    fn acl_dryrun<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let mut text = Vec::new();
+        let Some(user) = self.badge.users().find(arguments.at(2)).cloned() else {
+            text.extend_from_slice(b"ERR User '");
+            echo(&mut text, arguments.at(2), ECHO_BYTES_MAX);
+            text.extend_from_slice(b"' not found");
+            return self.fail_bytes(ex, &text);
+        };
+        let Some(command) = commands::lookup(arguments.at(3)) else {
+            text.extend_from_slice(b"ERR Command '");
+            echo(&mut text, arguments.at(3), ECHO_BYTES_MAX);
+            text.extend_from_slice(b"' not found");
+            return self.fail_bytes(ex, &text);
+        };
+        let count = arguments.len() - 3;
+        let sub = (count > 1).then(|| command.subcommand(arguments.at(4))).flatten();
+        let arity = sub.map_or(command.arity, |sub| sub.arity);
+        if !commands::arity_fits(arity, count) {
+            return self.fail_parts(ex, &["ERR wrong number of arguments for '", command.name, "' command"]);
+        }
+        let sub = sub.map_or("", |sub| sub.name);
+        match user.may(command, sub, count, |at| arguments.at(3 + at)) {
+            Ok(()) => self.ok(ex),
+            Err(denied) => {
+                let argument = |at: usize| arguments.at(3 + at).to_vec();
+                describe(denied, user.name(), command, sub, Some(&argument), &mut text);
+                self.say(ex, |_, out| reply::bulk(out, &text));
+            }
+        }
+    }
+
+    fn acl_cat<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        if arguments.len() > 3 {
+            return self.fail(ex, SYNTAX);
+        }
+        if arguments.len() == 2 {
+            return self.say(ex, |_, out| {
+                reply::header(out, b'*', commands::CATEGORIES.len());
+                commands::CATEGORIES.iter().for_each(|name| reply::bulk(out, name.as_bytes()));
+            });
+        }
+        let wanted = arguments.at(2);
+        if !commands::CATEGORIES.iter().any(|name| is(wanted, name)) {
+            let mut text = b"ERR Unknown category '".to_vec();
+            echo(&mut text, wanted, ECHO_BYTES_MAX);
+            text.push(b'\'');
+            return self.fail_bytes(ex, &text);
+        }
+        let chosen = || COMMANDS.iter().filter(|command| in_category(command, wanted));
+        self.say(ex, |_, out| {
+            reply::header(out, b'*', chosen().count());
+            chosen().for_each(|command| reply::bulk(out, command.name.as_bytes()));
+        });
+    }
+}

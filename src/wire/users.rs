@@ -1,0 +1,666 @@
+//! Who may do what: users with their passwords, commands, keys and channels, by the rules that Redis' `ACL SETUSER` takes.
+//!
+//! A table of users is a value: a change makes another one, which cores hand to their sessions. Passwords are kept as SHA-256
+//! only, and comparing one takes the same time whether it is right, wrong, or of a user that is not there.
+
+use super::resp::commands::{self, COMMANDS, Command};
+use crate::glob;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The user of those who name none.
+pub const DEFAULT: &[u8] = b"default";
+/// Users at most, and bytes of one's rules.
+pub const USERS_MAX: usize = 1024;
+/// Bytes of the rules of one user.
+pub const RULES_BYTES_MAX: usize = 64 << 10;
+/// Steps that comparing a key with a pattern may take.
+const GLOB_STEPS_MAX: u64 = 1 << 20;
+const WORDS: usize = commands::PLACE_COUNT.div_ceil(64);
+
+type Digest = [u8; 32];
+
+/// All users, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Users {
+    by_name: BTreeMap<Vec<u8>, Arc<User>>,
+}
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    name: Vec<u8>,
+    on: bool,
+    nopass: bool,
+    passwords: Vec<Digest>,
+    /// A bit for each command and subcommand, by [`commands::place`].
+    commands: [u64; WORDS],
+    /// How they came to be: the first is `+@all` or `-@all`.
+    command_rules: Vec<String>,
+    all_keys: bool,
+    keys: Vec<KeyPattern>,
+    all_channels: bool,
+    channels: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct KeyPattern {
+    access: Access,
+    pattern: Vec<u8>,
+}
+
+/// What is done with a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Its value is read.
+    pub read: bool,
+    /// It is changed.
+    pub write: bool,
+}
+
+/// Why a command is not for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The command.
+    Command,
+    /// A key: the argument.
+    Key(usize),
+    /// A channel: the argument.
+    Channel(usize),
+}
+
+/// A rule that cannot be followed: the words of `ACL SETUSER` for it.
+pub type RuleError = &'static str;
+
+const SYNTAX: RuleError = "Syntax error";
+const UNKNOWN: RuleError = "Unknown command or category name in ACL";
+
+impl Users {
+    /// The default user alone: everything is allowed, with a password if there is one.
+    pub fn with_password(password: Option<&str>) -> Users {
+        let mut user = User::new(DEFAULT);
+        for rule in ["on", "nopass", "~*", "&*", "+@all"] {
+            user.follow(rule.as_bytes()).expect("a rule that is known");
+        }
+        if let Some(password) = password {
+            user.nopass = false;
+            user.passwords.push(digest(password.as_bytes()));
+        }
+        Users { by_name: BTreeMap::from([(DEFAULT.to_vec(), Arc::new(user))]) }
+    }
+
+    /// The user of this name.
+    pub fn find(&self, name: &[u8]) -> Option<&Arc<User>> {
+        self.by_name.get(name)
+    }
+
+    /// All, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.by_name.values()
+    }
+
+    /// Number of users.
+    pub fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Puts a user into the table, in the place of another one of its name.
+    pub fn put(&mut self, user: User) {
+        self.by_name.insert(user.name.clone(), Arc::new(user));
+    }
+
+    /// Takes a user out; the default one stays.
+    pub fn remove(&mut self, name: &[u8]) {
+        if name != DEFAULT {
+            self.by_name.remove(name);
+        }
+    }
+
+    /// Changes or makes a user by rules with spaces between them, none of which may fail.
+    ///
+    /// # Errors
+    /// The first rule that cannot be followed, and why.
+    pub fn set<'r>(&mut self, name: &[u8], rules: &'r [u8]) -> Result<(), (&'r [u8], RuleError)> {
+        let words = rules.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+        let user = self.changed(name, words)?;
+        self.put(user);
+        Ok(())
+    }
+
+    /// What a user would be after rules.
+    ///
+    /// # Errors
+    /// The first rule that cannot be followed, and why.
+    pub fn changed<'r>(
+        &self,
+        name: &[u8],
+        rules: impl Iterator<Item = &'r [u8]>,
+    ) -> Result<User, (&'r [u8], RuleError)> {
+        let mut user = self.find(name).map_or_else(|| User::new(name), |user| User::clone(user));
+        for rule in rules {
+            user.follow(rule).map_err(|why| (rule, why))?;
+        }
+        Ok(user)
+    }
+
+    /// The user who comes without a password, if the default one may.
+    pub fn welcome(&self) -> Option<Arc<User>> {
+        self.find(DEFAULT).filter(|user| user.on && user.nopass).cloned()
+    }
+
+    /// The user of this name if the password is right and it may come in. Takes as long for a wrong one.
+    pub fn admit(&self, name: &[u8], password: &[u8]) -> Option<Arc<User>> {
+        let given = digest(password);
+        let user = self.find(name);
+        // Who is not there is compared as well.
+        let known: &[Digest] = user.map_or(&[[0; 32]], |user| &user.passwords);
+        let right = known.iter().fold(false, |right, known| right | same(&given, known));
+        let user = user?;
+        (user.on && (user.nopass || right)).then(|| user.clone())
+    }
+}
+
+/// Who the client of a session is, and who it may become.
+#[derive(Clone, Debug)]
+pub(crate) struct Badge {
+    users: Arc<Users>,
+    user: Option<Arc<User>>,
+}
+
+impl Badge {
+    /// Of one who has said nothing: the default user, if that needs no password.
+    pub fn new(users: Arc<Users>) -> Badge {
+        Badge { user: users.welcome(), users }
+    }
+
+    /// Who the client is; `None`: it has to say.
+    #[inline]
+    pub fn user(&self) -> Option<&Arc<User>> {
+        self.user.as_ref()
+    }
+
+    /// All users.
+    pub fn users(&self) -> &Users {
+        &self.users
+    }
+
+    /// Whether the client may do everything.
+    #[inline]
+    pub fn is_free(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| user.is_free())
+    }
+
+    /// Lets the client in as a user whose password it knows; `false` if it does not, and nothing has changed.
+    pub fn admit(&mut self, name: &[u8], password: &[u8]) -> bool {
+        let user = self.users.admit(name, password);
+        let right = user.is_some();
+        self.user = user.or(self.user.take());
+        right
+    }
+
+    /// As `admit`, where only users may come in who may do everything, because nothing is looked at one by one.
+    pub fn admit_free(&mut self, name: &[u8], password: &[u8]) -> bool {
+        let user = self.users.admit(name, password).filter(|user| user.is_free());
+        let right = user.is_some();
+        self.user = user.or(self.user.take());
+        right
+    }
+
+    /// Lets the client in as a user that something else has shown it to be; `false` if there is no such user.
+    pub fn identify(&mut self, name: &[u8]) -> bool {
+        let user = self.users.find(name).filter(|user| user.on).cloned();
+        let known = user.is_some();
+        self.user = user.or(self.user.take());
+        known
+    }
+
+    /// As it was at first.
+    pub fn reset(&mut self) {
+        self.user = self.users.welcome();
+    }
+
+    /// Takes in a change that the client itself asked for, before the cores tell of it: what it asks next sees it.
+    pub fn change(&mut self, change: impl FnOnce(&mut Users)) {
+        let mut users = Users::clone(&self.users);
+        change(&mut users);
+        self.adopt(&Arc::new(users));
+    }
+
+    /// Takes in that users have changed; `false` if the client's own is there no more.
+    pub fn adopt(&mut self, users: &Arc<Users>) -> bool {
+        self.users = users.clone();
+        let Some(known) = self.user.take() else { return true };
+        self.user = users.find(&known.name).cloned();
+        self.user.is_some()
+    }
+}
+
+fn digest(password: &[u8]) -> Digest {
+    Sha256::digest(password).into()
+}
+
+fn same(left: &Digest, right: &Digest) -> bool {
+    let difference = left.iter().zip(right).fold(0, |difference, (l, r)| difference | (l ^ r));
+    std::hint::black_box(difference) == 0
+}
+
+impl User {
+    /// One who may do nothing yet.
+    fn new(name: &[u8]) -> User {
+        User {
+            name: name.to_vec(),
+            on: false,
+            nopass: false,
+            passwords: Vec::new(),
+            commands: [0; WORDS],
+            command_rules: vec!["-@all".to_owned()],
+            all_keys: false,
+            keys: Vec::new(),
+            all_channels: false,
+            channels: Vec::new(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Whether nothing is forbidden to it, so that nobody need ask.
+    #[inline]
+    pub fn is_free(&self) -> bool {
+        self.all_keys && self.all_channels && self.commands == [u64::MAX; WORDS]
+    }
+
+    /// Whether it comes in without a password.
+    pub fn needs_no_password(&self) -> bool {
+        self.nopass
+    }
+
+    fn follow(&mut self, rule: &[u8]) -> Result<(), RuleError> {
+        match rule {
+            b"allkeys" => return self.follow(b"~*"),
+            b"allchannels" => return self.follow(b"&*"),
+            b"allcommands" => return self.follow(b"+@all"),
+            b"nocommands" => return self.follow(b"-@all"),
+            _ => {}
+        }
+        match rule {
+            b"on" => self.on = true,
+            b"off" => self.on = false,
+            b"nopass" => (self.nopass, self.passwords) = (true, Vec::new()),
+            b"resetpass" => (self.nopass, self.passwords) = (false, Vec::new()),
+            b"resetkeys" => (self.all_keys, self.keys) = (false, Vec::new()),
+            b"resetchannels" => (self.all_channels, self.channels) = (false, Vec::new()),
+            b"reset" => *self = User::new(&std::mem::take(&mut self.name)),
+            // There is one database, no selectors, and nothing to sanitize.
+            b"clearselectors" | b"alldbs" | b"resetdbs" | b"sanitize-payload" | b"skip-sanitize-payload" => {}
+            [b'>', password @ ..] => self.add_password(digest(password)),
+            [b'<', password @ ..] => self.remove_password(digest(password))?,
+            [b'#', hash @ ..] => self.add_password(hash_of(hash)?),
+            [b'!', hash @ ..] => self.remove_password(hash_of(hash)?)?,
+            [b'~', pattern @ ..] => self.add_keys(Access { read: true, write: true }, pattern)?,
+            [b'%', rest @ ..] => {
+                let place = memchr::memchr(b'~', rest).ok_or(SYNTAX)?;
+                let letters = &rest[..place];
+                let has = |letter: u8| letters.iter().any(|given| given.eq_ignore_ascii_case(&letter));
+                let access = Access { read: has(b'R'), write: has(b'W') };
+                let known = letters.iter().all(|letter| matches!(letter.to_ascii_uppercase(), b'R' | b'W'));
+                if letters.is_empty() || !known {
+                    return Err(SYNTAX);
+                }
+                self.add_keys(access, &rest[place + 1..])?;
+            }
+            [b'&', b'*'] => (self.all_channels, self.channels) = (true, Vec::new()),
+            [b'&', pattern @ ..] if self.all_channels && !pattern.is_empty() => {
+                return Err(
+                    "Adding a pattern after the * pattern (or the 'allchannels' flag) is not valid and does not have any \
+                     effect. Try 'resetchannels' to start with an empty list of channels",
+                );
+            }
+            [b'&', pattern @ ..] => {
+                if !self.channels.iter().any(|known| known == pattern) {
+                    self.channels.push(pattern.to_vec());
+                }
+            }
+            [sign @ (b'+' | b'-'), target @ ..] => self.change_commands(*sign == b'+', target)?,
+            _ => return Err(SYNTAX),
+        }
+        Ok(())
+    }
+
+    fn add_password(&mut self, password: Digest) {
+        self.nopass = false;
+        if !self.passwords.contains(&password) {
+            self.passwords.push(password);
+        }
+    }
+
+    fn remove_password(&mut self, password: Digest) -> Result<(), RuleError> {
+        let place = self.passwords.iter().position(|known| *known == password);
+        let place = place.ok_or("The password you are trying to remove from the user does not exist")?;
+        self.passwords.remove(place);
+        Ok(())
+    }
+
+    fn add_keys(&mut self, access: Access, pattern: &[u8]) -> Result<(), RuleError> {
+        if self.all_keys {
+            return Err(
+                "Adding a pattern after the * pattern (or the 'allkeys' flag) is not valid and does not have any effect. \
+                 Try 'resetkeys' to start with an empty list of patterns",
+            );
+        }
+        if pattern.iter().any(|byte| *byte == b' ' || *byte == 0) {
+            return Err(SYNTAX);
+        }
+        if pattern == b"*" && access.read && access.write {
+            (self.all_keys, self.keys) = (true, Vec::new());
+            return Ok(());
+        }
+        match self.keys.iter_mut().find(|known| known.pattern == pattern) {
+            Some(known) => {
+                known.access.read |= access.read;
+                known.access.write |= access.write;
+            }
+            None => self.keys.push(KeyPattern { access, pattern: pattern.to_vec() }),
+        }
+        Ok(())
+    }
+
+    fn change_commands(&mut self, allow: bool, target: &[u8]) -> Result<(), RuleError> {
+        let target = std::str::from_utf8(target).map_err(|_| UNKNOWN)?.to_ascii_lowercase();
+        if target == "@all" {
+            self.commands = [if allow { u64::MAX } else { 0 }; WORDS];
+            self.command_rules.clear();
+        } else if let Some(category) = target.strip_prefix('@') {
+            if !commands::CATEGORIES.contains(&category) {
+                return Err(UNKNOWN);
+            }
+            for command in COMMANDS {
+                if commands::categories(command.flags, command.group).any(|name| name == category) {
+                    self.set_bit(commands::place(command, ""), allow);
+                }
+                for sub in command.subcommands {
+                    if commands::categories(sub.flags, command.group).any(|name| name == category) {
+                        self.set_bit(commands::place(command, sub.name), allow);
+                    }
+                }
+            }
+        } else {
+            let (name, sub) = target.split_once('|').map_or((target.as_str(), None), |(n, s)| (n, Some(s)));
+            let command = commands::lookup(name.as_bytes()).ok_or(UNKNOWN)?;
+            match sub {
+                Some(sub) => {
+                    let sub = command.subcommand(sub.as_bytes()).ok_or(UNKNOWN)?;
+                    self.set_bit(commands::place(command, sub.name), allow);
+                }
+                None => {
+                    let first = commands::place(command, "");
+                    (first..=first + command.subcommands.len()).for_each(|place| self.set_bit(place, allow));
+                }
+            }
+            let inner = format!("{target}|");
+            self.command_rules.retain(|rule| !rule[1..].starts_with(&inner));
+        }
+        self.command_rules.retain(|rule| rule[1..] != target || rule.ends_with("@all"));
+        self.command_rules.push(format!("{}{target}", if allow { '+' } else { '-' }));
+        Ok(())
+    }
+
+    fn set_bit(&mut self, place: usize, on: bool) {
+        let bit = 1 << (place % 64);
+        if on { self.commands[place / 64] |= bit } else { self.commands[place / 64] &= !bit }
+    }
+
+    /// Whether it may do this with these arguments, the command's name among them.
+    ///
+    /// # Errors
+    /// The first thing that it may not.
+    pub fn may<'a>(
+        &self,
+        command: &Command,
+        subcommand: &str,
+        count: usize,
+        argument: impl Fn(usize) -> &'a [u8],
+    ) -> Result<(), Denied> {
+        let place = commands::place(command, subcommand);
+        let open = command.flags & commands::NO_AUTH != 0;
+        if !open && self.commands[place / 64] & 1 << (place % 64) == 0 {
+            return Err(Denied::Command);
+        }
+        if !self.all_keys {
+            let sub = command.subcommands.iter().find(|sub| sub.name == subcommand);
+            for (i, at) in command.keys(sub, count).enumerate().filter(|(_, at)| *at < count) {
+                let access = commands::access(command, i, || (1..count).map(&argument));
+                if !self.reaches(argument(at), access) {
+                    return Err(Denied::Key(at));
+                }
+            }
+        }
+        if !self.all_channels
+            && let Some(exact) = commands::names_channels(command.id)
+        {
+            let known = |channel: &[u8]| {
+                self.channels.iter().any(|pattern| match exact {
+                    true => pattern == channel,
+                    false => fits(pattern, channel),
+                })
+            };
+            if let Some(at) = (1..count).find(|at| !known(argument(*at))) {
+                return Err(Denied::Channel(at));
+            }
+        }
+        Ok(())
+    }
+
+    fn reaches(&self, key: &[u8], access: Access) -> bool {
+        self.keys.iter().any(|known| {
+            (known.access.read || !access.read)
+                && (known.access.write || !access.write)
+                && fits(&known.pattern, key)
+        })
+    }
+
+    /// Its flags, for `ACL GETUSER`.
+    pub fn flags(&self) -> impl Iterator<Item = &'static str> {
+        [Some(if self.on { "on" } else { "off" }), self.nopass.then_some("nopass")].into_iter().flatten()
+    }
+
+    /// SHA-256 of its passwords, in hexadecimal.
+    pub fn password_hashes(&self) -> Vec<String> {
+        let hexadecimal = |digest: &Digest| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.passwords.iter().map(hexadecimal).collect()
+    }
+
+    /// The rules about commands.
+    pub fn command_rules(&self) -> String {
+        self.command_rules.join(" ")
+    }
+
+    /// The rules about keys.
+    pub fn key_rules(&self) -> Vec<u8> {
+        if self.all_keys {
+            return b"~*".to_vec();
+        }
+        let rules: Vec<Vec<u8>> = self
+            .keys
+            .iter()
+            .map(|KeyPattern { access, pattern }| {
+                let head: &[u8] = match (access.read, access.write) {
+                    (true, true) => b"~",
+                    (true, false) => b"%R~",
+                    _ => b"%W~",
+                };
+                [head, pattern].concat()
+            })
+            .collect();
+        rules.join(&b' ')
+    }
+
+    /// The rules about channels.
+    pub fn channel_rules(&self) -> Vec<u8> {
+        if self.all_channels {
+            return b"&*".to_vec();
+        }
+        let rules: Vec<Vec<u8>> = self.channels.iter().map(|pattern| [b"&", &pattern[..]].concat()).collect();
+        rules.join(&b' ')
+    }
+
+    /// All rules, by which [`Users::set`] makes the user again from nothing.
+    pub fn rules(&self) -> Vec<u8> {
+        let mut rules: Vec<Vec<u8>> = self.flags().map(|flag| flag.as_bytes().to_vec()).collect();
+        rules.extend(self.password_hashes().iter().map(|hash| format!("#{hash}").into_bytes()));
+        rules.extend(Some(self.key_rules()).filter(|rules| !rules.is_empty()));
+        rules.extend((!self.all_channels).then(|| b"resetchannels".to_vec()));
+        rules.extend(Some(self.channel_rules()).filter(|rules| !rules.is_empty()));
+        rules.push(self.command_rules().into_bytes());
+        rules.join(&b' ')
+    }
+}
+
+fn fits(pattern: &[u8], text: &[u8]) -> bool {
+    glob::matches(pattern, text, GLOB_STEPS_MAX, &mut 0)
+}
+
+fn hash_of(text: &[u8]) -> Result<Digest, RuleError> {
+    const WRONG: RuleError =
+        "The password hash must be exactly 64 characters and contain only lowercase hexadecimal characters";
+    let mut digest = [0; 32];
+    if text.len() != 64 {
+        return Err(WRONG);
+    }
+    for (byte, pair) in digest.iter_mut().zip(text.chunks_exact(2)) {
+        let nibble = |letter: u8| match letter {
+            b'0'..=b'9' => Ok(letter - b'0'),
+            b'a'..=b'f' => Ok(letter - b'a' + 10),
+            _ => Err(WRONG),
+        };
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Ok(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users(rules: &str) -> Users {
+        let mut users = Users::with_password(None);
+        users.set(b"alice", rules.as_bytes()).expect("good rules");
+        users
+    }
+
+    fn may(users: &Users, words: &str) -> Result<(), Denied> {
+        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+        let command = commands::lookup(words[0]).expect("a command");
+        let sub = words.get(1).and_then(|word| command.subcommand(word)).map_or("", |sub| sub.name);
+        users.find(b"alice").expect("there").may(command, sub, words.len(), |at| words[at])
+    }
+
+    #[test]
+    fn rules_are_shown_as_valkey_shows_them() {
+        let shown = |rules: &str| String::from_utf8(users(rules).find(b"alice").unwrap().rules()).unwrap();
+        assert_eq!(shown(""), "off resetchannels -@all");
+        assert_eq!(
+            shown("on >secret ~app:* %R~ro:* +@read +set -mget +config|get &chan*"),
+            "on #2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b ~app:* %R~ro:* resetchannels \
+             &chan* -@all +@read +set -mget +config|get"
+        );
+        assert_eq!(
+            shown("on nopass allkeys allcommands -@dangerous +flushall resetchannels"),
+            "on nopass ~* resetchannels +@all -@dangerous +flushall"
+        );
+        assert_eq!(shown("on nopass ~* +@all reset"), "off resetchannels -@all");
+        assert_eq!(shown("+get -get +config|get +config"), "off resetchannels -@all -get +config");
+        // What is shown makes the same user again.
+        let user = users("on >a >b ~x %W~y &c +@all -config|set").find(b"alice").unwrap().clone();
+        let mut again = Users::with_password(None);
+        again.set(b"alice", &user.rules()).unwrap();
+        assert_eq!(again.find(b"alice"), Some(&user));
+    }
+
+    #[test]
+    fn rules_that_cannot_be_followed_change_nothing() {
+        let mut users = users("on ~a");
+        let before = users.clone();
+        for (rules, rule, why) in [
+            ("nopass foo", "foo", SYNTAX),
+            ("+nosuch", "+nosuch", UNKNOWN),
+            ("+@nosuch", "+@nosuch", UNKNOWN),
+            ("+config|nosuch", "+config|nosuch", UNKNOWN),
+            ("%X~a", "%X~a", SYNTAX),
+            ("%~a", "%~a", SYNTAX),
+            ("<x", "<x", "The password you are trying to remove from the user does not exist"),
+            (
+                "~* ~b",
+                "~b",
+                "Adding a pattern after the * pattern (or the 'allkeys' flag) is not valid and does not have any effect. Try 'resetkeys' to start with an empty list of patterns",
+            ),
+        ] {
+            assert_eq!(users.set(b"alice", rules.as_bytes()), Err((rule.as_bytes(), why)));
+            assert_eq!(users, before);
+        }
+        assert!(users.set(b"alice", b"#12").unwrap_err().1.starts_with("The password hash must be"));
+    }
+
+    #[test]
+    fn a_password_opens_one_user_who_is_on() {
+        let mut users = users("on >secret >other");
+        assert!(users.admit(b"alice", b"secret").is_some() && users.admit(b"alice", b"other").is_some());
+        assert!(users.admit(b"alice", b"wrong").is_none() && users.admit(b"alice", b"").is_none());
+        assert!(users.admit(b"bob", b"secret").is_none() && users.admit(b"default", b"any").is_some());
+        users.set(b"alice", b"off").unwrap();
+        assert!(users.admit(b"alice", b"secret").is_none());
+        users.set(b"default", b">x").unwrap();
+        assert!(users.welcome().is_none() && users.admit(b"default", b"any").is_none());
+        users.remove(b"default");
+        users.remove(b"alice");
+        assert_eq!(users.count(), 1, "the default user stays");
+    }
+
+    #[test]
+    fn keys_are_told_apart_by_what_is_done_with_them() {
+        let users = users("on nopass %R~ro:* %W~wo:* ~rw:* +@all");
+        for (words, expected) in [
+            ("get ro:1", Ok(())),
+            ("set ro:1 x", Err(Denied::Key(1))),
+            ("mget ro:1 rw:1 wo:1", Err(Denied::Key(3))),
+            ("set wo:1 x", Ok(())),
+            ("set wo:1 x get", Err(Denied::Key(1))),
+            ("incr wo:1", Err(Denied::Key(1))),
+            ("incr rw:1", Ok(())),
+            ("del wo:1 rw:1", Ok(())),
+            ("copy ro:1 wo:1", Ok(())),
+            ("copy wo:1 ro:1", Err(Denied::Key(1))),
+            ("rename ro:1 wo:1", Err(Denied::Key(1))),
+            ("mset rw:1 x none y", Err(Denied::Key(3))),
+            ("exists wo:1 ro:1", Ok(())),
+            ("exists none", Err(Denied::Key(1))),
+            ("object encoding none", Err(Denied::Key(2))),
+            ("ping", Ok(())),
+        ] {
+            assert_eq!(may(&users, words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn commands_categories_and_channels_are_told_apart() {
+        let users = users("on nopass ~* +@all -@dangerous -mget +config|get &news.* ");
+        for (words, expected) in [
+            ("get a", Ok(())),
+            ("mget a", Err(Denied::Command)),
+            ("flushall", Err(Denied::Command)),
+            ("config get a", Ok(())),
+            ("config set a b", Err(Denied::Command)),
+            ("auth x", Ok(())),
+            ("subscribe news.today", Ok(())),
+            ("subscribe news.today other", Err(Denied::Channel(2))),
+            ("psubscribe news.*", Ok(())),
+            ("psubscribe news.a*", Err(Denied::Channel(1))),
+        ] {
+            assert_eq!(may(&users, words), expected, "{words}");
+        }
+        assert!(!users.find(b"alice").unwrap().is_free() && users.find(b"default").unwrap().is_free());
+    }
+}

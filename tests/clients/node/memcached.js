@@ -1,0 +1,38 @@
+// The text protocol's client of npm: node memcached.js HOST PORT
+import { promisify } from 'node:util';
+import Memcached from 'memcached';
+import { done, host, is, port } from './check.js';
+
+const client = new Memcached(`${host}:${port}`, { timeout: 20_000 });
+const ask = (name, ...words) => promisify(client[name]).apply(client, words);
+is(await ask('set', 'k', 'grün', 100), true);
+is(await ask('get', 'k'), 'grün');
+is(await ask('get', 'none'), undefined);
+is(await ask('add', 'new', 'x', 0), true);
+is(await ask('replace', 'k', 'v', 0), true);
+const held = await ask('gets', 'k');
+is(await ask('cas', 'k', 'w', held.cas, 0), true);
+is(await ask('cas', 'k', 'x', held.cas, 0), false);
+is(await ask('append', 'k', '!'), true);
+is(await ask('prepend', 'k', '?'), true);
+is(await ask('get', 'k'), '?w!');
+is(await ask('set', 'n', 10, 0), true);
+is(await ask('incr', 'n', 32), 42);
+is(await ask('decr', 'n', 2), 40);
+is(await ask('touch', 'n', 100), true);
+is(await ask('set', 'structure', { list: [1, 2, 3] }, 0), true);
+is(await ask('get', 'structure'), { list: [1, 2, 3] });
+const binary = Buffer.from(Array.from({ length: 300_000 }, (_, i) => i % 256));
+is(await ask('set', 'binary', binary, 0), true);
+is((await ask('get', 'binary')).equals(binary), true);
+for (let i = 0; i < 200; i += 1) is(await ask('set', `many:${i}`, `value ${i}`, 0), true);
+const many = await ask('getMulti', Array.from({ length: 200 }, (_, i) => `many:${i}`));
+is(Object.keys(many).length, 200);
+is(many['many:7'], 'value 7');
+is(await ask('del', 'k'), true);
+is(await ask('del', 'k'), false);
+is((await ask('version'))[0].version, '1.6.45');
+is(await ask('flush'), [true]);
+is(await ask('get', 'n'), undefined);
+client.end();
+done();

@@ -1,0 +1,118 @@
+//! What fuzzing begins with, played without a fuzzer: recorded sessions of memcached, vectors of the native protocol, and what
+//! fuzzing once found (`fuzz/regressions/<target>/`), each cut in many ways.
+
+#[path = "../fuzz/src/lib.rs"]
+mod fuzz;
+
+use foreshadow::wire::Protocol;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        bytes.push(match (first, tail) {
+            (b'\\', [b'r', more @ ..]) => {
+                rest = more;
+                b'\r'
+            }
+            (b'\\', [b'n', more @ ..]) => {
+                rest = more;
+                b'\n'
+            }
+            (b'\\', [b'x', high, low, more @ ..]) => {
+                rest = more;
+                u8::from_str_radix(std::str::from_utf8(&[*high, *low]).unwrap(), 16).unwrap()
+            }
+            (b'\\', [other, more @ ..]) => {
+                rest = more;
+                *other
+            }
+            (byte, _) => *byte,
+        });
+    }
+    bytes
+}
+
+fn memcached_seeds() -> Vec<Vec<u8>> {
+    let recorded = std::fs::read_to_string(root().join("src/wire/memcached/vectors.txt")).unwrap();
+    let streams = std::fs::read_to_string(root().join("tests/differential/memcached/streams.txt")).unwrap();
+    let sent = recorded.lines().filter_map(|line| line.strip_prefix("> "));
+    let seeds: Vec<Vec<u8>> = sent
+        .chain(
+            streams.lines().filter(|line| !line.is_empty() && !line.starts_with('#') && !line.contains('{')),
+        )
+        .map(unescape)
+        .collect();
+    assert!(seeds.len() > 100, "{}", seeds.len());
+    seeds
+}
+
+fn native_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for file in ["requests.json", "refused.json"] {
+        let text = std::fs::read_to_string(root().join("proto-spec/vectors").join(file)).unwrap();
+        let list: Vec<std::collections::HashMap<String, String>> = serde_json::from_str(&text).unwrap();
+        for vector in list {
+            let pairs = vector["hex"].as_bytes().chunks(2);
+            let bytes = pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
+            seeds.push(bytes.collect());
+        }
+    }
+    // And all of them as one conversation.
+    seeds.push(seeds.concat());
+    assert!(seeds.len() > 20, "{}", seeds.len());
+    seeds
+}
+
+fn play(protocol: Protocol, seeds: &[Vec<u8>]) {
+    for seed in seeds {
+        for step in [1u8, 7, 32, 100] {
+            let cuts: Vec<u8> = (1..=255 / step).map(|i| i * step).collect();
+            fuzz::check(protocol, &cuts, seed);
+        }
+        fuzz::check(Protocol::Sniff, &[128], seed);
+    }
+}
+
+#[test]
+fn memcached_seeds_are_told_the_same_however_they_are_cut() {
+    play(Protocol::Memcached, &memcached_seeds());
+}
+
+#[test]
+fn native_seeds_are_told_the_same_however_they_are_cut() {
+    play(Protocol::Native, &native_seeds());
+}
+
+#[test]
+fn what_fuzzing_found_stays_fixed() {
+    for (target, protocol) in [("memcached", Protocol::Memcached), ("native", Protocol::Native)] {
+        let folder = root().join("fuzz/regressions").join(target);
+        // A target that nothing was found in has no folder.
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            fuzz::check_cut(protocol, &std::fs::read(entry.unwrap().path()).unwrap());
+        }
+    }
+}
+
+/// For `scripts/fuzz`: the seeds as files, behind a byte that says that they are not cut.
+#[test]
+#[ignore = "writes fuzz/corpus"]
+fn seeds_are_written() {
+    let write = |folder: &Path, number: usize, bytes: &[&[u8]]| {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join(format!("seed-{number:03}")), bytes.concat()).unwrap();
+    };
+    for (target, place, seeds) in [("memcached", 2, memcached_seeds()), ("native", 3, native_seeds())] {
+        for (i, seed) in seeds.iter().enumerate() {
+            write(&root().join("fuzz/corpus").join(target), i, &[&[0], seed]);
+            write(&root().join("fuzz/corpus/session"), place * 1000 + i, &[&[place as u8, 0], seed]);
+        }
+    }
+}
