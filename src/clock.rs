@@ -35,17 +35,29 @@ pub struct Now {
 }
 
 impl Now {
+    /// The moment `mono` where the wall clock is that many milliseconds ahead. As the two go together by whole milliseconds,
+    /// an absolute time that became a deadline comes back as it was, however much later.
+    pub const fn at(mono: Mono, wall_ahead_millis: u64) -> Now {
+        Now { mono, wall: Wall((mono.0 / Mono::NANOS_PER_MILLI).saturating_add(wall_ahead_millis)) }
+    }
+
     /// The monotonic deadline of an absolute time; what lies in the past is due now.
     pub const fn deadline(&self, at: Wall) -> Mono {
-        self.mono.plus_millis(at.0.saturating_sub(self.wall.0))
+        if at.0 <= self.wall.0 { self.mono } else { self.millisecond().plus_millis(at.0 - self.wall.0) }
     }
 
     /// The absolute time of a monotonic deadline, as the wall clock stands now, rounded to the nearest millisecond.
     pub const fn wall_of(&self, deadline: Mono) -> Wall {
         Wall(
             self.wall.0
-                + deadline.0.saturating_sub(self.mono.0).saturating_add(500_000) / Mono::NANOS_PER_MILLI,
+                + deadline.0.saturating_sub(self.millisecond().0).saturating_add(500_000)
+                    / Mono::NANOS_PER_MILLI,
         )
+    }
+
+    /// When the millisecond that `wall` names began.
+    const fn millisecond(&self) -> Mono {
+        Mono(self.mono.0 - self.mono.0 % Mono::NANOS_PER_MILLI)
     }
 
     /// Milliseconds left until a deadline, rounded up so that what is still alive never shows 0. A quarter of one is forgiven
@@ -72,5 +84,20 @@ mod tests {
         assert_eq!(now.millis_until(Mono(7_500_250_000)), 2500, "what the store added is not shown");
         assert_eq!(now.millis_until(Mono(5_000_000_001)), 1);
         assert_eq!(now.millis_until(now.mono), 0);
+    }
+    #[test]
+    fn an_absolute_time_reads_the_same_at_every_later_moment() {
+        const AHEAD: u64 = 1_700_000_000_000;
+        let asked = Wall(AHEAD + 9_999);
+        for set_at in [0, 1, 499_999, 500_000, 999_999, 1_000_000, 7_654_321] {
+            let deadline = Now::at(Mono(set_at), AHEAD).deadline(asked);
+            for read_at in (set_at..set_at + 3_000_000).step_by(99_991) {
+                let now = Now::at(Mono(read_at), AHEAD);
+                // The store keeps a deadline to a quarter of a millisecond.
+                for kept in [deadline, Mono(deadline.0 + Mono::NANOS_PER_MILLI / 4 - 1)] {
+                    assert_eq!(now.wall_of(kept), asked, "set at {set_at} ns, read at {read_at} ns");
+                }
+            }
+        }
     }
 }

@@ -1,12 +1,46 @@
 //! The clocks of the shell: the only place that reads them for the data plane.
 
-use crate::clock::{Mono, Now, Wall};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Both clocks, now: CLOCK_BOOTTIME, which goes on while the machine sleeps, and the wall clock to a tick.
+use crate::clock::{Mono, Now};
+
+/// How far the wall clock is ahead of CLOCK_BOOTTIME, in milliseconds, by the last look; 0 before the first.
+static WALL_AHEAD: AtomicU64 = AtomicU64::new(0);
+/// CLOCK_BOOTTIME of the next look.
+static LOOK_AT: AtomicU64 = AtomicU64::new(0);
+const LOOK_INTERVAL: u64 = Mono::NANOS_PER_SECOND;
+/// A look that took longer was interrupted and says nothing.
+const LOOK_TIME_MAX: u64 = 100_000;
+
+/// Both clocks, now. The first is CLOCK_BOOTTIME, which goes on while the machine sleeps. The wall clock is counted on from
+/// it, and looked at once a second, for all cores: were both read each time, an absolute expiry would come back some
+/// milliseconds off, by the tick of one and the time between two readings.
 pub fn now() -> Now {
-    let mono = read(libc::CLOCK_BOOTTIME);
-    let wall = read(libc::CLOCK_REALTIME_COARSE);
-    Now { mono: Mono(mono), wall: Wall(wall / Mono::NANOS_PER_MILLI) }
+    let mono = mono();
+    if mono.0 >= LOOK_AT.load(Ordering::Relaxed) {
+        look_at_the_wall_clock();
+    }
+    Now::at(mono, WALL_AHEAD.load(Ordering::Relaxed))
+}
+
+/// A difference of a millisecond is rounding, or the clock being led gently, and changes nothing.
+#[cold]
+fn look_at_the_wall_clock() {
+    let known = WALL_AHEAD.load(Ordering::Relaxed);
+    let before = read(libc::CLOCK_BOOTTIME);
+    let wall = read(libc::CLOCK_REALTIME);
+    let after = read(libc::CLOCK_BOOTTIME);
+    let interrupted = after - before > LOOK_TIME_MAX;
+    if interrupted && known != 0 {
+        return;
+    }
+    let ahead = wall.saturating_sub(before) / Mono::NANOS_PER_MILLI;
+    if ahead.abs_diff(known) > 1 {
+        WALL_AHEAD.store(ahead, Ordering::Relaxed);
+    }
+    if !interrupted {
+        LOOK_AT.store(after + LOOK_INTERVAL, Ordering::Relaxed);
+    }
 }
 
 /// CLOCK_BOOTTIME alone.
@@ -45,6 +79,15 @@ fn read(clock: libc::clockid_t) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_wall_clock_goes_with_the_other_to_the_millisecond() {
+        let first = now();
+        let deadline = first.deadline(crate::clock::Wall(first.wall.0 + 100_000));
+        for _ in 0..100_000 {
+            assert_eq!(now().wall_of(deadline).0, first.wall.0 + 100_000);
+        }
+    }
 
     #[test]
     fn clocks_go_forward_and_agree_with_the_system() {

@@ -263,6 +263,8 @@ fn nginx_is_revalidated_by_its_etags_and_its_404_is_remembered() {
         tell(&mut client, &["GET", "web:a/none"], "$-1\r\n");
         tell(&mut client, &["GET", "web:private/x"], bulk("mine"));
     }
+    // nginx writes its log behind the answer.
+    eventually("all are in the log", || (lines("/private/x") >= 5).then_some(()));
     assert_eq!((lines("/a/none"), lines("/private/x")), (1, 5));
     assert_eq!(lines("passwd"), 0);
     // A keyspace that only caches takes writes without telling.
