@@ -5,33 +5,10 @@ For a real PostgreSQL and a real Redis: one hot value is dropped again and again
 each client does what applications do by hand (look in its cache, on a miss ask the origin and put the value back); with us it
 only reads. Counted at the origin: queries. Written: a table (stdout and results.json) and a plot (stampede.svg).
 """
-import argparse, asyncio, json, os, pathlib, shutil, socket, subprocess, sys, tempfile, time
+import argparse, asyncio, json, os, pathlib, shutil, subprocess, sys, tempfile, time
 
-HOME = pathlib.Path.home()
-PEERS = [HOME / ".cache/foreshadow-peers/bin", pathlib.Path("/usr/bin"), pathlib.Path("/usr/sbin")]
-PEERS += sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin")) if pathlib.Path("/usr/lib/postgresql").exists() else []
-
-
-def program(name):
-    for folder in PEERS:
-        if (folder / name).exists():
-            return str(folder / name)
-    sys.exit(f"{name} is not installed; scripts/setup installs what is needed")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def await_port(port):
-    for _ in range(500):
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    sys.exit(f"nothing listens on port {port}")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from peers import await_port, free_port, program
 
 
 def command(*words):

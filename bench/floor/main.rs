@@ -6,9 +6,10 @@
 //! generator has to be told `--no-verify`.
 //!
 //! ```text
-//! floor PORT resp|memcached|native KEY_BYTES VALUE_BYTES
+//! floor PORT resp|memcached|native KEY_BYTES VALUE_BYTES [--zero-copy]
 //! ```
-//! It prints `ready` when it listens and serves until it is killed.
+//! With `--zero-copy` it sends by SEND_ZC, and says at the first notification whether the kernel copied all the same (it does
+//! on loopback). It prints `ready` when it listens and serves until it is killed.
 
 use io_uring::types::BufRingEntry;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -92,6 +93,8 @@ struct Connection {
     sending: Vec<u8>,
     sent: usize,
     in_flight: bool,
+    /// What was sent without a copy belongs to the kernel until it says that it does not.
+    lent: bool,
     /// The client went away; closed when the send in flight has completed.
     gone: bool,
 }
@@ -134,9 +137,14 @@ impl Connection {
 const ACCEPT: u64 = 1 << 32;
 const RECEIVE: u64 = 2 << 32;
 const SEND: u64 = 3 << 32;
+/// Has the notification of a zero-copy send say whether the kernel copied, and the bit by which it does.
+const REPORT_USAGE: u16 = 1 << 3;
+const COPIED: i32 = i32::MIN;
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let zero_copy = args.last().is_some_and(|arg| arg == "--zero-copy");
+    args.truncate(args.len() - usize::from(zero_copy));
     let numbers = |i: usize| args.get(i).and_then(|text| text.parse::<usize>().ok());
     let script = match (&args[..], numbers(2), numbers(3)) {
         ([_, protocol, _, _], Some(key_bytes), Some(value_bytes)) => {
@@ -146,16 +154,16 @@ fn main() {
     };
     let port = args.first().and_then(|text| text.parse::<u16>().ok());
     let (Some(script), Some(port)) = (script, port) else {
-        eprintln!("usage: floor PORT resp|memcached|native KEY_BYTES VALUE_BYTES");
+        eprintln!("usage: floor PORT resp|memcached|native KEY_BYTES VALUE_BYTES [--zero-copy]");
         std::process::exit(2);
     };
-    if let Err(error) = serve(&script, port) {
+    if let Err(error) = serve(&script, port, zero_copy) {
         eprintln!("floor: {error}");
         std::process::exit(1);
     }
 }
 
-fn serve(script: &Script, port: u16) -> io::Result<()> {
+fn serve(script: &Script, port: u16, zero_copy: bool) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     let mut ring =
         IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_cqsize(16384).build(4096)?;
@@ -163,6 +171,7 @@ fn serve(script: &Script, port: u16) -> io::Result<()> {
     let mut connections: HashMap<RawFd, Box<Connection>> = HashMap::new();
     let mut dirty: Vec<RawFd> = Vec::new();
     let mut completions: Vec<(u64, i32, u32)> = Vec::new();
+    let mut told = false;
     let accept = |ring: &mut IoUring| {
         push(ring, &opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd())).build().user_data(ACCEPT))
     };
@@ -201,7 +210,11 @@ fn serve(script: &Script, port: u16) -> io::Result<()> {
                         let was_empty = connection.staged.is_empty();
                         connection.take(script, buffers.piece(id, result.max(0) as usize));
                         buffers.give_back(id);
-                        if was_empty && !connection.staged.is_empty() && !connection.in_flight {
+                        if was_empty
+                            && !connection.staged.is_empty()
+                            && !connection.in_flight
+                            && !connection.lent
+                        {
                             dirty.push(fd);
                         }
                     }
@@ -211,14 +224,31 @@ fn serve(script: &Script, port: u16) -> io::Result<()> {
                         }
                     } else {
                         connection.gone = true;
-                        if !connection.in_flight {
+                        if !connection.in_flight && !connection.lent {
                             close(&mut connections, fd);
                         }
                     }
                 }
                 SEND => {
                     let Some(connection) = connections.get_mut(&fd) else { continue };
-                    connection.in_flight = false;
+                    if cqueue::notif(flags) {
+                        connection.lent = false;
+                        if !std::mem::replace(&mut told, true) {
+                            println!(
+                                "{}",
+                                if result == COPIED { "copied all the same" } else { "not copied" }
+                            );
+                        }
+                    } else {
+                        connection.in_flight = false;
+                        connection.lent = cqueue::more(flags);
+                        connection.gone |= result < 0;
+                    }
+                    if connection.in_flight || connection.lent {
+                        connection.sent += if cqueue::notif(flags) { 0 } else { result.max(0) as usize };
+                        continue;
+                    }
+                    let result = if cqueue::notif(flags) { 0 } else { result };
                     if result < 0 || connection.gone {
                         close(&mut connections, fd);
                         continue;
@@ -233,7 +263,7 @@ fn serve(script: &Script, port: u16) -> io::Result<()> {
         }
         for fd in dirty.drain(..) {
             let Some(connection) = connections.get_mut(&fd) else { continue };
-            if connection.in_flight {
+            if connection.in_flight || connection.lent {
                 continue;
             }
             if connection.sent >= connection.sending.len() {
@@ -242,9 +272,14 @@ fn serve(script: &Script, port: u16) -> io::Result<()> {
                 std::mem::swap(&mut connection.sending, &mut connection.staged);
             }
             let bytes = &connection.sending[connection.sent..];
-            let send = opcode::Send::new(types::Fd(fd), bytes.as_ptr(), bytes.len() as u32)
-                .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-                .build();
+            let (start, len, flags) =
+                (bytes.as_ptr(), bytes.len() as u32, libc::MSG_WAITALL | libc::MSG_NOSIGNAL);
+            let send = match zero_copy {
+                true => {
+                    opcode::SendZc::new(types::Fd(fd), start, len).flags(flags).zc_flags(REPORT_USAGE).build()
+                }
+                false => opcode::Send::new(types::Fd(fd), start, len).flags(flags).build(),
+            };
             connection.in_flight = true;
             push(&mut ring, &send.user_data(SEND | fd as u32 as u64))?;
         }

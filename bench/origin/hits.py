@@ -4,34 +4,18 @@
 The same load (`foreshadow bench`, GETs only, every value checked) goes to each in turn, several times; the server stands on
 CPU 0, the generator on CPU 1. The CPU time is that of the server's process, from /proc. Writes a page into bench/record.
 """
-import argparse, datetime, json, os, pathlib, platform, shutil, socket, statistics, subprocess, sys, tempfile, time
+import argparse, datetime, json, pathlib, platform, shutil, statistics, subprocess, sys, tempfile
 
-HOME = pathlib.Path.home()
-PLACES = [HOME / ".cache/foreshadow-peers/bin", pathlib.Path("/usr/bin")]
-
-
-def program(name):
-    for folder in PLACES:
-        if (folder / name).exists():
-            return str(folder / name)
-    sys.exit(f"{name} is not installed; scripts/setup installs what is needed")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from peers import await_port, free_port, program
 
 
 def start_redis(folder):
     port = free_port()
     words = ["taskset", "-c", "0", program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
     child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    while True:
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                return child, port
-        time.sleep(0.02)
+    await_port(port)
+    return child, port
 
 
 def start_us(binary, flags):

@@ -8,7 +8,7 @@
 //! held, and is given back if the put does not follow. Values that fit into a segment are not copied ahead; they only wait
 //! until there is a segment for them.
 
-use super::log::Arrival;
+use super::mappings::Arrival;
 use super::memory::Mapping;
 use super::upkeep::CHUNKS_OF_PUT;
 use super::{Probe, Store};
@@ -89,7 +89,7 @@ impl Store {
             let at = landing.arrival.filled;
             let piece = &lander.value[at..len.min(at + PIECE_BYTES)];
             if self.has_mapping_room(piece.len()) {
-                self.log.fill(&mut landing.arrival, piece);
+                self.log.mappings.fill(&mut landing.arrival, piece);
                 effort = effort.saturating_sub(PIECE_EFFORT);
                 continue;
             }
@@ -98,7 +98,7 @@ impl Store {
             }
             if !self.release_some(&mut effort) && !self.empty_some(now, &mut effort, PIECE_BYTES) {
                 // Nothing is left to evict: the put will say so.
-                self.log.bury_arrival(landing.arrival);
+                self.log.mappings.bury_arrival(landing.arrival);
                 return true;
             }
         }
@@ -110,7 +110,7 @@ impl Store {
     /// Gives up a value that is landing, or has landed and was not put.
     pub fn stop_landing(&mut self) {
         if let Some(landing) = self.landing.take() {
-            self.log.bury_arrival(landing.arrival);
+            self.log.mappings.bury_arrival(landing.arrival);
         }
     }
 

@@ -13,6 +13,7 @@
 //! only way it changes there, `kill` the only way it leaves; only who moves an item as it is takes its copied mark along.
 
 use super::item::{Base, Draft, Facts, HEAD_BYTES_MAX, Head, READ_AHEAD_BYTES, units_of};
+use super::mappings::Mappings;
 use super::memory::{Mapping, PAGE_BYTES, Region};
 use super::wheel::{NEVER, Wheel, tick_of};
 use crate::request::Expiry;
@@ -40,8 +41,6 @@ const PREPARED_CHUNKS: usize = 2;
 const PREPARED_BYTES: usize = 64 << 10;
 /// Addresses reserved, at least: room for limits that grow at run time.
 const RESERVED_BYTES_MIN: u64 = 32 << 30;
-/// What of a buried mapping is released in one step.
-const RELEASE_BYTES: usize = 512 << 10;
 
 /// Where an item waits for its eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,21 +98,6 @@ pub(super) enum Body<'a> {
     Mapped(u32, usize),
 }
 
-/// A value on its way into a mapping.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    pub mapping: Mapping,
-    /// Bytes that are there; only their pages count as held.
-    pub filled: usize,
-}
-
-/// A mapping whose value is gone, on its way back to the system.
-#[derive(Debug)]
-struct Buried {
-    mapping: Mapping,
-    left: usize,
-}
-
 /// An item in the log: its head and its bytes from the head on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Item<'a> {
@@ -161,16 +145,15 @@ pub(super) struct Log {
     /// A segment whose items' mappings have so many bytes is full: what leaves together must not be too much of all.
     segment_mapped_max: u64,
     open: [Option<u32>; 2],
-    mappings: Vec<Option<Mapping>>,
-    handles: Vec<u32>,
-    buried: VecDeque<Buried>,
+    /// Values with a mapping of their own.
+    pub(super) mappings: Mappings,
     chunks_held: u64,
     /// Bytes of tails of segments: of all, and of those that are sealed and in a queue.
     tails: u64,
     queue_tails: [u64; 2],
     /// Bytes of wheels.
     wheels: u64,
-    mapped: u64,
+    /// Bytes of mappings whose items are in the small queue.
     mapped_small: u64,
     dead: u64,
     payload: u64,
@@ -216,14 +199,11 @@ impl Log {
             queues: Default::default(),
             segment_mapped_max: 0,
             open: [None; 2],
-            mappings: Vec::new(),
-            handles: Vec::new(),
-            buried: VecDeque::new(),
+            mappings: Mappings::default(),
             chunks_held: 0,
             tails: 0,
             queue_tails: [0; 2],
             wheels: 0,
-            mapped: 0,
             mapped_small: 0,
             dead: 0,
             payload: 0,
@@ -284,11 +264,12 @@ impl Log {
     pub(super) fn held(&self) -> u64 {
         let per_chunk = size_of::<Segment>() + size_of::<Base>() + size_of::<u64>() + size_of::<u32>();
         let lists = self.segments.capacity() * per_chunk
-            + (self.free.capacity() + self.unheld.capacity() + self.handles.capacity()) * 4
-            + self.queues.iter().map(|queue| queue.capacity() * 4).sum::<usize>()
-            + self.mappings.capacity() * size_of::<Option<Mapping>>()
-            + self.buried.capacity() * size_of::<Buried>();
-        (self.chunks_held << self.chunk_shift) - self.tails + self.mapped + self.wheels + lists as u64
+            + (self.free.capacity() + self.unheld.capacity()) * 4
+            + self.queues.iter().map(|queue| queue.capacity() * 4).sum::<usize>();
+        (self.chunks_held << self.chunk_shift) - self.tails
+            + self.mappings.held()
+            + self.wheels
+            + lists as u64
     }
 
     // Chunks.
@@ -451,7 +432,7 @@ impl Log {
     pub(super) fn value<'a>(&'a self, item: &Item<'a>) -> &'a [u8] {
         let len = item.head.value_len as usize;
         if item.head.mapped() {
-            let mapping = self.mappings[item.head.handle(item.bytes) as usize].as_ref();
+            let mapping = self.mappings.get(item.head.handle(item.bytes));
             return mapping.expect("a live item's mapping stays").bytes(len);
         }
         &item.bytes[item.head.value_at()..][..len]
@@ -609,7 +590,7 @@ impl Log {
         let item = self.item(location);
         if item.head.mapped() {
             let handle = item.head.handle(item.bytes);
-            self.bury(handle);
+            self.mappings.bury(handle);
         }
         self.kill_but_mapping(location);
     }
@@ -757,80 +738,8 @@ impl Log {
         self.wasted.fill(0);
         self.queues.iter_mut().for_each(VecDeque::clear);
         self.open = [None; 2];
-        let mappings = std::mem::take(&mut self.mappings).into_iter().flatten();
-        self.buried.extend(mappings.map(|mapping| Buried { left: mapping.mapped(), mapping }));
-        self.handles = Vec::new();
+        self.mappings.clear();
         (self.wheels, self.mapped_small, self.dead, self.payload, self.expiring) = (0, 0, 0, 0, 0);
-    }
-
-    // Values with a mapping of their own.
-
-    /// Copies a value into a mapping; nothing if the system refuses.
-    pub(super) fn map(&mut self, parts: &[&[u8]], len: usize) -> Option<u32> {
-        let mut arrival = Arrival { mapping: Mapping::new(len)?, filled: 0 };
-        parts.iter().for_each(|part| self.fill(&mut arrival, part));
-        Some(self.adopt(arrival))
-    }
-
-    /// Copies the next bytes of a value.
-    pub(super) fn fill(&mut self, arrival: &mut Arrival, bytes: &[u8]) {
-        let filled = arrival.filled + bytes.len();
-        arrival.mapping.bytes_mut()[arrival.filled..filled].copy_from_slice(bytes);
-        self.mapped +=
-            (filled.next_multiple_of(PAGE_BYTES) - arrival.filled.next_multiple_of(PAGE_BYTES)) as u64;
-        arrival.filled = filled;
-    }
-
-    /// Takes over a value that is all there.
-    pub(super) fn adopt(&mut self, arrival: Arrival) -> u32 {
-        let mapping = arrival.mapping;
-        let handle = self.handles.pop().unwrap_or_else(|| {
-            self.mappings.push(None);
-            self.mappings.len() as u32 - 1
-        });
-        self.mappings[handle as usize] = Some(mapping);
-        handle
-    }
-
-    /// Hands what there is of a value to those that are released step by step.
-    pub(super) fn bury_arrival(&mut self, arrival: Arrival) {
-        if arrival.filled > 0 {
-            let left = Mapping::rounded(arrival.filled);
-            self.buried.push_back(Buried { left, mapping: arrival.mapping });
-        }
-    }
-
-    /// Hands a mapping to those that are released step by step.
-    pub(super) fn bury(&mut self, handle: u32) {
-        let mapping = self.mappings[handle as usize].take().expect("buried once");
-        self.handles.push(handle);
-        self.buried.push_back(Buried { left: mapping.mapped(), mapping });
-    }
-
-    /// Whether memory is on its way back.
-    pub(super) fn has_buried(&self) -> bool {
-        !self.buried.is_empty()
-    }
-
-    /// Takes over memory that was something else's, to be given back step by step.
-    pub(super) fn bury_memory(&mut self, memory: Option<Mapping>) {
-        let Some(mapping) = memory else { return };
-        self.mapped += mapping.mapped() as u64;
-        self.buried.push_back(Buried { left: mapping.mapped(), mapping });
-    }
-
-    /// Releases a piece of a buried mapping; false if there is none.
-    pub(super) fn release_buried(&mut self) -> bool {
-        let Some(first) = self.buried.front_mut() else { return false };
-        let piece = first.left.min(RELEASE_BYTES).next_multiple_of(PAGE_BYTES).min(first.left);
-        first.left -= piece;
-        self.mapped -= piece as u64;
-        if first.left == 0 {
-            self.buried.pop_front();
-        } else {
-            first.mapping.release(first.left, piece);
-        }
-        true
     }
 
     // What leaves.
@@ -843,7 +752,7 @@ impl Log {
             ((waiting as u64) << self.chunk_shift) - self.queue_tails[queue as usize]
         };
         let small = bytes(Queue::Small);
-        (small + self.mapped_small, small + bytes(Queue::Main) + self.mapped)
+        (small + self.mapped_small, small + bytes(Queue::Main) + self.mappings.bytes())
     }
 
     /// Takes the oldest sealed segment out of a queue.

@@ -27,6 +27,7 @@
 //! chunks (free ones too), mappings, tables, wheels, ghosts, lists.
 //!
 //! Files: `memory` (all `unsafe`), `item` (bytes of an item), `wheel` (expiry in a segment), `log` (segments and the account),
+//! `mappings` (values too large for a segment),
 //! `index` (tables) and `pages` (their memory), `ghost` (fingerprints), `upkeep` (eviction, compaction, expiry, giving back),
 //! `landing` (large values on their way in), `copy` (walks for moving a shard).
 
@@ -36,6 +37,7 @@ mod index;
 mod item;
 mod landing;
 mod log;
+mod mappings;
 mod memory;
 mod pages;
 #[cfg(test)]
@@ -290,17 +292,17 @@ impl Store {
         let mut handle = None;
         if !inline {
             handle = match self.take_landed(probe, value_len) {
-                Some(arrival) => Some(self.log.adopt(arrival)),
+                Some(arrival) => Some(self.log.mappings.adopt(arrival)),
                 None => {
                     disturbed |= self.make_mapping_room(now, probe, key, value_len, &mut effort)?;
-                    Some(self.log.map(item.value, value_len).ok_or(Fault::OutOfMemory)?)
+                    Some(self.log.mappings.map(item.value, value_len).ok_or(Fault::OutOfMemory)?)
                 }
             };
         }
         match self.make_room(now, queue, bytes, before.is_none() || disturbed, &mut effort) {
             Ok((other, room_made)) => (queue, disturbed) = (other, disturbed | room_made),
             Err(fault) => {
-                handle.into_iter().for_each(|handle| self.log.bury(handle));
+                handle.into_iter().for_each(|handle| self.log.mappings.bury(handle));
                 return Err(fault);
             }
         }
@@ -533,7 +535,7 @@ impl Store {
         self.log.expect_limit(bytes);
         let before = std::mem::take(&mut self.ghost);
         self.ghost = Ghost::new(bytes / GHOST_SHARE, bytes);
-        self.log.bury_memory(before.into_memory());
+        self.log.mappings.bury_memory(before.into_memory());
     }
 
     /// Leaves so many bytes of the limit to others, for example to buffers of connections; `tick` and `put` keep to the rest, and

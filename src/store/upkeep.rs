@@ -48,18 +48,18 @@ impl Store {
         let mut effort = TICK_EFFORT;
         self.forget_landing(now);
         let mut more = self.expire(now, &mut effort);
-        while effort > 0 && self.log.release_buried() {
+        while effort > 0 && self.log.mappings.release_buried() {
             effort = effort.saturating_sub(RELEASE_EFFORT);
         }
         if let Some(chunk) = self.index.give_chunk() {
             self.log.return_chunk(chunk);
         }
-        if self.log.has_buried() {
+        if self.log.mappings.has_buried() {
             // That memory is still counted as held: until it is given back nobody knows whether anything else has to go.
             return true;
         }
         // Those that puts may need at once go last: no put is to empty a whole segment because the limit was lowered.
-        while effort > 0 && self.log.held() > self.log_limit() && !self.log.has_buried() {
+        while effort > 0 && self.log.held() > self.log_limit() && !self.log.mappings.has_buried() {
             let spared = self.log.free_len() as u64 <= *RESERVE.end();
             if spared && self.empty_some(now, &mut effort, usize::MAX) {
                 continue;
@@ -77,14 +77,17 @@ impl Store {
         }
         // Of a segment whose items have mappings only as much leaves as is wanted; any other frees its chunk by its end.
         while effort > 0 && (self.emptying.is_some_and(|emptying| emptying.compact) || self.short()) {
-            if self.log.release_buried() {
+            if self.log.mappings.release_buried() {
                 effort = effort.saturating_sub(RELEASE_EFFORT);
             } else if !self.empty_some(now, &mut effort, self.log.chunk_bytes()) {
                 break;
             }
         }
         // While it grows; when little is free, what puts take has been used before.
-        if effort > 0 && !self.log.has_buried() && self.index.len() > 0 && self.log.prepare(self.log_limit())
+        if effort > 0
+            && !self.log.mappings.has_buried()
+            && self.index.len() > 0
+            && self.log.prepare(self.log_limit())
         {
             effort = effort.saturating_sub(PREPARE_EFFORT);
         }
@@ -99,7 +102,7 @@ impl Store {
     /// Pays for bytes that are about to be taken; answers whether anything moved.
     pub(super) fn pay(&mut self, now: Mono, bytes: usize, effort: &mut u32) -> bool {
         // A value with a mapping has room made for it in its own way; what is buried comes back without anybody leaving.
-        if bytes == 0 || !self.short() || self.log.release_buried() {
+        if bytes == 0 || !self.short() || self.log.mappings.release_buried() {
             return false;
         }
         if self.log.held() > self.log_limit() && self.log.free_len() as u64 > CHUNKS_OF_PUT {
@@ -107,7 +110,7 @@ impl Store {
             self.log.release_chunk();
         }
         // What is on its way back already comes before what would have to be evicted.
-        if self.log.release_buried() {
+        if self.log.mappings.release_buried() {
             return false;
         }
         self.empty_some(now, effort, PAY_FACTOR * bytes)
@@ -205,7 +208,7 @@ impl Store {
     /// Gives some memory back that nobody has to leave for; false if there is none.
     pub(super) fn release_some(&mut self, effort: &mut u32) -> bool {
         let spare = self.log.free_len() as u64 > CHUNKS_OF_PUT;
-        let released = self.log.release_buried() || (spare && self.log.release_chunk());
+        let released = self.log.mappings.release_buried() || (spare && self.log.release_chunk());
         if released {
             *effort = effort.saturating_sub(RELEASE_EFFORT);
         }
@@ -215,7 +218,7 @@ impl Store {
     /// A chunk for an open segment or the index. One more stays within reach for items on the move, if at all possible.
     fn chunk_for_put(&mut self, now: Mono, effort: &mut u32, moved: &mut bool) -> Option<u32> {
         while self.log.chunks_available(self.log_limit()) < CHUNKS_OF_PUT && *effort > 0 {
-            if self.log.release_buried() {
+            if self.log.mappings.release_buried() {
                 *effort = effort.saturating_sub(RELEASE_EFFORT);
             } else if self.empty_some(now, effort, self.log.chunk_bytes()) {
                 *moved = true;
