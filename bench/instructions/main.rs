@@ -11,6 +11,8 @@ use foreshadow::engine::{self, Engine, Waiter};
 use foreshadow::ids::{ConnectionId, CoreId};
 use foreshadow::message::ReturnAddress;
 use foreshadow::metrics::Counters;
+use foreshadow::origin::OriginId;
+use foreshadow::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
 use foreshadow::request::{Outcome, Request};
 use foreshadow::store;
 use foreshadow::topology::{Node, ShardMap};
@@ -22,6 +24,9 @@ const KEYS: usize = 1024;
 /// Requests that one call of the session gets, as from a pipelined connection.
 const BATCH: usize = 16;
 
+/// The case whose keys have an origin; that they are there all the same shows that it is not asked.
+const ORIGIN: &str = "origin-get-100";
+
 /// One case: how to ask for the key of a rank, and what must be answered.
 struct Case {
     request: fn(usize) -> Vec<u8>,
@@ -30,7 +35,7 @@ struct Case {
 
 fn case(name: &str) -> Option<Case> {
     Some(match name {
-        "resp-get-100" => Case { request: resp_get::<100>, reply: resp_value::<100> },
+        "resp-get-100" | ORIGIN => Case { request: resp_get::<100>, reply: resp_value::<100> },
         "resp-get-1024" => Case { request: resp_get::<1024>, reply: resp_value::<1024> },
         "resp-miss" => {
             Case { request: |_| resp(&[b"GET", b"nowhere:00000000"]), reply: |_| b"$-1\r\n".to_vec() }
@@ -131,6 +136,25 @@ fn serve(session: &mut Session, node: &Node, desk: &mut Desk, input: &[u8], expe
     right
 }
 
+/// All keys, of an origin that is never asked: what is stored is fresh for an hour.
+fn keyspace() -> Keyspace {
+    Keyspace {
+        name: "all".into(),
+        keys: Keys::Prefix(Vec::new()),
+        origin: OriginId(0),
+        drop_prefix: false,
+        passes: false,
+        fresh_millis: 3_600_000,
+        stale_millis: 10_000,
+        stale_error_millis: 60_000,
+        negative_millis: 1000,
+        write: WritePolicy::CacheOnly,
+        value_bytes_max: 1 << 20,
+        wait_millis_max: 1000,
+        attempts_max: 2,
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let asked = match args.as_slice() {
@@ -145,6 +169,9 @@ fn main() {
     let store =
         store::Options { memory_bytes_max: 64 << 20, item_bytes_max: 1 << 20, hash_secret: [0x5eed, 0xcafe] };
     let mut desk = Desk { engine: Engine::new(engine::Options { store, seed: 1 }), now };
+    if args[0] == ORIGIN {
+        desk.engine.set_keyspaces(Arc::new(Keyspaces::new(vec![keyspace()])));
+    }
     let node = Node {
         run_id: "0".repeat(40),
         version: "0",

@@ -46,7 +46,7 @@ pub use flights::Waiter;
 pub use passing::Passage;
 pub use through::{Effect, KeyspaceTally};
 
-use crate::store::{self, Found, Lander, Marks, NewItem, Probe, Store};
+use crate::store::{self, Found, Lander, Marks, NewItem, Probe, Sight, Store};
 use tracking::Tracking;
 
 pub use tracking::Change;
@@ -192,7 +192,7 @@ impl Engine {
 
     /// Says which keys the next requests are about, see [`Store::approach`]. Changes nothing.
     #[inline]
-    pub fn approach<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+    pub fn approach<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) {
         self.store.approach(keys);
     }
 

@@ -435,7 +435,7 @@ impl Index {
     }
 
     /// As `find`, and what `same` made of the item while it compared the keys.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find_with<T>(
         &self,
         region: &Region,

@@ -400,7 +400,7 @@ impl Log {
     }
 
     /// The item at a location.
-    #[inline]
+    #[inline(always)]
     pub(super) fn item(&self, location: u64) -> Item<'_> {
         let bytes = self.bytes(location);
         Item { head: Head::read(bytes), bytes, base: self.bases[self.chunk_of(location)] }

@@ -28,7 +28,7 @@
 //!
 //! Files: `memory` (all `unsafe`), `item` (bytes of an item), `wheel` (expiry in a segment), `log` (segments and the account),
 //! `mappings` (values too large for a segment),
-//! `index` (tables) and `pages` (their memory), `ghost` (fingerprints), `upkeep` (eviction, compaction, expiry, giving back),
+//! `index` (tables) and `pages` (their memory), `ghost` (fingerprints), `recent` (probes of keys expected), `upkeep` (eviction, compaction, expiry, giving back),
 //! `landing` (large values on their way in), `copy` (walks for moving a shard).
 
 mod copy;
@@ -40,6 +40,7 @@ mod log;
 mod mappings;
 mod memory;
 mod pages;
+mod recent;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -54,9 +55,10 @@ use crate::ids::{SHARD_COUNT, SLOTS_PER_SHARD, Slot, Version};
 use crate::request::{Expiry, Fault, Value};
 use ghost::Ghost;
 use index::{Bearing, Entry, FREQUENCY_MAX, Index, Place, STAMP_COUNT};
-use item::{Facts, HANDLE_BYTES, UNIT_NANOS};
+use item::{Base, Facts, HANDLE_BYTES, Head, UNIT_NANOS};
 use landing::Landing;
 use log::{Body, Item, Log, Queue};
+use recent::Recent;
 use upkeep::{Emptying, PUT_EFFORT};
 
 /// Bounds of a store.
@@ -161,8 +163,18 @@ pub struct Store {
     departures: Departures,
     /// Bytes of the limit that are somebody else's for a while.
     lent: u64,
+    recent: Recent,
     /// Entries of a walk's page, kept for its memory.
     page: Vec<(u32, Entry)>,
+}
+
+/// An item seen and not yet used. Good until the store is next changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    place: Place,
+    entry: Entry,
+    head: Head,
+    base: Base,
 }
 
 /// Keys approached at once; more would push one another out of the processor's first cache.
@@ -183,6 +195,7 @@ impl Store {
             landing: None,
             departures: Departures::default(),
             lent: 0,
+            recent: Recent::new(Probe { hash: 0, slot: Slot::new(0) }),
             page: Vec::new(),
         }
     }
@@ -190,24 +203,35 @@ impl Store {
     /// Where a key belongs. The probe stays good until the store is dropped.
     #[inline]
     pub fn probe(&self, key: &[u8]) -> Probe {
+        match self.recent.of(key) {
+            Some(probe) => probe,
+            None => self.new_probe(key),
+        }
+    }
+
+    #[inline(never)]
+    fn new_probe(&self, key: &[u8]) -> Probe {
         Probe { hash: self.hasher.hash(key), slot: slot_of(key) }
     }
 
     /// Begins to fetch from memory what finding these keys will touch, at most `APPROACH_MAX` of them, so that the waits for
-    /// memory of neighbours overlap. Changes nothing.
+    /// memory of neighbours overlap, and remembers their hashes. Changes nothing that can be seen.
     ///
     /// Each round looks at what the one before began to fetch: tables, their leaves, buckets, and the items that those name. A
     /// find from cold memory waits for one after the other; sixteen keys approached together wait about as long as two alone.
     #[inline]
-    pub fn approach<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+    pub fn approach<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) {
+        self.recent.begin();
         let mut bearings = [Bearing::new(0, Slot::new(0)); APPROACH_MAX];
-        let region = self.log.region();
         let mut count = 0;
         for (key, place) in keys.zip(&mut bearings) {
-            *place = bearing(self.probe(key));
+            let probe = self.new_probe(key);
+            self.recent.remember(key, probe);
+            *place = bearing(probe);
             self.index.approach_table(*place);
             count += 1;
         }
+        let region = self.log.region();
         let bearings = &bearings[..count];
         bearings.iter().for_each(|bearing| self.index.approach_leaf(*bearing));
         let mut lines = [None; APPROACH_MAX];
@@ -224,25 +248,46 @@ impl Store {
     /// Finds a live item. `warm` counts it as a use.
     #[inline]
     pub fn find(&mut self, now: Mono, probe: Probe, key: &[u8], warm: bool) -> Option<Found<'_>> {
+        let sight = self.sight(now, probe, key, warm)?;
+        Some(self.found(now, sight, warm))
+    }
+
+    /// The first half of [`Store::find`], for who has to see what an item is before it is used. `sought` tells whether
+    /// somebody misses one that is over.
+    #[inline(always)]
+    pub fn sight(&mut self, now: Mono, probe: Probe, key: &[u8], sought: bool) -> Option<Sight> {
         let (place, entry, (head, base, over)) =
             self.index.find_with(self.log.region(), bearing(probe), |location| {
                 let item = self.log.item(location);
                 (item.key() == key).then(|| (item.head, item.base, item.over(units(now))))
             })?;
-        let location = entry.location();
         if over {
-            self.departures.expired_sought += u64::from(warm);
+            self.departures.expired_sought += u64::from(sought);
             self.drop_expired(place, entry);
             return None;
         }
+        Some(Sight { place, entry, head, base })
+    }
+
+    /// Whether the item is hollow, and when it ends.
+    #[inline]
+    pub fn state(&self, sight: &Sight) -> (bool, Expiry) {
+        let bytes = self.log.bytes(sight.entry.location());
+        (sight.head.marks().hollow, sight.head.expiry(bytes, sight.base))
+    }
+
+    /// The second half of [`Store::find`].
+    #[inline(always)]
+    pub fn found(&mut self, now: Mono, sight: Sight, warm: bool) -> Found<'_> {
+        let Sight { place, entry, head, base } = sight;
         if warm {
             let used = entry.with_use((entry.frequency() + 1).min(FREQUENCY_MAX), stamp(now));
             if used != entry {
                 self.index.set(self.log.region_mut(), place, used);
             }
         }
-        let item = Item { head, bytes: self.log.bytes(location), base };
-        Some(Found {
+        let item = Item { head, bytes: self.log.bytes(entry.location()), base };
+        Found {
             value: Value::One(self.log.value(&item)),
             flags: item.head.flags(item.bytes),
             version: item.head.version(item.bytes, item.base),
@@ -250,7 +295,7 @@ impl Store {
             marks: item.head.marks(),
             used: entry.frequency() > 0,
             idle_seconds: self.idle_seconds(now, entry),
-        })
+        }
     }
 
     /// Stores an item, in place of the one of that key if there is one. On a fault nothing changed,

@@ -142,12 +142,12 @@ impl Backend for Desk<'_> {
 
     #[inline]
     fn expect(&mut self, keys: &[&[u8]]) {
-        let works = &*self.works;
-        if works.node.cpus.len() == 1 {
-            return works.engine.approach(keys.iter().copied());
+        let Works { node, me, engine, .. } = &mut *self.works;
+        if node.cpus.len() == 1 {
+            return engine.approach(keys.iter().copied());
         }
-        let mine = |key: &&[u8]| works.node.map.owner(slot_of(key).shard()) == works.me;
-        works.engine.approach(keys.iter().copied().filter(mine));
+        let mine = |key: &&[u8]| node.map.owner(slot_of(key).shard()) == *me;
+        engine.approach(keys.iter().copied().filter(mine));
     }
 
     #[inline]
