@@ -13,7 +13,7 @@ use foreshadow::message::ReturnAddress;
 use foreshadow::metrics::Counters;
 use foreshadow::origin::OriginId;
 use foreshadow::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
-use foreshadow::request::{Outcome, Request};
+use foreshadow::request::{Answer, Expiry, Outcome, Put, Request, Value, Verb};
 use foreshadow::store;
 use foreshadow::topology::{Node, ShardMap};
 use foreshadow::wire::{self, Backend, Client, Session, Target};
@@ -35,7 +35,9 @@ struct Case {
 
 fn case(name: &str) -> Option<Case> {
     Some(match name {
-        "resp-get-100" | ORIGIN => Case { request: resp_get::<100>, reply: resp_value::<100> },
+        "resp-get-100" | ORIGIN | "engine-get-100" | "engine-set-100" => {
+            Case { request: resp_get::<100>, reply: resp_value::<100> }
+        }
         "resp-get-1024" => Case { request: resp_get::<1024>, reply: resp_value::<1024> },
         "resp-miss" => {
             Case { request: |_| resp(&[b"GET", b"nowhere:00000000"]), reply: |_| b"$-1\r\n".to_vec() }
@@ -54,6 +56,7 @@ fn case(name: &str) -> Option<Case> {
             },
             reply: |_| b"STORED\r\n".to_vec(),
         },
+        "native-get-100" => Case { request: native_get::<100>, reply: native_value::<100> },
         "meta-get-100" => Case {
             request: |rank| [b"mg ", key::<100>(rank).as_slice(), b" v\r\n"].concat(),
             reply: |rank| [b"VA 100\r\n", value::<100>(rank).as_slice(), b"\r\n"].concat(),
@@ -91,6 +94,34 @@ fn resp_value<const BYTES: usize>(rank: usize) -> Vec<u8> {
 
 fn resp_set<const BYTES: usize>(rank: usize) -> Vec<u8> {
     resp(&[b"SET", &key::<BYTES>(rank), &value::<BYTES>(rank)])
+}
+
+/// Magic, version, opcode, flags, id, length of the body and of the key, detail: proto-spec/native.md, sections 2 and 4.
+fn native_get<const BYTES: usize>(rank: usize) -> Vec<u8> {
+    let key = key::<BYTES>(rank);
+    let id = (rank as u32).to_le_bytes();
+    let lengths = [(key.len() as u32).to_le_bytes().as_slice(), &(key.len() as u16).to_le_bytes()].concat();
+    [&[0xF5, 1, 0x10, 0][..], &id, &lengths, &[0; 2], &key].concat()
+}
+
+/// No expiry, a version that is nobody's business here (see `without_versions`), no flags.
+fn native_value<const BYTES: usize>(rank: usize) -> Vec<u8> {
+    let len = (NATIVE_META_BYTES + BYTES) as u32;
+    let head = [&[0xF6, 1, 0x10, 0][..], &(rank as u32).to_le_bytes(), &len.to_le_bytes(), &[0; 4]].concat();
+    [head.as_slice(), &[0; NATIVE_META_BYTES], &value::<BYTES>(rank)].concat()
+}
+
+const NATIVE_HEAD_BYTES: usize = 16;
+const NATIVE_META_BYTES: usize = 20;
+
+/// Native replies to gets of values of `value_bytes`, with their versions blotted out.
+fn without_versions(replies: &[u8], value_bytes: usize) -> Vec<u8> {
+    let mut replies = replies.to_vec();
+    for reply in replies.chunks_mut(NATIVE_HEAD_BYTES + NATIVE_META_BYTES + value_bytes) {
+        let version = NATIVE_HEAD_BYTES + 8..NATIVE_HEAD_BYTES + 16;
+        reply.get_mut(version).expect("whole replies").fill(0);
+    }
+    replies
 }
 
 /// The engine as the only core's: every request is done at once.
@@ -134,6 +165,34 @@ fn serve(session: &mut Session, node: &Node, desk: &mut Desk, input: &[u8], expe
     let right = rest.is_empty() && session.output().as_slice() == expected;
     session.output().clear();
     right
+}
+
+/// What a case without a session asks the engine.
+fn direct(name: &str) -> Option<Verb> {
+    match name {
+        "engine-get-100" => Some(Verb::Get),
+        "engine-set-100" => Some(Verb::Put(Put::plain(Expiry::Never))),
+        _ => None,
+    }
+}
+
+/// Engine and store alone, batches approached as a session does.
+fn ask_directly(desk: &mut Desk, verb: Verb, requests: usize) {
+    let items: Vec<_> =
+        (0..KEYS).map(|i| (key::<100>(i * 389 % KEYS), value::<100>(i * 389 % KEYS))).collect();
+    for batch in items.chunks(BATCH).cycle().take(requests / BATCH) {
+        desk.engine.approach(batch.iter().map(|(key, _)| key.as_slice()));
+        for (key, value) in batch {
+            let stored: &[u8] = if matches!(verb, Verb::Get) { &[] } else { value };
+            let outcome = desk.engine.execute(desk.now, &Request { key, value: stored, verb });
+            let right = match outcome.answer {
+                Answer::Item(_) => matches!(outcome.value, Value::One(found) if found == value.as_slice()),
+                Answer::Stored { replaced, .. } => replaced,
+                _ => false,
+            };
+            assert!(right, "a reply is wrong");
+        }
+    }
 }
 
 /// All keys, of an origin that is never asked: what is stored is fresh for an hour.
@@ -207,7 +266,23 @@ fn main() {
             (requests.concat(), replies.concat())
         })
         .collect();
+    if let Some(verb) = direct(&args[0]) {
+        ask_directly(&mut desk, verb, requests);
+        return;
+    }
     let mut client = session(wire::Protocol::Sniff);
+    let batches = if args[0].starts_with("native") {
+        // Versions were given by the engine: what is answered first is checked but for them, and expected from then on.
+        let learn = |(input, expected): (Vec<u8>, Vec<u8>)| {
+            client.serve(desk.now, &node, &input, &mut desk);
+            let replies = std::mem::take(client.output());
+            assert_eq!(without_versions(&replies, 100), expected, "a first reply is wrong");
+            (input, replies)
+        };
+        batches.into_iter().map(learn).collect()
+    } else {
+        batches
+    };
     for (input, expected) in batches.iter().cycle().take(requests / BATCH) {
         if !serve(&mut client, &node, &mut desk, input, expected) {
             eprintln!("instructions: a reply is wrong");
