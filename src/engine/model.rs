@@ -835,7 +835,7 @@ fn run(steps: &[Doing]) {
             (model.hits, model.misses, model.writes)
         );
         assert_eq!(
-            (counters.removals_total, counters.refusals_total, counters.errors_total),
+            (counters.removals_total, counters.refusals_total, counters.faults_total),
             (model.removals, model.refusals, model.errors)
         );
     }

@@ -212,7 +212,7 @@ fn an_item_too_large_is_a_fault_and_changes_nothing() {
     assert_eq!(bench.ask(offset, "k", "x").0, Answer::Fault(Fault::TooLarge));
     assert!(bench.engine.scratch.capacity() <= 2 << 20, "no room was made for what cannot be");
     assert_eq!((bench.get("k").as_deref(), bench.peek("k").version), (Some("old"), version));
-    assert_eq!(bench.engine.counters.errors_total, 2);
+    assert_eq!(bench.engine.counters.faults_total, 2);
 }
 
 #[test]

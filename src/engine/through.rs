@@ -344,7 +344,7 @@ impl Engine {
             Way::Answer(answer) => {
                 match answer {
                     Answer::Miss => self.counters.misses_total += 1,
-                    Answer::Fault(_) => self.counters.errors_total += 1,
+                    Answer::Fault(_) => self.counters.faults_total += 1,
                     _ => {}
                 }
                 Some(Outcome { answer, value: Value::EMPTY })
@@ -772,7 +772,7 @@ impl Engine {
             Why::Refused(text) => Rc::from(*text),
         };
         for passenger in passengers {
-            self.counters.errors_total += 1;
+            self.counters.faults_total += 1;
             let through = self.through.as_mut().expect("passengers are of it");
             through.tally(index).failed += 1;
             through.answer(passenger.waiter, Answer::Fault(Fault::Origin), &text);
@@ -823,7 +823,7 @@ impl Engine {
         let (answer, text) = self.settle_write(now, &key, &write, reply);
         self.note_key(&key);
         if matches!(answer, Answer::Fault(_)) {
-            self.counters.errors_total += 1;
+            self.counters.faults_total += 1;
         }
         let through = self.through.as_mut().expect("writes are of it");
         match answer {

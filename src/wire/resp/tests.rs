@@ -20,6 +20,7 @@ use crate::metrics::Counters;
 use crate::request::*;
 use crate::topology::ShardMap;
 use crate::wire::Session;
+use crate::wire::journal::Journal;
 use crate::wire::users::Users;
 use model::Model;
 use shell::Shell;

@@ -325,6 +325,7 @@ pub(super) struct Model {
     pub refusing: Vec<bool>,
     pub answer: Vec<u8>,
     pub counters: Counters,
+    pub journal: Journal,
     pub calls: Vec<u8>,
 }
 
@@ -340,8 +341,19 @@ impl Model {
             refusing: vec![false; usize::from(CORES)],
             answer: Vec::new(),
             counters: Counters::default(),
+            journal: Journal::default(),
             calls: Vec::new(),
         }
+    }
+
+    /// Has a core do a request; the counters of the first have what the session's own journal tells.
+    pub fn execute(&mut self, core: usize, key: &[u8], value: &[u8], verb: Verb) -> (Answer, Vec<u8>) {
+        let (answer, mut bytes) = self.stores[core].execute(self.now, key, value, verb);
+        if verb == Verb::Counters && core == 0 {
+            bytes.extend([0; 3 * 8]);
+            self.journal.append_counts(&mut bytes);
+        }
+        (answer, bytes)
     }
 
     pub fn in_flight(&self) -> usize {
@@ -360,8 +372,7 @@ impl Backend for Model {
             Target::Core(core) => core,
         };
         if core.0 < self.near {
-            let store = &mut self.stores[core.index()];
-            let (answer, bytes) = store.execute(self.now, request.key, request.value, request.verb);
+            let (answer, bytes) = self.execute(core.index(), request.key, request.value, request.verb);
             self.answer = bytes;
             return Some(Outcome { answer, value: Value::One(&self.answer) });
         }
@@ -381,6 +392,10 @@ impl Backend for Model {
 
     fn counters(&mut self) -> &mut Counters {
         &mut self.counters
+    }
+
+    fn erred(&mut self, errors: &Errors) {
+        self.journal.erred(errors);
     }
 
     fn called(&mut self, command: u8) {

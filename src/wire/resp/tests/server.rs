@@ -78,6 +78,65 @@ fn counters_tell_commands_and_errors() {
 }
 
 #[test]
+fn errors_are_told_by_command_refused_before_it_began_or_failed() {
+    let told = |near: u16, sent: &[&str], wanted: &[&str]| {
+        let mut shell = Shell::new(near, false, Options::default(), 4);
+        for line in sent {
+            shell.feed(&words(line));
+        }
+        // What comes in when the client says nothing more is counted all the same.
+        shell.finish();
+        let before = shell.model.counters.errors_total;
+        shell.output.clear();
+        shell.feed(&words("INFO everything"));
+        shell.finish();
+        let text = String::from_utf8(std::mem::take(&mut shell.output)).unwrap();
+        for line in wanted {
+            let found = text.lines().any(|told| {
+                let (name, fields) = line.split_once(' ').unwrap_or((line, ""));
+                told.starts_with(name) && told.ends_with(fields)
+            });
+            assert!(found, "{near} near: {line} in {text}");
+        }
+        before
+    };
+    for near in [CORES, 1, 0] {
+        let sent = [
+            "SET {a}1 x",
+            "INCR {a}1",
+            "INCR {a}1",
+            "INCR",
+            "GET {a}1 {a}2",
+            "NOPE",
+            "CONFIG",
+            "CONFIG NOPE",
+            "EXEC",
+            "MULTI",
+            "INCR {a}1",
+            "SET {a}1",
+            "EXEC",
+            "MULTI",
+            "INCR {a}1",
+            "GET {a}1",
+            "EXEC",
+            "CLIENT REPLY OFF",
+            "INCR {a}1",
+            "CLIENT REPLY ON",
+        ];
+        let wanted = [
+            "cmdstat_incr: rejected_calls=1,failed_calls=4",
+            "cmdstat_get: rejected_calls=1,failed_calls=0",
+            "cmdstat_set: rejected_calls=1,failed_calls=0",
+            "cmdstat_config: rejected_calls=1,failed_calls=0",
+            "cmdstat_exec: rejected_calls=0,failed_calls=2",
+            "errorstat_ERR:count=11",
+            "errorstat_EXECABORT:count=1",
+        ];
+        assert_eq!(told(near, &sent, &wanted), 12, "{near} near");
+    }
+}
+
+#[test]
 fn settings_are_shown_by_pattern() {
     check(&[
         ("CONFIG GET max*ory", "*2|$9|maxmemory|$10|1073741824|"),

@@ -50,7 +50,7 @@ impl Shell {
         let sent = self.model.sent[core].pop_front().unwrap();
         let (answer, bytes) = match self.model.refusing[core] {
             true => (Answer::Refused(Refusal::Version), Vec::new()),
-            false => self.model.stores[core].execute(self.model.now, &sent.key, &sent.value, sent.verb),
+            false => self.model.execute(core, &sent.key, &sent.value, sent.verb),
         };
         match (sent.verb, answer) {
             (Verb::Guard, Answer::Refused(_)) => self.model.refusing[core] = true,
@@ -59,6 +59,7 @@ impl Shell {
         }
         let outcome = Outcome { answer, value: Value::One(&bytes) };
         self.session.complete(self.model.now, &self.node, sent.ticket, &outcome);
+        self.session.settle(&mut self.model.counters, &mut self.model.journal);
     }
 
     pub fn feed(&mut self, bytes: &[u8]) {
