@@ -450,6 +450,7 @@ impl Held {
             lease: Lease { won: false, stale: self.marks.stale, taken: self.marks.leased },
             used: self.used,
             idle_seconds: self.idle_seconds,
+            binary_key: self.marks.binary_key,
         }
     }
 }

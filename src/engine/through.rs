@@ -630,6 +630,7 @@ impl Engine {
                     condition: Condition::Always,
                     previous: false,
                     version: found.version,
+                    binary_key: false,
                 };
                 let keeps = fits && !found.unstorable && !passed(expiry, now.mono);
                 if keeps
@@ -1041,6 +1042,7 @@ fn what_of(now: Now, verb: &Verb, value: &[u8]) -> Option<What> {
             condition,
             previous: false,
             version: None,
+            binary_key: _,
         }) => {
             Some(What::Put { value: value.to_vec(), flags, live_millis: live_millis(now, expiry), condition })
         }

@@ -101,9 +101,9 @@ fn keys_by_walk(store: &mut Store, now: Mono, slot: Option<Slot>, count: usize) 
 
 #[derive(Clone, Debug)]
 enum Step {
-    Put { key: u16, len: usize, flags: u32, ttl: Option<u64>, marks: [bool; 3] },
+    Put { key: u16, len: usize, flags: u32, ttl: Option<u64>, marks: [bool; 4] },
     Find { key: u16, warm: bool },
-    Amend { key: u16, ttl: Option<u64>, marks: [bool; 3], leap: u64 },
+    Amend { key: u16, ttl: Option<u64>, marks: [bool; 4], leap: u64 },
     Remove { key: u16 },
     Wait { millis: u64 },
     Tick,
@@ -118,7 +118,7 @@ fn steps(keys: u16, clear: u32) -> impl Strategy<Value = Vec<Step>> {
         prop_oneof![3 => Just(None), 2 => (0u64..3000).prop_map(Some), 1 => (0u64..1 << 40).prop_map(Some)];
     let len = prop_oneof![20 => 0usize..200, 4 => 0usize..3000, 1 => 0usize..60_000];
     let flags = prop_oneof![Just(0u32), any::<u32>()];
-    let marks = prop_oneof![Just([false; 3]), any::<[bool; 3]>()];
+    let marks = prop_oneof![Just([false; 4]), any::<[bool; 4]>()];
     let step = prop_oneof![
         30 => (key.clone(), len, flags, ttl.clone(), marks.clone())
             .prop_map(|(key, len, flags, ttl, marks)| Step::Put { key, len, flags, ttl, marks }),
@@ -159,7 +159,8 @@ fn run(limit: u64, may_evict: bool, steps: &[Step]) {
     let expiry_of =
         |now: Mono, ttl: Option<u64>| ttl.map_or(Expiry::Never, |ttl| Expiry::At(now.plus_millis(ttl)));
     let live = |now: Mono, expected: &Expected| !matches!(expected.expiry, Expiry::At(at) if at <= now);
-    let marks_of = |[stale, leased, hollow]: [bool; 3]| Marks { stale, leased, hollow };
+    let marks_of =
+        |[stale, leased, hollow, binary_key]: [bool; 4]| Marks { stale, leased, hollow, binary_key };
     for step in steps {
         match *step {
             Step::Put { key, len, flags, ttl, marks } => {

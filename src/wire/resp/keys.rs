@@ -407,6 +407,7 @@ impl Talk {
                     flags: 0,
                     condition: Condition::Always,
                     version: None,
+                    binary_key: false,
                 };
                 (Verb::Splice(splice), Shape::Length)
             }

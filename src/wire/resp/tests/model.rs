@@ -25,6 +25,7 @@ impl Store {
             lease: Lease::default(),
             used: false,
             idle_seconds: 7,
+            binary_key: false,
         }
     }
 
