@@ -10,7 +10,7 @@ use crate::ids::{ConnectionId, CoreId, Version};
 /// One operation on one key (or, for the verbs that say so, on a whole core).
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The key: 1 to 64 KiB; empty for verbs without one.
+    /// The key: up to 64 KiB; empty for verbs without one, too.
     pub key: &'a [u8],
     /// The value, the part to append, a glob pattern: what the verb says.
     pub value: &'a [u8],

@@ -54,6 +54,20 @@ fn value_of(store: &mut Store, now: Mono, key: &[u8]) -> Option<Vec<u8>> {
     store.find(now, probe, key, true).map(|found| found.value.to_cow().into_owned())
 }
 
+#[test]
+fn the_empty_key_is_a_key() {
+    let mut store =
+        Store::new(Options { memory_bytes_max: 4 << 20, item_bytes_max: 1 << 20, hash_secret: [1, 2] });
+    put(&mut store, at(0), b"", b"", 1, Expiry::Never).expect("room");
+    put(&mut store, at(0), b"k", b"v", 2, Expiry::Never).expect("room");
+    assert_eq!(value_of(&mut store, at(0), b""), Some(Vec::new()));
+    put(&mut store, at(0), b"", b"longer", 3, Expiry::At(at(1000))).expect("room");
+    assert_eq!(value_of(&mut store, at(0), b"").as_deref(), Some(&b"longer"[..]));
+    check_counts(&store);
+    while store.tick(at(3000)) {}
+    assert_eq!((value_of(&mut store, at(3000), b""), store.len()), (None, 1));
+}
+
 /// Counts everything anew and compares it with what the store counts as it goes.
 fn check_counts(store: &Store) {
     let (mut len, mut payload, mut expiring) = (0u64, 0u64, 0u64);

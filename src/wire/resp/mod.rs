@@ -354,9 +354,6 @@ impl<'a> Short<'a> {
             _ => return None,
         };
         let (key, mut rest) = short_bulk(rest, options.key_bytes_max)?;
-        if key.is_empty() {
-            return None;
-        }
         let mut value = None;
         if sets {
             // Longer ones land first.

@@ -82,6 +82,10 @@ pub(super) enum Shape {
     Frequency,
     /// The note is the key.
     Usage,
+    /// The empty key in a list, if it is there, or in the last page of a walk.
+    EmptyKey {
+        page: bool,
+    },
     /// A page of `SCAN` on this core.
     Page {
         core: u16,
@@ -472,6 +476,13 @@ impl Writer {
                 _,
             ) => {
                 null(out, self.protocol);
+            }
+            (Shape::EmptyKey { page }, answer) => {
+                if page {
+                    out.extend_from_slice(b"*2\r\n$1\r\n0\r\n");
+                }
+                let there = matches!(answer, Answer::Item(_));
+                out.extend_from_slice(if there { b"*1\r\n$0\r\n\r\n" } else { b"*0\r\n" });
             }
             (Shape::Page { core, alone }, Answer::Page { cursor }) => {
                 let value = value.to_cow();

@@ -365,10 +365,7 @@ impl Model {
 impl Backend for Model {
     fn call(&mut self, target: Target, request: &Request<'_>, ticket: u32) -> Option<Outcome<'_>> {
         let core = match target {
-            Target::Owner => {
-                assert!(!request.key.is_empty());
-                self.map.owner(slot_of(request.key).shard())
-            }
+            Target::Owner => self.map.owner(slot_of(request.key).shard()),
             Target::Here => CoreId(0),
             Target::Core(core) => core,
         };

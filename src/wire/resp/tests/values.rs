@@ -89,6 +89,42 @@ fn strings_are_read_and_written_as_redis_does() {
 }
 
 #[test]
+fn the_empty_key_is_a_key() {
+    let dialogue: [(&[&str], &str); 19] = [
+        (&["GET", ""], "$-1|"),
+        (&["KEYS", ""], "*0|"),
+        (&["SCAN", "0", "MATCH", ""], "*2|$1|0|*0|"),
+        (&["SET", "", "v"], "+OK|"),
+        (&["SET", "k", "w"], "+OK|"),
+        (&["GET", ""], "$1|v|"),
+        (&["MGET", "", "k", ""], "*3|$1|v|$1|w|$1|v|"),
+        (&["KEYS", ""], "*1|$0||"),
+        (&["SCAN", "0", "MATCH", ""], "*2|$1|0|*1|$0||"),
+        (&["SCAN", "0", "MATCH", "", "TYPE", "list"], "*2|$1|0|*0|"),
+        (&["EXPIRE", "", "100"], ":1|"),
+        (&["TTL", ""], ":100|"),
+        (&["APPEND", "", "w"], ":2|"),
+        (&["RENAME", "", "a"], "+OK|"),
+        (&["COPY", "a", ""], ":1|"),
+        (&["INVALIDATE", "KEY", ""], ":1|"),
+        (&["EXISTS", "", "a"], ":1|"),
+        (&["MSET", "", "1"], "+OK|"),
+        (&["DEL", "", "a"], ":2|"),
+    ];
+    for near in [CORES, 1, 0] {
+        let mut shell = Shell::new(near, false, Options::default(), 9);
+        for (sent, expected) in dialogue {
+            shell.feed(&command(&sent.iter().map(|word| word.as_bytes()).collect::<Vec<_>>()));
+            shell.finish();
+            shell.feed(b"");
+            shell.finish();
+            let reply = String::from_utf8(std::mem::take(&mut shell.output)).unwrap();
+            assert_eq!(reply, crlf(expected), "{sent:?}, {near} near");
+        }
+    }
+}
+
+#[test]
 fn msetnx_stores_all_or_nothing() {
     for near in [CORES, 0] {
         let mut shell = Shell::new(near, false, Options::default(), 4);
