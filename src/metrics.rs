@@ -49,8 +49,10 @@ counters! {
     removals_total Total;
     /// Requests refused by a condition.
     refusals_total Total;
-    /// Requests that ended in a fault or a protocol error.
+    /// Errors answered, by any protocol.
     errors_total Total;
+    /// Requests done here that ended in a fault, other cores' among them.
+    faults_total Total;
     /// memcached requests with noreply that failed in silence.
     silent_errors_total Total;
     /// Items that reached their expiry.

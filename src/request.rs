@@ -10,7 +10,7 @@ use crate::ids::{ConnectionId, CoreId, Version};
 /// One operation on one key (or, for the verbs that say so, on a whole core).
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The key: 1 to 64 KiB; empty for verbs without one.
+    /// The key: up to 64 KiB; empty for verbs without one, too.
     pub key: &'a [u8],
     /// The value, the part to append, a glob pattern: what the verb says.
     pub value: &'a [u8],
@@ -297,6 +297,8 @@ pub struct Put {
     pub previous: bool,
     /// Version to take instead of ours (meta `E`, a fill of a versioned origin).
     pub version: Option<Version>,
+    /// The key is given in base64 (meta `b`), and is to be shown so.
+    pub binary_key: bool,
 }
 
 impl Put {
@@ -308,6 +310,7 @@ impl Put {
             condition: Condition::Always,
             previous: false,
             version: None,
+            binary_key: false,
         }
     }
 }
@@ -325,6 +328,8 @@ pub struct Splice {
     pub condition: Condition,
     /// Version to take instead of ours.
     pub version: Option<Version>,
+    /// The key of an item made so is given in base64 (meta `b`).
+    pub binary_key: bool,
 }
 
 /// Arithmetic on a decimal value.
@@ -578,6 +583,8 @@ pub struct Item {
     pub used: bool,
     /// Seconds since it was used last, as exactly as the store remembers (meta `l`).
     pub idle_seconds: u32,
+    /// Whether its key was given in base64 (meta `b`).
+    pub binary_key: bool,
 }
 
 /// The right to fill or refill an item, as this caller finds it (meta `W`, `X`, `Z`).

@@ -4,39 +4,15 @@
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 
+#[path = "../src/wire/memcached/tests/escapes.rs"]
+mod escapes;
+
+use escapes::unescape;
 use foreshadow::wire::Protocol;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        bytes.push(match (first, tail) {
-            (b'\\', [b'r', more @ ..]) => {
-                rest = more;
-                b'\r'
-            }
-            (b'\\', [b'n', more @ ..]) => {
-                rest = more;
-                b'\n'
-            }
-            (b'\\', [b'x', high, low, more @ ..]) => {
-                rest = more;
-                u8::from_str_radix(std::str::from_utf8(&[*high, *low]).unwrap(), 16).unwrap()
-            }
-            (b'\\', [other, more @ ..]) => {
-                rest = more;
-                *other
-            }
-            (byte, _) => *byte,
-        });
-    }
-    bytes
 }
 
 fn memcached_seeds() -> Vec<Vec<u8>> {

@@ -137,6 +137,7 @@ impl Backend for Canned {
             lease: Lease::default(),
             used: true,
             idle_seconds: 0,
+            binary_key: false,
         };
         Some(match request.verb {
             Verb::Get if request.key.starts_with(b"key:") => {

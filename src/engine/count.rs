@@ -53,7 +53,9 @@ impl Engine {
         if self.scratch.len() < len_min {
             self.scratch.resize(len_min, b' ');
         }
-        let like = Held { len: self.scratch.len(), ..like };
+        let longer = held.is_none_or(|held| self.scratch.len() > held.len);
+        let marks = Marks { binary_key: like.marks.binary_key && !longer, ..like.marks };
+        let like = Held { len: self.scratch.len(), marks, ..like };
         match self.write_scratch(now, probe, key, &like) {
             Ok(()) => Reply::plain(Answer::Counted { number, item: like.item() }),
             Err(why) => Reply::fault(why),

@@ -267,7 +267,7 @@ impl Engine {
     fn outcome_of(&mut self, now: Mono, key: &[u8], reply: Reply) -> Outcome<'_> {
         match reply.answer {
             Answer::Refused(_) | Answer::Previous { stored: false, .. } => self.counters.refusals_total += 1,
-            Answer::Fault(_) => self.counters.errors_total += 1,
+            Answer::Fault(_) => self.counters.faults_total += 1,
             _ => {}
         }
         let value = match reply.bytes {
@@ -450,6 +450,7 @@ impl Held {
             lease: Lease { won: false, stale: self.marks.stale, taken: self.marks.leased },
             used: self.used,
             idle_seconds: self.idle_seconds,
+            binary_key: self.marks.binary_key,
         }
     }
 }

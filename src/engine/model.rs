@@ -641,6 +641,7 @@ fn verb_of(deed: &Deed, key: &str, model: &Model) -> Verb {
             condition: condition(only),
             previous,
             version: given.map(version),
+            binary_key: false,
         }),
         Deed::Splice { front, create, only } => Verb::Splice(Splice {
             front,
@@ -648,6 +649,7 @@ fn verb_of(deed: &Deed, key: &str, model: &Model) -> Verb {
             flags: 2,
             condition: condition(only),
             version: None,
+            binary_key: false,
         }),
         Deed::Overwrite { offset } => Verb::Overwrite { offset },
         Deed::Count { by, create, only, expiry } => Verb::Count(Count {
@@ -835,7 +837,7 @@ fn run(steps: &[Doing]) {
             (model.hits, model.misses, model.writes)
         );
         assert_eq!(
-            (counters.removals_total, counters.refusals_total, counters.errors_total),
+            (counters.removals_total, counters.refusals_total, counters.faults_total),
             (model.removals, model.refusals, model.errors)
         );
     }

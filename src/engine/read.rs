@@ -102,7 +102,7 @@ impl Engine {
         version: Option<Version>,
     ) -> Reply {
         let version = self.next_version(version);
-        let marks = Marks { stale: false, leased: true, hollow: true };
+        let marks = Marks { leased: true, hollow: true, ..Marks::default() };
         if !passed(expiry, now) {
             let item = NewItem { value: &[], flags: 0, version, expiry, marks };
             if let Err(why) = self.store.put(now, probe, key, &item) {

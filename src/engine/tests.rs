@@ -212,7 +212,7 @@ fn an_item_too_large_is_a_fault_and_changes_nothing() {
     assert_eq!(bench.ask(offset, "k", "x").0, Answer::Fault(Fault::TooLarge));
     assert!(bench.engine.scratch.capacity() <= 2 << 20, "no room was made for what cannot be");
     assert_eq!((bench.get("k").as_deref(), bench.peek("k").version), (Some("old"), version));
-    assert_eq!(bench.engine.counters.errors_total, 2);
+    assert_eq!(bench.engine.counters.faults_total, 2);
 }
 
 #[test]
@@ -220,7 +220,14 @@ fn append_and_prepend_keep_flags_and_expiry_and_tell_the_length() {
     let mut bench = Bench::new();
     let expiry = bench.in_seconds(10);
     let version = bench.put("k", "b", Put { flags: 3, ..Put::plain(expiry) });
-    let back = Splice { front: false, create: None, flags: 8, condition: Condition::Always, version: None };
+    let back = Splice {
+        front: false,
+        create: None,
+        flags: 8,
+        condition: Condition::Always,
+        version: None,
+        binary_key: false,
+    };
     let (answer, _) = bench.ask(Verb::Splice(back), "k", "c");
     assert!(matches!(answer, Answer::Stored { version: new, replaced: true, len: 2 } if new > version));
     bench.ask(Verb::Splice(Splice { front: true, ..back }), "k", "a");
@@ -235,7 +242,14 @@ fn append_and_prepend_keep_flags_and_expiry_and_tell_the_length() {
 fn append_makes_an_item_if_it_may_whatever_version_was_asked_for() {
     let mut bench = Bench::new();
     let condition = Condition::VersionIs(Version(5));
-    let splice = Splice { front: false, create: Some(Expiry::Never), flags: 8, condition, version: None };
+    let splice = Splice {
+        front: false,
+        create: Some(Expiry::Never),
+        flags: 8,
+        condition,
+        version: None,
+        binary_key: false,
+    };
     let (answer, _) = bench.ask(Verb::Splice(splice), "k", "");
     assert!(matches!(answer, Answer::Stored { replaced: false, len: 0, .. }));
     assert_eq!((bench.get("k").as_deref(), bench.peek("k").flags), (Some(""), 8));
@@ -505,7 +519,14 @@ fn a_hollow_item_is_not_there_for_readers_who_know_no_leases() {
     let touch = Expire { expiry: Expiry::Never, only: ExpireOnly::Any };
     assert_eq!(bench.ask(Verb::Expire(touch), "k", "").0, Answer::Miss);
     assert_eq!(bench.count("k", Step::Up(1)), Answer::Refused(Refusal::Absent));
-    let splice = Splice { front: false, create: None, flags: 0, condition: Condition::Always, version: None };
+    let splice = Splice {
+        front: false,
+        create: None,
+        flags: 0,
+        condition: Condition::Always,
+        version: None,
+        binary_key: false,
+    };
     assert_eq!(bench.ask(Verb::Splice(splice), "k", "x").0, Answer::Refused(Refusal::Absent));
     assert_eq!(bench.lease("k", Fetch::PLAIN), "Z", "none of it changed anything");
     let put = Put { expiry: ExpiryChange::Keep, ..plain_when(Condition::Absent) };
@@ -604,7 +625,14 @@ fn an_item_about_to_end_is_won_by_one_reader() {
 #[test]
 fn what_is_made_from_a_stale_value_stays_stale() {
     let mut bench = Bench::new();
-    let splice = Splice { front: false, create: None, flags: 0, condition: Condition::Always, version: None };
+    let splice = Splice {
+        front: false,
+        create: None,
+        flags: 0,
+        condition: Condition::Always,
+        version: None,
+        binary_key: false,
+    };
     bench.set("k", "8");
     bench.ask(Verb::Remove(STALE), "k", "");
     bench.count("k", Step::Up(1));

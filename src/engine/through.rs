@@ -371,7 +371,7 @@ impl Engine {
             Way::Answer(answer) => {
                 match answer {
                     Answer::Miss => self.counters.misses_total += 1,
-                    Answer::Fault(_) => self.counters.errors_total += 1,
+                    Answer::Fault(_) => self.counters.faults_total += 1,
                     _ => {}
                 }
                 Some(Outcome { answer, value: Value::EMPTY })
@@ -657,6 +657,7 @@ impl Engine {
                     condition: Condition::Always,
                     previous: false,
                     version: found.version,
+                    binary_key: false,
                 };
                 let keeps = fits && !found.unstorable && !passed(expiry, now.mono);
                 if keeps
@@ -799,7 +800,7 @@ impl Engine {
             Why::Refused(text) => Rc::from(*text),
         };
         for passenger in passengers {
-            self.counters.errors_total += 1;
+            self.counters.faults_total += 1;
             let through = self.through.as_mut().expect("passengers are of it");
             through.tally(index).failed += 1;
             through.answer(passenger.waiter, Answer::Fault(Fault::Origin), &text);
@@ -850,7 +851,7 @@ impl Engine {
         let (answer, text) = self.settle_write(now, &key, &write, reply);
         self.note_key(&key);
         if matches!(answer, Answer::Fault(_)) {
-            self.counters.errors_total += 1;
+            self.counters.faults_total += 1;
         }
         let through = self.through.as_mut().expect("writes are of it");
         match answer {
@@ -1068,6 +1069,7 @@ fn what_of(now: Now, verb: &Verb, value: &[u8]) -> Option<What> {
             condition,
             previous: false,
             version: None,
+            binary_key: _,
         }) => {
             Some(What::Put { value: value.to_vec(), flags, live_millis: live_millis(now, expiry), condition })
         }

@@ -22,7 +22,7 @@ impl Engine {
             return stored(held.version);
         }
         let version = self.next_version(None);
-        let marks = Marks { leased: false, ..held.marks };
+        let marks = Marks { leased: false, binary_key: false, ..held.marks };
         if let Err(why) = self.write_scratch(now, to, target, &Held { version, marks, ..held }) {
             return Reply::fault(why);
         }

@@ -29,10 +29,12 @@ impl Engine {
             Err(why) => return Reply::refused(why),
         };
         let (expiry, marks) = match held {
-            Some(held) if stale => (held.expiry, Marks { stale: true, hollow: false, ..held.marks }),
+            Some(held) if stale => {
+                (held.expiry, Marks { stale: true, hollow: false, binary_key: put.binary_key, ..held.marks })
+            }
             _ => {
                 let old = visible.map_or(Expiry::Never, |held| held.expiry);
-                (changed(old, put.expiry), Marks::default())
+                (changed(old, put.expiry), Marks { binary_key: put.binary_key, ..Marks::default() })
             }
         };
         let version = self.next_version(put.version);
@@ -53,7 +55,7 @@ impl Engine {
         let Some(held) = self.load(now, probe, key).filter(|held| !held.marks.hollow) else {
             let Some(expiry) = splice.create else { return Reply::refused(Refusal::Absent) };
             let version = self.next_version(splice.version);
-            let marks = Marks::default();
+            let marks = Marks { binary_key: splice.binary_key, ..Marks::default() };
             let item = NewItem { value: &[value], flags: splice.flags, version, expiry, marks };
             return match self.write(now, probe, key, &item) {
                 Ok(()) => stored(version, false, value.len()),
@@ -69,7 +71,9 @@ impl Engine {
         let version = self.next_version(splice.version);
         let old = std::mem::take(&mut self.scratch);
         let parts: [&[u8]; 2] = if splice.front { [value, &old] } else { [&old, value] };
-        let Held { flags, expiry, marks, .. } = held;
+        let Held { flags, expiry, .. } = held;
+        // As with memcached, where a longer value is another item.
+        let marks = Marks { binary_key: false, ..held.marks };
         let item = NewItem { value: &parts, flags, version, expiry, marks };
         let written = self.write(now, probe, key, &item);
         self.scratch = old;
@@ -132,7 +136,12 @@ impl Engine {
         }
         let version = self.next_version(remove.version);
         // A stale item is free to be leased again: the next reader refills it.
-        let marks = Marks { stale: remove.stale, leased: false, hollow: held.marks.hollow };
+        let marks = Marks {
+            stale: remove.stale,
+            leased: false,
+            hollow: held.marks.hollow,
+            binary_key: held.marks.binary_key && !remove.clear,
+        };
         if remove.clear {
             let item = NewItem { value: &[], flags: 0, version, expiry, marks };
             if let Err(why) = self.store.put(now, probe, key, &item) {

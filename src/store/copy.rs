@@ -88,7 +88,7 @@ impl Store {
                         flags: item.head.flags(item.bytes),
                         version: item.head.version(item.bytes, item.base),
                         expiry: item.head.expiry(item.bytes, item.base),
-                        marks: item.head.marks(),
+                        marks: item.head.marks(item.bytes),
                         used: entry.frequency() > 0,
                         idle_seconds: self.idle_seconds(now, entry),
                     };

@@ -9,6 +9,7 @@
 //! Lengths are as narrow as they can be. The version is a signed (zigzag) distance from the segment's base, except in the
 //! widest form, which is the version itself. The expiry is a distance from the segment's base time in units of 1/4 ms (so
 //! whole milliseconds are exact, nothing ends early, and three bytes hold an hour); all ones say "never" for an item that once had an expiry.
+//! A key's length three bytes wide has a bit to spare, its highest: the key was given in base64. Such a key's length is wide however short.
 //! The link threads the items of one slot of the segment's expiry wheel. A value length four bytes wide says that the value
 //! has a mapping of its own and that its place in the list of mappings stands here instead of it.
 //!
@@ -34,6 +35,11 @@ const HOLLOW: u16 = 1 << 10;
 const MARKS: u16 = STALE | LEASED | HOLLOW;
 const FLAGS: u16 = 1 << 7;
 const DEAD: u16 = 1 << 11;
+const WIDE_KEY: u16 = 1 << 2;
+/// In the last of the three bytes of a key's length.
+const BINARY_KEY: u8 = 1 << 7;
+/// Where that byte stands.
+const BINARY_KEY_AT: usize = 2 + 2;
 const LINK_SHIFT: u32 = 12;
 const LINK: u16 = 7 << LINK_SHIFT;
 const COPIED: u16 = 1 << 15;
@@ -96,7 +102,7 @@ static PARTS: [Parts; 256] = {
             key_at += 4;
         }
         parts[low] = Parts {
-            key_len_mask: (1 << (8 * key_width(shape))) - 1,
+            key_len_mask: if key_width(shape) == 1 { 0xFF } else { 0x7F_FFFF },
             value_at: value_at as u8,
             version_at: version_at as u8,
             key_at: key_at as u8,
@@ -151,11 +157,12 @@ impl Head {
 
     /// The engine's bits.
     #[inline]
-    pub(super) fn marks(&self) -> Marks {
+    pub(super) fn marks(&self, bytes: &[u8]) -> Marks {
         Marks {
             stale: self.shape & STALE != 0,
             leased: self.shape & LEASED != 0,
             hollow: self.shape & HOLLOW != 0,
+            binary_key: self.shape & WIDE_KEY != 0 && bytes[BINARY_KEY_AT] & BINARY_KEY != 0,
         }
     }
 
@@ -204,7 +211,7 @@ impl Head {
             flags: self.flags(bytes),
             version: self.version(bytes, base),
             expiry: self.expiry(bytes, base),
-            marks: self.marks(),
+            marks: self.marks(bytes),
         }
     }
 
@@ -268,6 +275,12 @@ impl Head {
         if self.shape & FLAGS == 0 && facts.flags != 0 {
             return false;
         }
+        match (self.shape & WIDE_KEY, facts.marks.binary_key) {
+            (0, false) => {}
+            (0, true) => return false,
+            (_, false) => bytes[BINARY_KEY_AT] &= !BINARY_KEY,
+            (_, true) => bytes[BINARY_KEY_AT] |= BINARY_KEY,
+        }
         self.set_shape(bytes, self.shape & !(MARKS | COPIED) | marks_bits(facts.marks));
         write_int(bytes, self.version_at as usize, VERSION_BYTES[version_class(self.shape)], version);
         if class != 0 {
@@ -312,8 +325,8 @@ impl Draft {
             _ => 3,
         };
         shape |= value_bytes as u16 - 1;
-        if key_len > 0xFF {
-            shape |= 1 << 2;
+        if key_len > 0xFF || facts.marks.binary_key {
+            shape |= WIDE_KEY;
         }
         let distance = zigzag(facts.version.0.wrapping_sub(base.version));
         let version_class = (0..3).find(|&class| distance >> (8 * VERSION_BYTES[class]) == 0).unwrap_or(3);
@@ -330,7 +343,8 @@ impl Draft {
         }
         let mut draft = Draft { bytes: [0; HEAD_BYTES_MAX], len: 0 };
         draft.push(2, u64::from(shape));
-        draft.push(key_width(shape), key_len as u64);
+        let binary = u64::from(if facts.marks.binary_key { BINARY_KEY } else { 0 }) << 16;
+        draft.push(key_width(shape), key_len as u64 | binary);
         draft.push(value_bytes, value_len as u64);
         draft.push(VERSION_BYTES[version_class], version);
         if let Some(distance) = expiry {
@@ -366,7 +380,7 @@ pub(super) fn units_of(expiry: Expiry) -> Option<u64> {
 
 #[inline]
 const fn key_width(shape: u16) -> usize {
-    if shape & 1 << 2 == 0 { 1 } else { 3 }
+    if shape & WIDE_KEY == 0 { 1 } else { 3 }
 }
 
 #[inline]
@@ -433,12 +447,12 @@ mod tests {
 
     fn facts() -> impl Strategy<Value = Facts> {
         let version = prop_oneof![0u64..100, 0u64..1 << 40, any::<u64>()];
-        (prop_oneof![Just(0u32), any::<u32>()], version, expiries(), any::<[bool; 3]>()).prop_map(
-            |(flags, version, expiry, [stale, leased, hollow])| Facts {
+        (prop_oneof![Just(0u32), any::<u32>()], version, expiries(), any::<[bool; 4]>()).prop_map(
+            |(flags, version, expiry, [stale, leased, hollow, binary_key])| Facts {
                 flags,
                 version: Version(version),
                 expiry,
-                marks: Marks { stale, leased, hollow },
+                marks: Marks { stale, leased, hollow, binary_key },
             },
         )
     }

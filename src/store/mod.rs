@@ -88,6 +88,8 @@ pub struct Marks {
     pub leased: bool,
     /// There is no value yet: the item stands for a fill under way.
     pub hollow: bool,
+    /// Its key was given in base64, and is shown so.
+    pub binary_key: bool,
 }
 
 /// An item as found.
@@ -292,7 +294,7 @@ impl Store {
             flags: item.head.flags(item.bytes),
             version: item.head.version(item.bytes, item.base),
             expiry: item.head.expiry(item.bytes, item.base),
-            marks: item.head.marks(),
+            marks: item.head.marks(item.bytes),
             used: entry.frequency() > 0,
             idle_seconds: self.idle_seconds(now, entry),
         }

@@ -54,6 +54,20 @@ fn value_of(store: &mut Store, now: Mono, key: &[u8]) -> Option<Vec<u8>> {
     store.find(now, probe, key, true).map(|found| found.value.to_cow().into_owned())
 }
 
+#[test]
+fn the_empty_key_is_a_key() {
+    let mut store =
+        Store::new(Options { memory_bytes_max: 4 << 20, item_bytes_max: 1 << 20, hash_secret: [1, 2] });
+    put(&mut store, at(0), b"", b"", 1, Expiry::Never).expect("room");
+    put(&mut store, at(0), b"k", b"v", 2, Expiry::Never).expect("room");
+    assert_eq!(value_of(&mut store, at(0), b""), Some(Vec::new()));
+    put(&mut store, at(0), b"", b"longer", 3, Expiry::At(at(1000))).expect("room");
+    assert_eq!(value_of(&mut store, at(0), b"").as_deref(), Some(&b"longer"[..]));
+    check_counts(&store);
+    while store.tick(at(3000)) {}
+    assert_eq!((value_of(&mut store, at(3000), b""), store.len()), (None, 1));
+}
+
 /// Counts everything anew and compares it with what the store counts as it goes.
 fn check_counts(store: &Store) {
     let (mut len, mut payload, mut expiring) = (0u64, 0u64, 0u64);
@@ -101,9 +115,9 @@ fn keys_by_walk(store: &mut Store, now: Mono, slot: Option<Slot>, count: usize) 
 
 #[derive(Clone, Debug)]
 enum Step {
-    Put { key: u16, len: usize, flags: u32, ttl: Option<u64>, marks: [bool; 3] },
+    Put { key: u16, len: usize, flags: u32, ttl: Option<u64>, marks: [bool; 4] },
     Find { key: u16, warm: bool },
-    Amend { key: u16, ttl: Option<u64>, marks: [bool; 3], leap: u64 },
+    Amend { key: u16, ttl: Option<u64>, marks: [bool; 4], leap: u64 },
     Remove { key: u16 },
     Wait { millis: u64 },
     Tick,
@@ -118,7 +132,7 @@ fn steps(keys: u16, clear: u32) -> impl Strategy<Value = Vec<Step>> {
         prop_oneof![3 => Just(None), 2 => (0u64..3000).prop_map(Some), 1 => (0u64..1 << 40).prop_map(Some)];
     let len = prop_oneof![20 => 0usize..200, 4 => 0usize..3000, 1 => 0usize..60_000];
     let flags = prop_oneof![Just(0u32), any::<u32>()];
-    let marks = prop_oneof![Just([false; 3]), any::<[bool; 3]>()];
+    let marks = prop_oneof![Just([false; 4]), any::<[bool; 4]>()];
     let step = prop_oneof![
         30 => (key.clone(), len, flags, ttl.clone(), marks.clone())
             .prop_map(|(key, len, flags, ttl, marks)| Step::Put { key, len, flags, ttl, marks }),
@@ -159,7 +173,8 @@ fn run(limit: u64, may_evict: bool, steps: &[Step]) {
     let expiry_of =
         |now: Mono, ttl: Option<u64>| ttl.map_or(Expiry::Never, |ttl| Expiry::At(now.plus_millis(ttl)));
     let live = |now: Mono, expected: &Expected| !matches!(expected.expiry, Expiry::At(at) if at <= now);
-    let marks_of = |[stale, leased, hollow]: [bool; 3]| Marks { stale, leased, hollow };
+    let marks_of =
+        |[stale, leased, hollow, binary_key]: [bool; 4]| Marks { stale, leased, hollow, binary_key };
     for step in steps {
         match *step {
             Step::Put { key, len, flags, ttl, marks } => {

@@ -62,6 +62,55 @@ pub struct Slow<'a> {
     pub client: [&'a [u8]; 2],
 }
 
+/// Whom an error reply is counted for: a command by its number, and whether it was refused before it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blame(u16);
+
+impl Blame {
+    /// No command of ours.
+    pub const NOBODY: Blame = Blame(u16::MAX);
+
+    /// A command that is being looked at and not done yet.
+    #[inline]
+    pub fn refused(command: u8) -> Blame {
+        Blame(1 << 8 | u16::from(command))
+    }
+
+    /// A command that is being done.
+    #[inline]
+    pub fn failed(command: u8) -> Blame {
+        Blame(u16::from(command))
+    }
+}
+
+/// Error replies that a session has written, until its core's journal takes them.
+#[derive(Debug, Default)]
+pub struct Errors {
+    kinds: [u32; ERROR_CODES.len()],
+    /// Commands that had any; few, so nothing to search in.
+    blamed: Vec<(Blame, u32)>,
+    count: u64,
+}
+
+impl Errors {
+    /// How many there are.
+    #[inline]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Takes in one; `reply` begins behind the minus sign.
+    pub fn add(&mut self, blame: Blame, reply: &[u8]) {
+        self.count += 1;
+        self.kinds[error_kind(reply)] += 1;
+        match self.blamed.iter_mut().find(|(known, _)| *known == blame) {
+            Some((_, count)) => *count += 1,
+            None if blame == Blame::NOBODY => {}
+            None => self.blamed.push((blame, 1)),
+        }
+    }
+}
+
 /// The journal of a core.
 #[derive(Default)]
 pub struct Journal {
@@ -72,6 +121,8 @@ pub struct Journal {
     samples: VecDeque<[u64; 2]>,
     timings: BTreeMap<u8, [u64; 2 + BUCKETS]>,
     errors: [u64; ERROR_CODES.len()],
+    /// Of each command that had any: how often it was refused, and how often it failed.
+    mishaps: BTreeMap<u8, [u64; 2]>,
 }
 
 impl Journal {
@@ -123,19 +174,29 @@ impl Journal {
         self.slow.drain(..self.slow.len().saturating_sub(most));
     }
 
-    /// Counts error replies by their codes.
-    pub fn erred(&mut self, kinds: &[u32; ERROR_CODES.len()]) {
-        self.errors.iter_mut().zip(kinds).for_each(|(sum, count)| *sum += u64::from(*count));
+    /// Counts error replies by their codes and by their commands.
+    pub fn erred(&mut self, errors: &Errors) {
+        self.errors.iter_mut().zip(errors.kinds).for_each(|(sum, count)| *sum += u64::from(count));
+        for (Blame(number), count) in &errors.blamed {
+            let mishaps = self.mishaps.entry(*number as u8).or_default();
+            mishaps[usize::from(number >> 8 == 0)] += u64::from(*count);
+        }
     }
 
     /// Forgets what `CONFIG RESETSTAT` resets.
     pub fn reset_counts(&mut self) {
-        (self.timings, self.errors) = (BTreeMap::new(), [0; ERROR_CODES.len()]);
+        (self.timings, self.mishaps) = (BTreeMap::new(), BTreeMap::new());
+        self.errors = [0; ERROR_CODES.len()];
     }
 
-    /// Appends what `INFO` tells: errors by code, then [`TIMING_WORDS`] numbers for each command, all little-endian u64.
+    /// Appends what `INFO` tells: errors by code; how many commands had any, and for each its number, how often it was refused
+    /// and failed; then [`TIMING_WORDS`] numbers for each command that was timed. All little-endian u64.
     pub fn append_counts(&self, page: &mut Vec<u8>) {
         page.extend(self.errors.iter().flat_map(|count| count.to_le_bytes()));
+        page.extend_from_slice(&(self.mishaps.len() as u64).to_le_bytes());
+        for (command, [refused, failed]) in &self.mishaps {
+            page.extend([u64::from(*command), *refused, *failed].iter().flat_map(|word| word.to_le_bytes()));
+        }
         for (command, timing) in &self.timings {
             page.extend_from_slice(&u64::from(*command).to_le_bytes());
             page.extend(timing.iter().flat_map(|word| word.to_le_bytes()));
@@ -171,7 +232,7 @@ impl Journal {
 }
 
 /// The place of an error reply's code among [`ERROR_CODES`]; `reply` begins behind the minus sign.
-pub(super) fn error_kind(reply: &[u8]) -> usize {
+fn error_kind(reply: &[u8]) -> usize {
     let code = reply.split(|byte| *byte == b' ' || *byte == b'\r').next().unwrap_or_default();
     let place = ERROR_CODES.iter().position(|known| known.as_bytes() == code);
     place.unwrap_or(ERROR_CODES.len() - 1)
@@ -222,5 +283,26 @@ mod tests {
         assert_eq!(ERROR_CODES[error_kind(b"ERR syntax error\r\n")], "ERR");
         assert_eq!(ERROR_CODES[error_kind(b"OOM command\r\n")], "OOM");
         assert_eq!(ERROR_CODES[error_kind(b"STRANGE\r\n")], "OTHER");
+    }
+
+    #[test]
+    fn errors_are_counted_for_their_commands_and_for_nobody() {
+        let mut errors = Errors::default();
+        for blame in [Blame::refused(7), Blame::failed(7), Blame::failed(7), Blame::NOBODY, Blame::failed(2)]
+        {
+            errors.add(blame, b"ERR x\r\n");
+        }
+        assert_eq!(errors.count(), 5);
+        let mut journal = Journal::default();
+        journal.erred(&errors);
+        let mut page = Vec::new();
+        journal.append_counts(&mut page);
+        let words: Vec<u64> =
+            page.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect();
+        assert_eq!((words[0], &words[ERROR_CODES.len()..]), (5, &[2, 2, 0, 1, 7, 1, 2][..]));
+        journal.reset_counts();
+        page.clear();
+        journal.append_counts(&mut page);
+        assert!(page.iter().all(|byte| *byte == 0) && page.len() == 8 * (ERROR_CODES.len() + 1));
     }
 }

@@ -25,7 +25,7 @@ use crate::ids::CoreId;
 use crate::metrics::Counters;
 use crate::request::{Notice, Observer, Outcome, Request};
 use crate::topology::Node;
-use journal::{ERROR_CODES, Slow, Thresholds};
+use journal::{Errors, Journal, Slow, Thresholds};
 use std::sync::Arc;
 use users::{Badge, Users};
 
@@ -102,8 +102,8 @@ pub trait Backend {
     /// Keeps a command that took long.
     fn keep(&mut self, _slow: &Slow<'_>) {}
 
-    /// Counts error replies by their codes.
-    fn erred(&mut self, _kinds: &[u32; ERROR_CODES.len()]) {}
+    /// Counts error replies by their codes and commands.
+    fn erred(&mut self, _errors: &Errors) {}
 
     /// What is kept of commands that take long.
     fn thresholds(&self) -> Thresholds {
@@ -342,9 +342,13 @@ impl Session {
     /// Hands over what was counted while outcomes were encoded; to be called after [`Session::complete`], since the client
     /// may say nothing more.
     #[inline]
-    pub fn settle(&mut self, counters: &mut Counters) {
+    pub fn settle(&mut self, counters: &mut Counters, journal: &mut Journal) {
         match &mut self.codec {
-            Codec::Resp(codec) => codec.settle(counters),
+            Codec::Resp(codec) => {
+                if let Some(errors) = codec.take_errors(counters) {
+                    journal.erred(&errors);
+                }
+            }
             Codec::Memcached(codec) => codec.settle(counters),
             Codec::Native(codec) => codec.settle(counters),
             Codec::Sniffing => {}

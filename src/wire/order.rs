@@ -12,6 +12,7 @@
 //! here, or expected. How large a reply on its way will be nobody knows, so each counts as the largest of late: the
 //! expectation takes a larger one at once and forgets it by an eighth with every smaller one.
 
+use super::journal::Blame;
 use super::{Backend, Target};
 use crate::clock::Now;
 use crate::request::{Answer, Outcome, Request, Value};
@@ -41,10 +42,15 @@ pub(crate) trait Encode {
         outcome: &Outcome<'_>,
         out: &mut Vec<u8>,
     );
+
+    /// Says for whom an error is counted, if the next reply is one.
+    #[inline]
+    fn blame(&mut self, _blame: Blame) {}
 }
 
 struct Place<S> {
     shape: S,
+    blame: Blame,
     answer: Option<Answer>,
     /// The note, then the value.
     bytes: Vec<u8>,
@@ -94,7 +100,7 @@ impl<S: Copy> Order<S> {
         self.head.wrapping_add(self.places.len() as u32)
     }
 
-    fn hold(&mut self, shape: S, note: &[u8], outcome: Option<&Outcome<'_>>) {
+    fn hold(&mut self, shape: S, blame: Blame, note: &[u8], outcome: Option<&Outcome<'_>>) {
         let mut bytes = self.spare.pop().unwrap_or_default();
         bytes.extend_from_slice(note);
         if let Some(outcome) = outcome {
@@ -103,6 +109,7 @@ impl<S: Copy> Order<S> {
         self.held_bytes += bytes.len();
         self.places.push_back(Place {
             shape,
+            blame,
             answer: outcome.map(|outcome| outcome.answer),
             bytes,
             note_len: note.len(),
@@ -127,6 +134,7 @@ impl<S: Copy> Order<S> {
         if index == 0 {
             let place = self.places.pop_front().expect("indexed above");
             self.head = self.head.wrapping_add(1);
+            writer.blame(place.blame);
             writer.encode(now, node, place.shape, &place.bytes, outcome, out);
             self.held_bytes -= place.bytes.len();
             self.reuse(place.bytes);
@@ -141,6 +149,7 @@ impl<S: Copy> Order<S> {
             self.head = self.head.wrapping_add(1);
             let (note, value) = place.bytes.split_at(place.note_len);
             let outcome = Outcome { answer, value: Value::One(value) };
+            writer.blame(place.blame);
             writer.encode(now, node, place.shape, note, &outcome, out);
             self.held_bytes -= place.bytes.len();
             self.reuse(place.bytes);
@@ -152,16 +161,17 @@ impl<S: Copy> Order<S> {
         &mut self,
         now: Now,
         node: &Node,
-        shape: S,
+        (shape, blame): (S, Blame),
         note: &[u8],
         writer: &mut W,
         out: &mut Vec<u8>,
     ) {
         let outcome = Outcome { answer: Answer::Number(0), value: Value::EMPTY };
         if self.is_empty() {
+            writer.blame(blame);
             writer.encode(now, node, shape, note, &outcome, out);
         } else {
-            self.hold(shape, note, Some(&outcome));
+            self.hold(shape, blame, note, Some(&outcome));
         }
     }
 
@@ -181,6 +191,8 @@ pub(crate) struct Exchange<'s, B: Backend, W: Encode> {
     pub writer: &'s mut W,
     pub order: &'s mut Order<W::Shape>,
     pub out: &'s mut Vec<u8>,
+    /// For whom errors are counted from here on.
+    pub blame: Blame,
 }
 
 impl<B: Backend, W: Encode> Exchange<'_, B, W> {
@@ -189,16 +201,17 @@ impl<B: Backend, W: Encode> Exchange<'_, B, W> {
     pub fn ask(&mut self, target: Target, request: &Request<'_>, shape: W::Shape, note: &[u8]) {
         match self.backend.call(target, request, self.order.next_ticket()) {
             Some(outcome) if self.order.is_empty() => {
+                self.writer.blame(self.blame);
                 self.writer.encode(self.now, self.node, shape, note, &outcome, self.out);
             }
-            outcome => self.order.hold(shape, note, outcome.as_ref()),
+            outcome => self.order.hold(shape, self.blame, note, outcome.as_ref()),
         }
     }
 
     /// Writes a reply that needs no request, when its turn has come. The writer sees `Answer::Number(0)`.
     #[inline]
     pub fn say(&mut self, shape: W::Shape, note: &[u8]) {
-        self.order.say(self.now, self.node, shape, note, self.writer, self.out);
+        self.order.say(self.now, self.node, (shape, self.blame), note, self.writer, self.out);
     }
 
     /// Whether the next command may be executed: room for its replies, and for requests that are sent on.

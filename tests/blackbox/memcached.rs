@@ -4,7 +4,11 @@
 //! Versions that nobody gave are numbers that each server makes up: they are compared by where they occur first. Times to
 //! live may be a second apart, since memcached's clock ticks in seconds.
 
+#[path = "../../src/wire/memcached/tests/escapes.rs"]
+mod escapes;
+
 use crate::support::{Server, connect, eventually};
+use escapes::{escape, unescape};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -185,40 +189,6 @@ fn same(a: &str, b: &str) -> bool {
                 || matches!((seconds(a), seconds(b)), (Some(x), Some(y)) if x >= 0 && y >= 0 && (x - y).abs() <= 2)
                     && tail(a) == tail(b)
         })
-}
-
-fn escape(bytes: &[u8]) -> String {
-    let escaped = bytes.iter().map(|&b| match b {
-        b'\r' => "\\r".into(),
-        b'\n' => "\\n".into(),
-        b'\\' => "\\\\".into(),
-        b' '..=b'~' => char::from(b).to_string(),
-        b => format!("\\x{b:02x}"),
-    });
-    escaped.collect()
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first != b'\\' {
-            bytes.push(*first);
-            continue;
-        }
-        rest = &tail[1..];
-        bytes.push(match tail[0] {
-            b'r' => b'\r',
-            b'n' => b'\n',
-            b'x' => {
-                rest = &tail[3..];
-                u8::from_str_radix(std::str::from_utf8(&tail[1..3]).unwrap(), 16).unwrap()
-            }
-            other => other,
-        });
-    }
-    bytes
 }
 
 /// The bytes of a stream as the files have it: `@` stands for a prefix of its own, `{3*x}` for `xxx`.

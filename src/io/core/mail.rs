@@ -134,7 +134,7 @@ impl Core {
             return;
         };
         connection.session.complete(now, &self.works.node, address.ticket, outcome);
-        connection.session.settle(&mut self.works.engine.counters);
+        connection.session.settle(&mut self.works.engine.counters, &mut self.works.journal);
         if connection.dying {
             return;
         }

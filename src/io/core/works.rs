@@ -10,7 +10,7 @@ use crate::message::ReturnAddress;
 use crate::metrics::Counters;
 use crate::request::{Answer, Condition, Expiry, Observer, Outcome, Put, Request, Value, Verb};
 use crate::topology::Node;
-use crate::wire::journal::{ERROR_CODES, Journal, Slow, Thresholds};
+use crate::wire::journal::{Errors, Journal, Slow, Thresholds};
 use crate::wire::{Backend, Target};
 use std::rc::Rc;
 
@@ -190,8 +190,8 @@ impl Backend for Desk<'_> {
         self.works.journal.keep(core, cores, slow);
     }
 
-    fn erred(&mut self, kinds: &[u32; ERROR_CODES.len()]) {
-        self.works.journal.erred(kinds);
+    fn erred(&mut self, errors: &Errors) {
+        self.works.journal.erred(errors);
     }
 
     fn thresholds(&self) -> Thresholds {

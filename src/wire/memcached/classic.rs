@@ -150,7 +150,14 @@ impl<B: Backend> Turn<'_, B> {
         let expiry = expiry(self.exchange.now, seconds);
         let put = |condition| Verb::Put(Put { flags, condition, ..Put::plain(expiry) });
         let splice = |front| {
-            Verb::Splice(Splice { front, create: None, flags, condition: Condition::Always, version: None })
+            Verb::Splice(Splice {
+                front,
+                create: None,
+                flags,
+                condition: Condition::Always,
+                version: None,
+                binary_key: false,
+            })
         };
         let verb = match command {
             Storage::Set => put(Condition::Always),

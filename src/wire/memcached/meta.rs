@@ -3,7 +3,7 @@
 //! Flags are parsed twice: here for what to do, and by the writer for what to show and in which order; what stands between
 //! is the request's own text, so that a reply that has to wait costs one copy of it.
 
-use super::words::{Words, base64, expiry, moment, signed, unsigned};
+use super::words::{BASE64_BYTES_MAX, Words, base64, expiry, moment, signed, unsigned};
 use super::writer::{Marks, Mode, Shape};
 use super::{Advance, BAD_CHUNK, BAD_FORMAT, Turn};
 use crate::clock::Now;
@@ -18,8 +18,6 @@ use crate::wire::{Backend, Next, Target};
 const WORDS_MAX: usize = 20;
 /// Longest opaque with its letter.
 const OPAQUE_BYTES_MAX: usize = 32;
-/// Room for what `KEY_BYTES_MAX` bytes of base64 decode to.
-const DECODED_BYTES_MAX: usize = 192;
 
 const BAD_TOKEN: &[u8] = b"CLIENT_ERROR bad token in command line format";
 const BAD_KEY_CODE: &[u8] = b"CLIENT_ERROR error decoding key";
@@ -155,7 +153,7 @@ impl Flags {
 fn key_of<'k>(
     word: &'k [u8],
     binary: bool,
-    decoded: &'k mut [u8; DECODED_BYTES_MAX],
+    decoded: &'k mut [u8; BASE64_BYTES_MAX],
 ) -> Result<&'k [u8], &'static [u8]> {
     if !binary {
         return Ok(word);
@@ -172,7 +170,7 @@ impl<B: Backend> Turn<'_, B> {
         let Some(word) = words.next().filter(|word| self.is_key(word)) else {
             return self.fail(BAD_FORMAT, false);
         };
-        let mut decoded = [0; DECODED_BYTES_MAX];
+        let mut decoded = [0; BASE64_BYTES_MAX];
         let parsed = Flags::parse(words, WORDS_MAX - 2)
             .and_then(|flags| Ok((flags, key_of(word, flags.marks.binary, &mut decoded)?)));
         let (flags, key) = match parsed {
@@ -206,7 +204,7 @@ impl<B: Backend> Turn<'_, B> {
             self.fail(BAD_FORMAT, false);
             return Advance::On(line_len);
         };
-        let mut decoded = [0; DECODED_BYTES_MAX];
+        let mut decoded = [0; BASE64_BYTES_MAX];
         let parsed = Flags::parse(words, WORDS_MAX - 3).and_then(|flags| {
             if !self.is_key(word) {
                 return Err(BAD_FORMAT);
@@ -255,6 +253,7 @@ impl<B: Backend> Turn<'_, B> {
                 flags: flags.client_flags,
                 condition,
                 version: flags.version,
+                binary_key: flags.marks.binary,
                 ..Put::plain(flags.ttl.map_or(Expiry::Never, |seconds| expiry(now, seconds)))
             })
         };
@@ -265,6 +264,7 @@ impl<B: Backend> Turn<'_, B> {
                 flags: flags.client_flags,
                 condition: flags.condition(),
                 version: flags.version,
+                binary_key: flags.marks.binary,
             })
         };
         let verb = match (mode, flags.compare) {
@@ -289,7 +289,7 @@ impl<B: Backend> Turn<'_, B> {
         let Some(word) = words.next().filter(|word| self.is_key(word)) else {
             return self.fail(BAD_FORMAT, false);
         };
-        let mut decoded = [0; DECODED_BYTES_MAX];
+        let mut decoded = [0; BASE64_BYTES_MAX];
         let parsed = Flags::parse(words, WORDS_MAX - 2)
             .and_then(|flags| Ok((flags, key_of(word, flags.marks.binary, &mut decoded)?)));
         let (flags, key) = match parsed {
@@ -315,7 +315,7 @@ impl<B: Backend> Turn<'_, B> {
         let Some(word) = words.next() else {
             return self.fail(BAD_FORMAT, false);
         };
-        let mut decoded = [0; DECODED_BYTES_MAX];
+        let mut decoded = [0; BASE64_BYTES_MAX];
         let parsed = Flags::parse(words, WORDS_MAX - 2).and_then(|flags| {
             if !self.is_key(word) {
                 return Err(BAD_FORMAT);
@@ -364,11 +364,11 @@ impl<B: Backend> Turn<'_, B> {
             return self.fail(BAD_FORMAT, false);
         }
         let binary = words.any(|flag| flag[0] == b'b');
-        let mut decoded = [0; DECODED_BYTES_MAX];
+        let mut decoded = [0; BASE64_BYTES_MAX];
         match key_of(word, binary, &mut decoded) {
             Ok(key) => {
                 let request = Request { key, value: b"", verb: Verb::Peek };
-                self.exchange.ask(Target::Owner, &request, Shape::MetaDebug, word);
+                self.exchange.ask(Target::Owner, &request, Shape::MetaDebug { binary }, word);
             }
             Err(text) => self.fail(text, false),
         }

@@ -29,6 +29,7 @@ mod tests;
 mod words;
 mod writer;
 
+use super::journal::Blame;
 use super::{Backend, Exchange, Next, Options, Order, Progress, Reason, Target};
 use crate::clock::Now;
 use crate::metrics::Counters;
@@ -102,7 +103,15 @@ impl Memcached {
         out: &mut Vec<u8>,
     ) -> Progress {
         let mut turn = Turn {
-            exchange: Exchange { now, node, backend, writer: &mut self.writer, order: &mut self.order, out },
+            exchange: Exchange {
+                now,
+                node,
+                backend,
+                writer: &mut self.writer,
+                order: &mut self.order,
+                out,
+                blame: Blame::NOBODY,
+            },
             options: &self.options,
             state: &mut self.state,
             authenticated: self.badge.is_free(),

@@ -1,5 +1,7 @@
 //! Whole sessions against a model of the world behind: hash maps, one per core, that answer at once or later.
 
+mod escapes;
+
 use super::*;
 use crate::clock::{Mono, Wall};
 use crate::hash::crc16;
@@ -8,6 +10,7 @@ use crate::metrics::Counters;
 use crate::request::*;
 use crate::topology::ShardMap;
 use crate::wire::users::Users;
+use escapes::{escape, unescape};
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, proptest};
 use proptest::sample::Index;
 use std::collections::{HashMap, VecDeque};
@@ -40,6 +43,7 @@ struct Held {
     stale: bool,
     leased: bool,
     used: bool,
+    binary_key: bool,
 }
 
 /// One core's items, with memcached's rules for versions and leases.
@@ -100,6 +104,7 @@ impl Model {
             lease,
             used: held.used,
             idle_seconds: 0,
+            binary_key: held.binary_key,
         };
         match request.verb {
             Verb::Get | Verb::Peek => match self.alive(key) {
@@ -122,6 +127,7 @@ impl Model {
                         stale: false,
                         leased: true,
                         used: false,
+                        binary_key: false,
                     };
                     let answer = Answer::Item(item(&held, Lease { won: true, ..Lease::default() }));
                     self.items.insert(key.to_vec(), held);
@@ -149,8 +155,16 @@ impl Model {
                 let version = self.new_version(put.version);
                 let ExpiryChange::Set(expiry) = put.expiry else { panic!("memcached never keeps an expiry") };
                 let value = request.value.to_vec();
-                let held =
-                    Held { value, flags: put.flags, version, expiry, stale, leased: false, used: false };
+                let held = Held {
+                    value,
+                    flags: put.flags,
+                    version,
+                    expiry,
+                    stale,
+                    leased: false,
+                    used: false,
+                    binary_key: put.binary_key,
+                };
                 (self.write(key, held), empty)
             }
             Verb::Splice(splice) => {
@@ -160,9 +174,16 @@ impl Model {
                     };
                     let version = self.new_version(splice.version);
                     let value = request.value.to_vec();
-                    let flags = splice.flags;
-                    let held =
-                        Held { value, flags, version, expiry, stale: false, leased: false, used: false };
+                    let held = Held {
+                        value,
+                        flags: splice.flags,
+                        version,
+                        expiry,
+                        stale: false,
+                        leased: false,
+                        used: false,
+                        binary_key: splice.binary_key,
+                    };
                     return (self.write(key, held), empty);
                 };
                 if let Some(refusal) = self.refusal(key, splice.condition) {
@@ -173,7 +194,7 @@ impl Model {
                     false => [&old.value, request.value].concat(),
                 };
                 let version = self.new_version(splice.version);
-                (self.write(key, Held { value, version, ..old }), empty)
+                (self.write(key, Held { value, version, binary_key: false, ..old }), empty)
             }
             Verb::Count(count) => {
                 let Some(old) = self.alive(key).cloned() else {
@@ -182,8 +203,16 @@ impl Model {
                     };
                     let version = self.new_version(count.version);
                     let value = number.to_string().into_bytes();
-                    let held =
-                        Held { value, flags: 0, version, expiry, stale: false, leased: false, used: false };
+                    let held = Held {
+                        value,
+                        flags: 0,
+                        version,
+                        expiry,
+                        stale: false,
+                        leased: false,
+                        used: false,
+                        binary_key: false,
+                    };
                     let answer = Answer::Counted { number, item: item(&held, Lease::default()) };
                     self.items.insert(key.to_vec(), held);
                     return (answer, empty);
@@ -202,7 +231,9 @@ impl Model {
                 };
                 let version = self.new_version(count.version);
                 let value = format!("{number:<0$}", old.value.len()).into_bytes();
-                let held = Held { value, version, expiry: changed(old.expiry, count.expiry), ..old };
+                let binary_key = old.binary_key && value.len() <= old.value.len();
+                let held =
+                    Held { value, version, expiry: changed(old.expiry, count.expiry), binary_key, ..old };
                 let answer = Answer::Counted { number, item: item(&held, Lease::default()) };
                 self.items.insert(key.to_vec(), held);
                 (answer, empty)
@@ -227,7 +258,7 @@ impl Model {
                 }
                 if remove.clear {
                     held.value.clear();
-                    held.flags = 0;
+                    (held.flags, held.binary_key) = (0, false);
                 }
                 (Answer::Removed { version }, empty)
             }
@@ -398,42 +429,6 @@ impl Talk {
         self.send(bytes.as_ref());
         escape(&self.replies())
     }
-}
-
-fn escape(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .map(|&b| match b {
-            b'\r' => "\\r".into(),
-            b'\n' => "\\n".into(),
-            b'\\' => "\\\\".into(),
-            b' '..=b'~' => char::from(b).to_string(),
-            b => format!("\\x{b:02x}"),
-        })
-        .collect()
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first != b'\\' {
-            bytes.push(*first);
-            continue;
-        }
-        rest = &tail[1..];
-        bytes.push(match tail[0] {
-            b'r' => b'\r',
-            b'n' => b'\n',
-            b'x' => {
-                rest = &tail[3..];
-                u8::from_str_radix(std::str::from_utf8(&tail[1..3]).unwrap(), 16).unwrap()
-            }
-            other => other,
-        });
-    }
-    bytes
 }
 
 /// Sent, answered, closed.

@@ -6,6 +6,9 @@ use crate::request::Expiry;
 /// Longest key in bytes, as the protocol says.
 pub(super) const KEY_BYTES_MAX: usize = 250;
 
+/// Room for what `KEY_BYTES_MAX` bytes of base64 decode to.
+pub(super) const BASE64_BYTES_MAX: usize = 192;
+
 /// Longest time that counts from now; larger numbers are seconds since 1970.
 const RELATIVE_SECONDS_MAX: i64 = 60 * 60 * 24 * 30;
 
@@ -125,6 +128,18 @@ pub(super) fn base64(word: &[u8], into: &mut [u8]) -> Option<usize> {
     Some(len - padding)
 }
 
+/// Appends bytes as padded base64.
+pub(super) fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for part in bytes.chunks(3) {
+        let bits = part.iter().fold(0u32, |bits, &b| bits << 8 | u32::from(b)) << (8 * (3 - part.len()));
+        for i in 0..4 {
+            let six = bits >> (18 - 6 * i) & 63;
+            out.push(if i <= part.len() { LETTERS[six as usize] } else { b'=' });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +172,19 @@ mod tests {
         assert_eq!(expiry(now, 2_592_001), Expiry::At(now.mono), "a date long gone");
         assert_eq!(expiry(now, 1_700_000_010), Expiry::At(Mono(11_000_000_000)));
         assert_eq!(expiry(now, i64::MAX), Expiry::At(Mono(u64::MAX)));
+    }
+
+    #[test]
+    fn base64_goes_back_and_forth() {
+        for len in 0..40u8 {
+            let bytes: Vec<u8> = (0..len).map(|i| i.wrapping_mul(67) ^ len).collect();
+            let (mut word, mut back) = (Vec::new(), [0; 60]);
+            append_base64(&bytes, &mut word);
+            assert_eq!(base64(&word, &mut back).map_or(&[][..], |len| &back[..len]), bytes);
+        }
+        let mut word = Vec::new();
+        append_base64(b"foo2", &mut word);
+        assert_eq!(word, b"Zm9vMg==");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The writing half: outcomes to the bytes of replies.
 
 use super::stats;
-use super::words::Words;
+use super::words::{BASE64_BYTES_MAX, KEY_BYTES_MAX, Words, append_base64, base64, is_key};
 use crate::clock::Now;
 use crate::metrics::Counters;
 use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal};
@@ -54,8 +54,8 @@ pub(super) enum Shape {
     MetaDelete(Marks),
     /// The answer to `ma`.
     MetaCount { marks: Marks, up: bool },
-    /// The answer to `me`.
-    MetaDebug,
+    /// The answer to `me`; `b` was given.
+    MetaDebug { binary: bool },
 }
 
 /// A page of `stats`.
@@ -193,7 +193,7 @@ impl Encode for Writer {
             }
             Shape::MetaDelete(marks) => self.meta_delete(marks, note, answer, out),
             Shape::MetaCount { marks, up } => self.meta_count(now, marks, up, note, answer, out),
-            Shape::MetaDebug => self.meta_debug(now, note, outcome, out),
+            Shape::MetaDebug { binary } => self.meta_debug(now, binary, note, outcome, out),
             Shape::Nothing => {}
             Shape::TooLarge { noreply: true } => {}
             Shape::TooLarge { noreply: false } => {
@@ -343,7 +343,12 @@ impl Writer {
         for word in words {
             match word[0] {
                 b'O' => opaque(word, out),
-                b'k' => key_word(key, marks, out),
+                b'k' => {
+                    out.extend_from_slice(b" k");
+                    if found_key(key, marks.binary, item.binary_key, out) {
+                        out.extend_from_slice(b" b");
+                    }
+                }
                 b'c' => flag(b'c', item.version.0, out),
                 b'f' => flag(b'f', u64::from(item.flags), out),
                 b's' => flag(b's', u64::from(item.len), out),
@@ -492,7 +497,7 @@ impl Writer {
         }
     }
 
-    fn meta_debug(&mut self, now: Now, note: &[u8], outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+    fn meta_debug(&mut self, now: Now, binary: bool, note: &[u8], outcome: &Outcome<'_>, out: &mut Vec<u8>) {
         let item = match outcome.answer {
             Answer::Item(item) => item,
             Answer::Miss => return out.extend_from_slice(b"EN\r\n"),
@@ -500,7 +505,7 @@ impl Writer {
             _ => return self.unexpected(false, out),
         };
         out.extend_from_slice(b"ME ");
-        out.extend_from_slice(note);
+        found_key(note, binary, item.binary_key, out);
         out.extend_from_slice(b" exp=");
         seconds_left(now, item.expiry, out);
         out.extend_from_slice(b" la=");
@@ -555,6 +560,23 @@ fn key_word(word: &[u8], marks: Marks, out: &mut Vec<u8>) {
     if marks.binary {
         out.extend_from_slice(b" b");
     }
+}
+
+/// The key of an item as it was given when that was stored; whether it is base64. `binary`: the word is.
+fn found_key(word: &[u8], binary: bool, binary_key: bool, out: &mut Vec<u8>) -> bool {
+    match (binary, binary_key) {
+        (false, true) => append_base64(word, out),
+        (true, false) => {
+            let mut decoded = [0; BASE64_BYTES_MAX];
+            let len = base64(word, &mut decoded).unwrap_or(0);
+            // Other protocols store keys that no line of this one could show.
+            let plain = is_key(&decoded[..len], KEY_BYTES_MAX);
+            out.extend_from_slice(if plain { &decoded[..len] } else { word });
+            return !plain;
+        }
+        _ => out.extend_from_slice(word),
+    }
+    binary_key
 }
 
 fn ttl(now: Now, expiry: Expiry, out: &mut Vec<u8>) {

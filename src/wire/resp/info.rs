@@ -21,6 +21,8 @@ pub(super) struct Totals {
     calls: [u64; CALLS],
     process: [u64; PROCESS_WORDS],
     errors: [u64; ERROR_CODES.len()],
+    /// How often each command was refused, and how often it failed.
+    mishaps: [[u64; 2]; CALLS],
     /// Commands that were timed: calls, microseconds, calls by powers of two of microseconds.
     pub timings: Vec<(u8, [u64; 2 + BUCKETS])>,
 }
@@ -32,6 +34,7 @@ impl Default for Totals {
             calls: [0; CALLS],
             process: [0; PROCESS_WORDS],
             errors: [0; ERROR_CODES.len()],
+            mishaps: [[0; 2]; CALLS],
             timings: Vec::new(),
         }
     }
@@ -47,6 +50,12 @@ impl Totals {
             .map(|chunk| u64::from_le_bytes(chunk.try_into().expect("chunks_exact(8) gives 8 bytes")));
         for sum in self.calls.iter_mut().chain(&mut self.process).chain(&mut self.errors) {
             *sum += words.next().unwrap_or(0);
+        }
+        for _ in 0..words.next().unwrap_or(0) {
+            let Some(command) = words.next() else { break };
+            for sum in &mut self.mishaps[usize::from(command as u8)] {
+                *sum += words.next().unwrap_or(0);
+            }
         }
         while let Some(command) = words.next() {
             let command = command as u8;
@@ -218,7 +227,7 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
                 "pubsub_patterns" = 0,
                 "latest_fork_usec" = 0,
                 "total_forks" = 0,
-                "total_error_replies" = counters.errors_total,
+                "total_error_replies" = totals.errors.iter().sum::<u64>(),
                 "requests_between_cores" = counters.hops_sent_total,
             );
             *rate = Rate {
@@ -245,13 +254,18 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
             );
         }
         "commandstats" => {
-            for (command, calls) in COMMANDS.iter().zip(totals.calls).filter(|(_, calls)| *calls > 0) {
+            let counts = totals.calls.iter().zip(totals.mishaps);
+            for (command, (calls, [refused, failed])) in COMMANDS.iter().zip(counts) {
+                if calls + refused + failed == 0 {
+                    continue;
+                }
                 let timing = totals.timings.iter().find(|(id, _)| *id == command.id as u8);
                 let (timed, micros) = timing.map_or((0, 0), |(_, timing)| (timing[0], timing[1]));
                 let mean = Hundredths(micros * 100 / timed.max(1));
                 let _ = write!(
                     out,
-                    "cmdstat_{}:calls={calls},usec={micros},usec_per_call={mean},rejected_calls=0,failed_calls=0\r\n",
+                    "cmdstat_{}:calls={calls},usec={micros},usec_per_call={mean},rejected_calls={refused},\
+                     failed_calls={failed}\r\n",
                     command.name
                 );
             }

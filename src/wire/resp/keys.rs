@@ -41,8 +41,7 @@ impl Talk {
             Id::Rename | Id::Renamenx | Id::Copy => return self.transfer(ex, command, arguments),
             Id::Move => self.move_key(ex, arguments),
             Id::Restore => self.restore(ex, arguments),
-            // An empty pattern matches the empty key alone, which there is not; to the engine it means all.
-            Id::Keys if arguments.at(1).is_empty() => ex.say(Shape::Raw, b"*0\r\n"),
+            Id::Keys if arguments.at(1).is_empty() => self.empty_key(ex, false),
             Id::Keys => {
                 let pattern = if arguments.at(1) == b"*" { b"" } else { arguments.at(1) };
                 return self.walk(ex, pattern, None, u32::MAX);
@@ -85,9 +84,9 @@ impl Talk {
         let bytes_max = self.options.key_bytes_max;
         for i in command.keys(sub, arguments.len()) {
             let len = arguments.at(i).len();
-            if len == 0 || len > bytes_max {
+            if len > bytes_max {
                 let digits = bytes_max.to_string();
-                self.fail_parts(ex, &["ERR keys have 1 to ", &digits, " bytes"]);
+                self.fail_parts(ex, &["ERR keys have at most ", &digits, " bytes"]);
                 return false;
             }
         }
@@ -243,6 +242,7 @@ impl Talk {
         let mut pattern: &[u8] = b"";
         // What can match nothing is answered with an empty page that ends the walk.
         let mut matchable = true;
+        let mut only_empty = false;
         let mut i = 2;
         while i < arguments.len() {
             if i + 1 == arguments.len() {
@@ -256,7 +256,7 @@ impl Talk {
                     Some(n) => count = n.min(SCAN_ITEMS_MAX) as u32,
                 }
             } else if is(option, "match") {
-                matchable &= !value.is_empty();
+                only_empty = value.is_empty();
                 pattern = if value == b"*" { b"" } else { value };
             } else if is(option, "type") {
                 const TYPES: [&str; 5] = ["list", "set", "zset", "hash", "stream"];
@@ -275,6 +275,9 @@ impl Talk {
         if !matchable {
             return ex.say(Shape::Raw, b"*2\r\n$1\r\n0\r\n*0\r\n");
         }
+        if only_empty {
+            return self.empty_key(ex, true);
+        }
         let alone = self.options.only_core.is_some();
         let (core, cursor) = match self.options.only_core {
             Some(core) => (core.0, cursor),
@@ -283,6 +286,18 @@ impl Talk {
         let verb = Verb::Scan(Scan { cursor, count, slot: None });
         let request = Request { key: &[], value: pattern, verb };
         ex.ask(Target::Core(CoreId(core)), &request, Shape::Page { core, alone }, &[]);
+    }
+
+    /// The keys that an empty pattern matches: the empty one, if it is there. To the engine an empty pattern means all.
+    fn empty_key<B: Backend>(&mut self, ex: &mut Ex<'_, B>, page: bool) {
+        let owner = ex.node.map.owner(slot_of(b"").shard());
+        let mine = self.options.only_core.is_none_or(|core| core == owner);
+        let request = Request { key: &[], value: &[], verb: Verb::Look };
+        match (mine, page) {
+            (true, _) => ex.ask(Target::Owner, &request, Shape::EmptyKey { page }, &[]),
+            (false, true) => ex.say(Shape::Raw, b"*2\r\n$1\r\n0\r\n*0\r\n"),
+            (false, false) => ex.say(Shape::Raw, b"*0\r\n"),
+        }
     }
 
     fn object<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &Command, arguments: Arguments<'_>) {
@@ -407,6 +422,7 @@ impl Talk {
                     flags: 0,
                     condition: Condition::Always,
                     version: None,
+                    binary_key: false,
                 };
                 (Verb::Splice(splice), Shape::Length)
             }

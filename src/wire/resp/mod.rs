@@ -38,6 +38,7 @@ mod timings;
 mod tracking;
 mod transaction;
 
+use super::journal::{Blame, Errors};
 use super::{Backend, Client, Exchange, Next, Options, Order, Progress, Reason};
 use crate::clock::{Mono, Now};
 use crate::metrics::Counters;
@@ -189,7 +190,7 @@ impl Resp {
         out: &mut Vec<u8>,
     ) -> Progress {
         let Resp { parser, talk, writer, order } = self;
-        let mut ex = Exchange { now, node, backend, writer, order, out };
+        let mut ex = Exchange { now, node, backend, writer, order, out, blame: Blame::NOBODY };
         let mut budget = talk.options.commands_per_turn.max(1);
         let mut consumed = 0;
         let next = loop {
@@ -235,6 +236,7 @@ impl Resp {
                     Parsed::Refused(len, why) => {
                         consumed += len;
                         budget -= 1;
+                        ex.blame = Blame::NOBODY;
                         talk.fail(&mut ex, why);
                         continue;
                     }
@@ -246,6 +248,7 @@ impl Resp {
                     Parsed::Broken(broken) => {
                         let mut text = b"ERR Protocol error: ".to_vec();
                         broken.describe(&mut text);
+                        ex.blame = Blame::NOBODY;
                         talk.fail_bytes(&mut ex, &text);
                         talk.closing = Some(Reason::Protocol);
                         continue;
@@ -265,10 +268,9 @@ impl Resp {
                 Flow::Pause => break Next::Yield,
             }
         };
-        if std::mem::take(&mut ex.writer.erred) {
-            ex.backend.erred(&std::mem::take(&mut ex.writer.error_kinds));
+        if let Some(errors) = self.take_errors(backend.counters()) {
+            backend.erred(&errors);
         }
-        self.settle(backend.counters());
         Progress { consumed, next }
     }
 
@@ -276,16 +278,20 @@ impl Resp {
         self.order.complete(now, node, ticket, outcome, &mut self.writer, out);
     }
 
-    /// See [`super::Session::settle`].
-    pub fn settle(&mut self, counters: &mut Counters) {
-        counters.errors_total += std::mem::take(&mut self.writer.errors);
+    /// Error replies since the last call, if there were any; they are added to the counters already.
+    #[inline]
+    pub fn take_errors(&mut self, counters: &mut Counters) -> Option<Errors> {
+        let count = self.writer.errors.count();
+        counters.errors_total += count;
+        (count > 0).then(|| std::mem::take(&mut self.writer.errors))
     }
 
     pub fn notify(&mut self, now: Now, node: &Node, notice: Notice, text: &[u8], out: &mut Vec<u8>) {
         if self.talk.task != Task::None {
             return self.talk.waiting.push(notice, text);
         }
-        self.order.say(now, node, tracking::shape_of(notice), text, &mut self.writer, out);
+        let shape = tracking::shape_of(notice);
+        self.order.say(now, node, (shape, Blame::NOBODY), text, &mut self.writer, out);
     }
 
     pub fn be_attentive(&mut self, on: bool) {
@@ -348,9 +354,6 @@ impl<'a> Short<'a> {
             _ => return None,
         };
         let (key, mut rest) = short_bulk(rest, options.key_bytes_max)?;
-        if key.is_empty() {
-            return None;
-        }
         let mut value = None;
         if sets {
             // Longer ones land first.
@@ -455,6 +458,7 @@ impl Talk {
         self.commands += 1;
         ex.backend.counters().commands_total += 1;
         ex.backend.called(command.id as u8);
+        ex.blame = Blame::failed(command.id as u8);
     }
 
     fn limits(&self) -> Limits {
@@ -479,6 +483,7 @@ impl Talk {
         }
         let name = arguments.at(0);
         let command = commands::lookup(name);
+        ex.blame = command.map_or(Blame::NOBODY, |command| Blame::refused(command.id as u8));
         if self.badge.user().is_none() && command.is_none_or(|command| command.flags & commands::NO_AUTH == 0)
         {
             self.fail(ex, "NOAUTH Authentication required.");
@@ -525,6 +530,7 @@ impl Talk {
             }
             (_, count) => match command.subcommand(arguments.at(1)) {
                 None => {
+                    ex.blame = Blame::NOBODY;
                     let mut text = b"ERR unknown subcommand '".to_vec();
                     echo(&mut text, arguments.at(1), ECHO_BYTES_MAX);
                     text.extend_from_slice(b"'. Try ");
@@ -619,6 +625,7 @@ impl Talk {
     /// Takes the command that `begin` decided on as far as it goes.
     fn run<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>, budget: &mut usize) -> Flow {
         let Some(command) = self.command else { return Flow::Done };
+        ex.blame = Blame::failed(command.id as u8);
         if self.observing.is_some() && self.task == Task::None {
             self.announce_reads(ex, command, arguments);
         }

@@ -20,6 +20,7 @@ use super::reply::Shape;
 use super::{Backend, Ex, Talk, is};
 use crate::request::{Pass, Request, Verb};
 use crate::wire::Target;
+use crate::wire::journal::Blame;
 
 /// Where keys stand among the arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -407,6 +408,8 @@ impl Talk {
         self.last_at = ex.now;
         self.commands += 1;
         ex.backend.counters().commands_total += 1;
+        // Not among our calls, so not among our errors of a command either.
+        ex.blame = Blame::NOBODY;
         let pass = Pass { protocol: self.protocol, key_bytes: key_bytes as u32, replies, writes };
         ex.ask(Target::Here, &Request { key, value, verb: Verb::Pass(pass) }, Shape::Passed, &[]);
         self.passing = true;

@@ -11,7 +11,7 @@ use crate::metrics::Counters;
 use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal, Value};
 use crate::topology::Node;
 use crate::wire::Encode;
-use crate::wire::journal::{ERROR_CODES, error_kind};
+use crate::wire::journal::{Blame, Errors};
 
 /// The error of a value that is no integer, which many commands share.
 pub(super) const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
@@ -82,6 +82,10 @@ pub(super) enum Shape {
     Frequency,
     /// The note is the key.
     Usage,
+    /// The empty key in a list, if it is there, or in the last page of a walk.
+    EmptyKey {
+        page: bool,
+    },
     /// A page of `SCAN` on this core.
     Page {
         core: u16,
@@ -158,11 +162,9 @@ pub(super) enum Shape {
 pub(super) struct Writer {
     protocol: u8,
     muted: bool,
-    /// Error replies written, until somebody takes the number.
-    pub errors: u64,
-    pub error_kinds: [u32; ERROR_CODES.len()],
-    /// Whether there are kinds to be taken.
-    pub erred: bool,
+    /// Error replies written, until somebody takes them.
+    pub errors: Errors,
+    blame: Blame,
     /// What parts gathered.
     pub gathered: Vec<u8>,
     pub versions: Vec<Version>,
@@ -183,9 +185,8 @@ impl Writer {
         Writer {
             protocol: 2,
             muted: false,
-            errors: 0,
-            error_kinds: [0; ERROR_CODES.len()],
-            erred: false,
+            errors: Errors::default(),
+            blame: Blame::NOBODY,
             gathered: Vec::new(),
             versions: Vec::new(),
             taken: None,
@@ -253,9 +254,7 @@ impl Writer {
         let before = out.len();
         self.write(now, node, shape, note, outcome, out);
         if let Some([b'-', error @ ..]) = out.get(before..) {
-            self.errors += 1;
-            self.error_kinds[error_kind(error)] += 1;
-            self.erred = true;
+            self.errors.add(self.blame, error);
         }
     }
 
@@ -389,14 +388,9 @@ impl Writer {
                 let text = if taken { BUSY_KEY.as_bytes() } else { note };
                 out.extend_from_slice(&[b"-", text, b"\r\n"].concat());
             }
-            (Shape::Passed, Answer::Page { .. }) => {
-                let before = out.len();
-                value.append_to(out);
-                self.errors += u64::from(out.get(before) == Some(&b'-'));
-            }
+            (Shape::Passed, Answer::Page { .. }) => value.append_to(out),
             // Of what the origin did not say nobody knows that it is absent.
             (_, Answer::Fault(Fault::Origin)) if !value.is_empty() => {
-                self.errors += 1;
                 out.push(b'-');
                 value.append_to(out);
                 out.extend_from_slice(b"\r\n");
@@ -483,6 +477,13 @@ impl Writer {
             ) => {
                 null(out, self.protocol);
             }
+            (Shape::EmptyKey { page }, answer) => {
+                if page {
+                    out.extend_from_slice(b"*2\r\n$1\r\n0\r\n");
+                }
+                let there = matches!(answer, Answer::Item(_));
+                out.extend_from_slice(if there { b"*1\r\n$0\r\n\r\n" } else { b"*0\r\n" });
+            }
             (Shape::Page { core, alone }, Answer::Page { cursor }) => {
                 let value = value.to_cow();
                 header(out, b'*', 2usize);
@@ -501,6 +502,11 @@ impl Writer {
 
 impl Encode for Writer {
     type Shape = Shape;
+
+    #[inline]
+    fn blame(&mut self, blame: Blame) {
+        self.blame = blame;
+    }
 
     #[inline]
     fn encode(

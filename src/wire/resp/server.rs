@@ -82,7 +82,7 @@ impl Talk {
             let request = Request { key: name, value: &[], verb: Verb::Invalidate(named) };
             if named == Named::Key {
                 // What no item can be called is not there.
-                if name.is_empty() || name.len() > self.options.key_bytes_max {
+                if name.len() > self.options.key_bytes_max {
                     continue;
                 }
                 ex.ask(Target::Owner, &request, Shape::SumPart, &[]);

@@ -17,6 +17,7 @@ use crate::ids::CoreId;
 use crate::request::{Request, Verb};
 use crate::topology::Node;
 use crate::wire::Target;
+use crate::wire::journal::Blame;
 
 /// Most commands of a transaction: they are done while nobody else of the core is served.
 const COMMANDS_MAX: usize = 65_536;
@@ -214,6 +215,7 @@ impl Talk {
                     _ => command.subcommand(arguments.at(1)).map_or("", |sub| sub.name),
                 };
                 self.task = Task::None;
+                ex.blame = Blame::refused(command.id as u8);
                 if self.denied(ex, command, arguments) {
                     continue;
                 }
@@ -224,6 +226,7 @@ impl Talk {
             }
             (self.executing, self.task) = (false, Task::None);
             (self.command, self.subcommand) = (exec, "");
+            ex.blame = Blame::failed(Id::Exec as u8);
         }
         if let Some(owner) = owner.filter(|_| !ex.writer.aborted) {
             let request = Request { key: &[], value: &[], verb: Verb::Unguard };
