@@ -36,6 +36,8 @@ use rows::Rows;
 use streams::{AHEAD_MAX, Streams};
 use throttle::Throttle;
 
+use crate::clock::Mono;
+
 /// A key by number: a hash of it, the same on all cores.
 pub type KeyId = u32;
 /// No key.
@@ -264,9 +266,9 @@ impl Predictor {
     }
 
     /// A candidate is being fetched.
-    pub fn issued(&mut self, id: KeyId, reason: Reason) {
+    pub fn issued(&mut self, now: Mono, id: KeyId, reason: Reason) {
         self.scores[reason.source as usize].issued += 1;
-        for lost in self.outstanding.put(id, reason).into_iter().flatten() {
+        for lost in self.outstanding.put(now, id, reason).into_iter().flatten() {
             self.resolve(&lost, Outcome::Wasted);
         }
     }
@@ -275,6 +277,41 @@ impl Predictor {
     pub fn absent(&mut self, reason: Reason) {
         self.scores[reason.source as usize].issued += 1;
         self.resolve(&Pending::new(NO_KEY, reason), Outcome::Wasted);
+    }
+
+    /// A candidate that was fetched is a key that the origin does not have.
+    pub fn missing(&mut self, id: KeyId) {
+        if let Some(pending) = self.outstanding.take(id) {
+            self.resolve(&pending, Outcome::Wasted);
+        }
+    }
+
+    /// A candidate that was fetched will not land, through no fault of the guess; false if somebody had asked for it meanwhile.
+    pub fn withdraw(&mut self, id: KeyId) -> bool {
+        self.outstanding.take(id).is_some()
+    }
+
+    /// Makes a key known that was not asked for, so that it can be fetched.
+    pub fn introduce(&mut self, id: KeyId, key: &[u8]) {
+        self.directory.know(id, key);
+    }
+
+    /// Whether a candidate was fetched and not asked for so far.
+    pub fn awaits(&self, id: KeyId) -> bool {
+        self.outstanding.holds(id)
+    }
+
+    /// Passes judgement on what nobody asked for in a while, and on the guesses of late. Every second or so, where time counts.
+    pub fn tick(&mut self, now: Mono) {
+        while let Some(pending) = self.outstanding.take_forgotten(now) {
+            self.resolve(&pending, Outcome::Wasted);
+        }
+        self.throttle.tick(now);
+    }
+
+    /// Whether it has found that guessing does not pay at present, and tries one guess in many only.
+    pub fn resting(&self) -> bool {
+        self.throttle.resting()
     }
 
     /// A candidate landed in the cache.

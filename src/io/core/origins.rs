@@ -1,6 +1,7 @@
 //! A core's connections to origins: sockets on the same ring, driven as the pools say.
 //!
 //! ```text
+//!   pool.spare_room --> engine.prefetch
 //!   engine.poll_effect --> pool.ask --> pool.poll --> Connect | Send | Close --> ring
 //!   completions --> pool.connected | received | closed --> pool.poll --> Tell --> engine.answered | failed
 //! ```
@@ -105,6 +106,8 @@ pub(super) struct Origins {
     /// Links with output that is not on its way.
     dirty: Vec<ConnectionId>,
     rearm: Vec<ConnectionId>,
+    /// What each origin has room for that nobody waits for, while that is looked at.
+    rooms: Vec<usize>,
     /// How often keyspaces were replaced.
     round: u64,
     /// How often each pool's circuit had opened when that was last logged, and why its last TLS connection failed.
@@ -171,6 +174,7 @@ impl Origins {
             free: Vec::new(),
             dirty: Vec::new(),
             rearm: Vec::new(),
+            rooms: Vec::new(),
             round: 0,
         }
     }
@@ -184,6 +188,7 @@ impl Origins {
             report.connections += pool.connection_count() as u64;
             report.waiting += pool.waiting_count() as u64;
             report.circuit_open |= pool.circuit_open();
+            report.spare_rate = report.spare_rate.max(pool.spare_rate());
         }
         reports
     }
@@ -295,6 +300,7 @@ impl Core {
             }
         }
         let mut due = self.works.engine.attend(now);
+        self.prefetch(now);
         loop {
             let mut any = false;
             while let Some(effect) = self.works.engine.poll_effect() {
@@ -318,6 +324,18 @@ impl Core {
         self.due.origins = [due, pools].into_iter().flatten().min();
     }
 
+    /// Lets the engine fetch ahead as far as the origins have room.
+    fn prefetch(&mut self, now: Now) {
+        if !self.works.engine.has_candidates() {
+            return;
+        }
+        let origins = self.origins.sources.origins.len();
+        self.origins.rooms.clear();
+        let rooms = self.origins.pools[..origins].iter_mut().map(|pool| pool.spare_room(now.mono));
+        self.origins.rooms.extend(rooms);
+        self.works.engine.prefetch(now, &mut self.origins.rooms);
+    }
+
     /// Takes over keyspaces that were read again, if they were.
     pub(super) fn take_keyspaces(&mut self) {
         let round = self.shared.keyspaces_round.load(Ordering::Acquire);
@@ -334,6 +352,9 @@ impl Core {
         match effect {
             Effect::Ask { origin, ticket, cause, ask } => {
                 self.origins.pools[usize::from(origin.0)].ask(now.mono, ticket, cause, ask);
+            }
+            Effect::Hurry { origin, ticket } => {
+                self.origins.pools[usize::from(origin.0)].hurry(now.mono, ticket);
             }
             Effect::Pass { origin, protocol, ticket, ask } => {
                 let first = self.origins.passing_at[usize::from(origin.0)];
