@@ -15,13 +15,28 @@
 //!
 //! The context of a guess is the client's: its last few keys, remembered by connection in a table of a fixed size in which who
 //! comes later takes the place of who was there. All memory is taken once, and the store gets that much less.
+//!
+//! Over cores: what a connection reads is learnt on its core, rows stand with their keys' owners, and what must cross goes as
+//! hints in the batches that carry requests anyway.
+//!
+//! ```text
+//!   connection's core                    owner of b, read before        owner of x            owner of c, guessed
+//!   read x: past [b ..] -- Followed ---> row b: x
+//!           |------------ Visited ------------------------------------> row x: c -- Likely --> ring, flight
+//!           |-- walks by number ------------------------------------------------ Likely + key -->    |
+//!                                                                       row x <---- Rated -----------|
+//! ```
 
 use super::flights::{Flight, Waiter};
 use super::*;
-use crate::ids::ConnectionId;
+use crate::ids::{ConnectionId, CoreId, SHARD_COUNT, ShardId};
+use crate::message::{HINTS_MAX, Hint};
 use crate::origin::pool::Cause;
-use crate::prefetch::{Candidate, KeyId, NO_KEY, Past, Place, Predictor, Ring, Score, Seen, Source, Target};
-use crate::store::Probe;
+use crate::prefetch::{
+    Candidate, KeyId, NO_KEY, Past, Place, Predictor, Rating, Reason, Ring, Score, Seen, Source, Target,
+};
+use crate::store::{Probe, shard_of};
+use crate::topology::ShardMap;
 
 /// What of the memory for items goes to the predictor, in percent.
 const MEMORY_PERCENT: u64 = 8;
@@ -76,6 +91,25 @@ pub struct PrefetchTally {
     pub resting: bool,
 }
 
+/// Which keys are a core's.
+#[derive(Clone, Debug)]
+pub(super) struct Shards {
+    me: CoreId,
+    /// A bit for each shard; `None`: all.
+    owned: Option<Box<[u64; SHARD_COUNT as usize / 64]>>,
+}
+
+impl Shards {
+    /// All of them.
+    pub const ALL: Shards = Shards { me: CoreId(0), owned: None };
+
+    #[inline]
+    fn own(&self, key: KeyId) -> bool {
+        let shard = usize::from(shard_of(key));
+        self.owned.as_ref().is_none_or(|owned| owned[shard / 64] >> (shard % 64) & 1 == 1)
+    }
+}
+
 /// The last keys of a client.
 #[derive(Clone, Copy, Debug)]
 struct Client {
@@ -92,6 +126,10 @@ pub(super) struct Foresight {
     ring: Ring,
     clients: Box<[Client]>,
     candidates: Vec<Candidate>,
+    /// Which keys are this core's, and what is to be told to the owners of others, with the texts that go along.
+    shards: Shards,
+    hints: Vec<Hint>,
+    hint_bytes: Vec<u8>,
     /// The text of a key while it is looked at.
     text: Vec<u8>,
     judge_at: Mono,
@@ -111,7 +149,7 @@ pub(super) enum End {
 
 impl Foresight {
     /// One whose part of so many bytes it takes at once; `None` if that would be too little to be of use.
-    fn with_part_of(memory_bytes_max: u64) -> Option<Box<Foresight>> {
+    fn with_part_of(memory_bytes_max: u64, shards: &Shards) -> Option<Box<Foresight>> {
         let bytes = memory_bytes_max / 100 * MEMORY_PERCENT;
         if bytes < MEMORY_BYTES_MIN {
             return None;
@@ -126,6 +164,9 @@ impl Foresight {
             ring,
             clients,
             candidates: Vec::new(),
+            shards: shards.clone(),
+            hints: Vec::new(),
+            hint_bytes: Vec::new(),
             text: Vec::new(),
             judge_at: Mono(0),
             landed: 0,
@@ -164,32 +205,117 @@ impl Foresight {
         place
     }
 
-    /// A read; what is worth fetching now joins the ring.
-    fn observe(&mut self, now: Mono, waiter: Waiter, key: &[u8], id: KeyId, hit: bool, store: &mut Store) {
-        let place = place_of(key);
-        let seen = Seen { id, key, place: place.map(|(place, _)| place), hit };
+    /// A read reached the owner of its key, this core: what was fetched for it is judged.
+    fn arrive(&mut self, key: &[u8], id: KeyId, hit: bool) {
+        self.predictor.arrive(&Seen { id, key, place: None, hit });
+        self.spread_ratings();
+    }
+
+    /// A client of this core reads a key, of whatever core: its rows learn that it followed, and what is likely next is guessed.
+    fn read_by(&mut self, now: Mono, waiter: Waiter, key: &[u8], id: KeyId, store: &mut Store) {
         let client = self.client(waiter);
-        let past = &mut self.clients[client].past;
-        self.predictor.observe(&seen, past, &mut self.candidates);
-        for i in 0..self.candidates.len() {
-            let mut candidate = self.candidates[i];
-            if let Target::Place(target) = candidate.target {
-                let digits = place.map_or(0, |(_, digits)| digits);
-                if !write_key(&mut self.text, &key[..key.len() - digits], digits, target.number) {
-                    continue;
+        let past = self.clients[client].past;
+        // A key asked for twice in a row neither follows itself nor does what is before it come once more.
+        if past.last() != id {
+            for (lag, before) in past.lags() {
+                match self.shards.own(before) {
+                    true => self.predictor.learn(before, id, lag),
+                    false => self.tell(Hint::Followed { key: before, follower: id, lag: lag as u8 }, 0),
                 }
-                let id = number_of(store.probe(&self.text));
-                self.predictor.introduce(id, &self.text);
-                candidate.target = Target::Key(id);
             }
-            // Most guesses are of what is held, and would leave no place for others.
-            let Target::Key(id) = candidate.target else { continue };
-            let known = self.predictor.key(id);
-            if known.is_some_and(|key| store.find(now, store.probe(key), key, false).is_none()) {
-                self.ring.push(now.plus_millis(WAIT_MILLIS), candidate);
+            self.clients[client].past.push(id);
+            match self.shards.own(id) {
+                true => self.visit(now, id, store),
+                false => self.tell(Hint::Visited { key: id }, 0),
             }
         }
+        let place = place_of(key);
+        self.predictor.step(id, place.map(|(place, _)| place), &mut self.candidates);
+        self.sort_out(now, key, place.map_or(0, |(_, digits)| digits), store);
+    }
+
+    /// A key of this core was read.
+    fn visit(&mut self, now: Mono, id: KeyId, store: &mut Store) {
+        let Foresight { predictor, shards, candidates, .. } = self;
+        predictor.visit(id, |key| !shards.own(key), candidates);
+        self.sort_out(now, b"", 0, store);
+    }
+
+    /// Puts candidates into the ring, those of other cores on their way there. `key` is the one that was walked on, and ends
+    /// with so many digits.
+    fn sort_out(&mut self, now: Mono, key: &[u8], digits: usize, store: &mut Store) {
+        for i in 0..self.candidates.len() {
+            let Candidate { target, score, reason } = self.candidates[i];
+            let id = match target {
+                Target::Key(id) => {
+                    self.text.clear();
+                    id
+                }
+                Target::Place(target) => {
+                    if !write_key(&mut self.text, &key[..key.len() - digits], digits, target.number) {
+                        continue;
+                    }
+                    number_of(store.probe(&self.text))
+                }
+            };
+            if !self.shards.own(id) {
+                if let Ok(text_len) = u16::try_from(self.text.len()) {
+                    let hint = Hint::Likely { key: id, score, reason: reason.to_bits(), text_len };
+                    self.tell(hint, self.text.len());
+                }
+                continue;
+            }
+            if !self.text.is_empty() {
+                self.predictor.introduce(id, &self.text);
+            }
+            self.wait(now, id, score, reason, store);
+        }
         self.candidates.clear();
+    }
+
+    /// Lets a candidate of this core wait for room.
+    fn wait(&mut self, now: Mono, id: KeyId, score: f32, reason: Reason, store: &mut Store) {
+        // Most guesses are of what is held, and would leave no place for others.
+        let known = self.predictor.key(id).filter(|_| !self.predictor.awaits(id));
+        if known.is_some_and(|key| store.find(now, store.probe(key), key, false).is_none()) {
+            let candidate = Candidate { target: Target::Key(id), score, reason };
+            self.ring.push(now.plus_millis(WAIT_MILLIS), candidate);
+        }
+    }
+
+    /// What another core says.
+    fn hear(&mut self, now: Mono, hint: Hint, text: &[u8], store: &mut Store) {
+        match hint {
+            Hint::Visited { key } => self.visit(now, key, store),
+            Hint::Followed { key, follower, lag } => self.predictor.learn(key, follower, lag.into()),
+            Hint::Likely { key, score, reason, .. } => {
+                if !text.is_empty() {
+                    self.predictor.introduce(key, text);
+                }
+                self.wait(now, key, score, Reason::from_bits(reason), store);
+            }
+            Hint::Rated { key, follower, worth } => {
+                self.predictor.rate(Rating { cause: key, key: follower, worth });
+            }
+        }
+    }
+
+    /// Tells rows of other cores what became of what they guessed.
+    fn spread_ratings(&mut self) {
+        let Foresight { predictor, shards, hints, .. } = self;
+        for Rating { cause, key, worth } in predictor.take_ratings() {
+            if !shards.own(cause) && hints.len() < HINTS_MAX {
+                hints.push(Hint::Rated { key: cause, follower: key, worth });
+            }
+        }
+    }
+
+    /// Keeps a hint for its core, with the last of `text` as long as it is; too many are lost.
+    fn tell(&mut self, hint: Hint, text_len: usize) {
+        if self.hints.len() < HINTS_MAX {
+            self.hints.push(hint);
+            self.hint_bytes.extend_from_slice(&self.text[..text_len]);
+        }
     }
 }
 
@@ -200,7 +326,7 @@ impl Engine {
         let through = self.through.as_mut().expect("keyspaces are of it");
         let wanted = through.keyspaces.list().iter().any(|keyspace| keyspace.prefetch);
         match (&through.foresight, wanted) {
-            (None, true) => through.foresight = Foresight::with_part_of(total),
+            (None, true) => through.foresight = Foresight::with_part_of(total, &self.shards),
             (Some(_), false) => through.foresight = None,
             _ => return,
         }
@@ -216,7 +342,7 @@ impl Engine {
             && let Some(foresight) = &through.foresight
         {
             if foresight.bytes() > total / 100 * (2 * MEMORY_PERCENT) {
-                through.foresight = Foresight::with_part_of(total);
+                through.foresight = Foresight::with_part_of(total, &self.shards);
             }
             taken = through.foresight.as_ref().map_or(0, |foresight| foresight.bytes());
         }
@@ -238,11 +364,62 @@ impl Engine {
     pub(super) fn foresee(&mut self, now: Mono, waiter: Waiter, key: &[u8], probe: Probe, hit: bool) {
         let through = self.through.as_mut().expect("reads with keyspaces have it");
         let Some(foresight) = &mut through.foresight else { return };
-        let wanted = through.keyspaces.of(key).is_some_and(|id| through.keyspaces[id].prefetch);
-        if !wanted {
+        if !through.keyspaces.of(key).is_some_and(|id| through.keyspaces[id].prefetch) {
             return;
         }
-        foresight.observe(now, waiter, key, number_of(probe), hit, &mut self.store);
+        let id = number_of(probe);
+        foresight.arrive(key, id, hit);
+        if waiter.core == foresight.shards.me {
+            foresight.read_by(now, waiter, key, id, &mut self.store);
+        }
+    }
+
+    /// A request of a connection of this core was sent on to the core that owns its key.
+    #[inline]
+    pub fn sent_on(&mut self, now: Now, waiter: Waiter, request: &Request<'_>) {
+        if let Some(through) = &mut self.through
+            && let Some(foresight) = &mut through.foresight
+            && matches!(request.verb, Verb::Get | Verb::Fetch(_))
+            && through.keyspaces.of(request.key).is_some_and(|id| through.keyspaces[id].prefetch)
+        {
+            let id = number_of(self.store.probe(request.key));
+            foresight.read_by(now.mono, waiter, request.key, id, &mut self.store);
+        }
+    }
+
+    /// What another core says of a key of this one.
+    pub fn hint(&mut self, now: Now, hint: Hint, text: &[u8]) {
+        if let Some(through) = &mut self.through
+            && let Some(foresight) = &mut through.foresight
+        {
+            foresight.hear(now.mono, hint, text, &mut self.store);
+        }
+    }
+
+    /// Hands over what the owners of other keys are to be told, with the texts that go along.
+    pub fn take_hints(&mut self, mut each: impl FnMut(Hint, &[u8])) {
+        let Some(foresight) = self.through.as_mut().and_then(|through| through.foresight.as_mut()) else {
+            return;
+        };
+        let mut rest = foresight.hint_bytes.as_slice();
+        for hint in foresight.hints.drain(..) {
+            let (text, tail) = rest.split_at(hint.text_len());
+            rest = tail;
+            each(hint, text);
+        }
+        foresight.hint_bytes.clear();
+    }
+
+    /// Says which shards are this core's. Without, all are.
+    pub fn set_shards(&mut self, me: CoreId, map: &ShardMap) {
+        let mut owned = [0; SHARD_COUNT as usize / 64];
+        for shard in (0..SHARD_COUNT).filter(|&shard| map.owner(ShardId::new(shard)) == me) {
+            owned[usize::from(shard) / 64] |= 1 << (shard % 64);
+        }
+        self.shards = Shards {
+            me,
+            owned: Some(Box::new(owned)).filter(|owned| owned.iter().any(|word| *word != u64::MAX)),
+        };
     }
 
     /// Begins fetches for the candidates that wait, as far as their origins (by number) have room; `rooms` is what is left.
@@ -312,7 +489,10 @@ impl Engine {
                 foresight.landed += 1;
                 foresight.predictor.landed(id);
             }
-            End::Absent => foresight.predictor.missing(id),
+            End::Absent => {
+                foresight.predictor.missing(id);
+                foresight.spread_ratings();
+            }
             End::Failed | End::Voided => {
                 foresight.predictor.withdraw(id);
                 match end {
@@ -331,6 +511,7 @@ impl Engine {
             foresight.judge_at = now.plus_millis(JUDGE_MILLIS);
             foresight.predictor.cache_holds(items);
             foresight.predictor.tick(now);
+            foresight.spread_ratings();
         }
         (!foresight.ring.is_empty()).then(|| now.plus_millis(ROOM_MILLIS))
     }
@@ -382,7 +563,7 @@ fn write_key(text: &mut Vec<u8>, prefix: &[u8], digits: usize, number: u64) -> b
 mod tests {
     use super::*;
     use crate::clock::Wall;
-    use crate::ids::CoreId;
+    use crate::hash::slot_of;
     use crate::message::ReturnAddress;
     use crate::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
     use crate::origin::pool::Failure;
@@ -737,6 +918,119 @@ mod tests {
         world.teach(&keys, 6);
         world.get(0, &keys[0]);
         assert!(!world.engine.has_candidates());
+    }
+
+    /// Two cores with one origin: a client of the first, whose reads go to the owners of their keys.
+    struct Cores {
+        worlds: [World; 2],
+        map: ShardMap,
+        hints: usize,
+    }
+
+    impl Cores {
+        fn new() -> Cores {
+            let map = ShardMap::on_cores(2);
+            let mut worlds = [World::new(true), World::new(true)];
+            for (me, world) in worlds.iter_mut().enumerate() {
+                world.engine.set_shards(CoreId(me as u16), &map);
+                // Prefetching is taken up with the shards that there are then.
+                world.engine.set_keyspaces(Arc::new(Keyspaces::new(vec![keyspace()])));
+                world
+                    .engine
+                    .set_keyspaces(Arc::new(Keyspaces::new(vec![Keyspace { prefetch: true, ..keyspace() }])));
+            }
+            Cores { worlds, map, hints: 0 }
+        }
+
+        fn owner(&self, key: &str) -> usize {
+            self.map.owner(slot_of(key.as_bytes()).shard()).index()
+        }
+
+        /// Whether it was found at once.
+        fn get(&mut self, key: &str) -> bool {
+            let owner = self.owner(key);
+            if owner != 0 {
+                let connection = ConnectionId { place: 0, generation: 0 };
+                let waiter = Waiter { core: CoreId(0), address: ReturnAddress { connection, ticket: 0 } };
+                let request = Request { key: key.as_bytes(), value: b"", verb: Verb::Get };
+                let now = self.worlds[0].now();
+                self.worlds[0].engine.sent_on(now, waiter, &request);
+            }
+            let hit = self.worlds[owner].get(0, key);
+            self.spread();
+            hit
+        }
+
+        fn spread(&mut self) {
+            for from in [0, 1, 0] {
+                let mut hints = Vec::new();
+                self.worlds[from].engine.take_hints(|hint, text| hints.push((hint, text.to_vec())));
+                self.hints += hints.len();
+                for (hint, text) in hints {
+                    let owner = self.map.owner(ShardId::new(shard_of(hint.key()))).index();
+                    assert_ne!(owner, from, "nobody tells himself: {hint:?}");
+                    let now = self.worlds[owner].now();
+                    self.worlds[owner].engine.hint(now, hint, &text);
+                }
+            }
+        }
+
+        fn settle(&mut self) {
+            for world in &mut self.worlds {
+                world.prefetch(1000);
+                world.land();
+            }
+            self.spread();
+        }
+    }
+
+    #[test]
+    fn a_sequence_over_two_cores_is_learnt_and_fetched_by_the_owners() {
+        let mut cores = Cores::new();
+        let owners: Vec<usize> = words().iter().map(|word| cores.owner(word)).collect();
+        assert!(owners.contains(&0) && owners.contains(&1), "the words tell nothing: {owners:?}");
+        for _ in 0..6 {
+            for word in words() {
+                cores.get(&word);
+                cores.worlds.iter_mut().for_each(World::land);
+            }
+            for world in &mut cores.worlds {
+                world.forget(&words());
+                world.millis += 1000;
+                world.prefetch(1000);
+            }
+        }
+        let mut hits = 0;
+        for word in words() {
+            hits += usize::from(cores.get(&word));
+            cores.settle();
+        }
+        assert_eq!(hits, 5, "all but the first");
+        let used: u64 = cores.worlds.iter().map(|world| world.score(Source::Successor).used).sum();
+        assert_eq!(used, 5);
+        assert!(cores.hints > 0);
+    }
+
+    #[test]
+    fn a_walk_by_number_over_two_cores_is_seen_by_the_clients_core() {
+        let mut cores = Cores::new();
+        let mut hits = 0;
+        for i in 0..40 {
+            hits += usize::from(cores.get(&format!("user:7:page:{i}")));
+            cores.settle();
+        }
+        assert!(hits >= 30, "{hits} of 40 found");
+        let issued = cores.worlds.each_ref().map(|world| world.score(Source::Stride).issued);
+        assert!(issued.iter().all(|&issued| issued > 5), "each owner fetches its own: {issued:?}");
+    }
+
+    #[test]
+    fn a_reason_crosses_cores_as_it_is() {
+        for source in Source::ALL {
+            let reason = Reason::from_bits(77 << 32 | (source as u64) << 16 | 200);
+            let again = Reason::from_bits(reason.to_bits());
+            assert_eq!((again.source, again.cause, again.to_bits()), (source, 77, reason.to_bits()));
+        }
     }
 
     #[test]

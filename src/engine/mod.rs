@@ -88,6 +88,8 @@ pub struct Engine {
     tracking: Option<Box<Tracking>>,
     dice: u64,
     hash_secret: [u64; 2],
+    /// Which keys are this core's, to who learns of others, too.
+    shards: foresight::Shards,
     /// Keyspaces with origins, and what was erased by prefix; `None` where there never were any.
     through: Option<Box<through::Through>>,
     /// Whether the store has a value that landed for the next request.
@@ -139,6 +141,7 @@ impl Engine {
             tracking: None,
             dice: options.seed,
             hash_secret: options.store.hash_secret,
+            shards: foresight::Shards::ALL,
             through: None,
             landed: false,
             scratch: Vec::new(),

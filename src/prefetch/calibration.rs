@@ -18,6 +18,18 @@ const MEMORY: u16 = 300;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bin(u16);
 
+impl Bin {
+    /// Its number.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The bin of that number; of one too large, some bin.
+    pub fn of_number(number: u16) -> Bin {
+        Bin(number % (SOURCES * VISIT_CLASSES * WEIGHT_CLASSES) as u16)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Known {
     part: f32,

@@ -49,12 +49,19 @@ fn forget(client: &mut TcpStream) {
 
 #[test]
 fn what_is_asked_in_the_same_order_again_is_fetched_ahead_and_the_origin_is_asked_once_for_each() {
+    // Alone, and with neighbours on another core.
+    for cores in ["--cores=0", "--cores=0,1"] {
+        foresees(cores);
+    }
+}
+
+fn foresees(cores: &str) {
     let Some(peer) = redis_like("redis-server") else { return };
     let mut origin = connect(([127, 0, 0, 1], peer.port).into());
     for place in VISITS {
         tell(&mut origin, &["SET", place, place], "+OK\r\n");
     }
-    let (server, _config) = served("on", peer.port, &["--cores=0"]);
+    let (server, _config) = served("on", peer.port, &[cores]);
     let mut client = server.connect();
     for _ in 0..ROUNDS {
         first_round(&mut client);

@@ -13,7 +13,7 @@ use crate::clock::{Mono, Now};
 use crate::control::OriginReport;
 use crate::engine::{Effect, Waiter};
 use crate::hash::slot_of;
-use crate::ids::{ConnectionId, CoreId};
+use crate::ids::{ConnectionId, CoreId, ShardId};
 use crate::io::resolve::Addresses;
 use crate::io::ring::{Completion, Ring};
 use crate::io::tls::Channel;
@@ -22,6 +22,7 @@ use crate::origin::keyspace::{Keys, Keyspaces};
 use crate::origin::pool::{Action, Cause, Line, Permits, Pool, Told};
 use crate::origin::{Target, Ticket};
 use crate::request::{Named, Outcome, Request, Value, Verb};
+use crate::store::shard_of;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -334,6 +335,18 @@ impl Core {
         let rooms = self.origins.pools[..origins].iter_mut().map(|pool| pool.spare_room(now.mono));
         self.origins.rooms.extend(rooms);
         self.works.engine.prefetch(now, &mut self.origins.rooms);
+    }
+
+    /// Hands what other cores are to learn to this turn's batches.
+    pub(super) fn spread_hints(&mut self) {
+        let works = &mut self.works;
+        if works.node.cpus.len() == 1 {
+            return;
+        }
+        let (map, mesh) = (&works.node.map, &mut works.mesh);
+        works.engine.take_hints(|hint, text| {
+            mesh.hint(map.owner(ShardId::new(shard_of(hint.key()))), hint, text);
+        });
     }
 
     /// Takes over keyspaces that were read again, if they were.
