@@ -63,3 +63,8 @@ bench-memory:
 .PHONY: miri
 miri:
 	cargo +nightly miri test --locked --lib -- store::memory::
+
+# What prefetching does on traces: docs/prefetch.md and bench/record.
+.PHONY: prefetch-record
+prefetch-record: bench-build
+	bench/replay prefetch

@@ -70,6 +70,7 @@ pub struct KeyspaceTable {
     value_bytes_max: usize,
     wait: Duration,
     attempts: u8,
+    prefetch: bool,
 }
 
 /// All that was configured of both.
@@ -148,6 +149,7 @@ impl KeyspaceTable {
             value_bytes_max: 64 << 20,
             wait: Duration::from_secs(3),
             attempts: 3,
+            prefetch: false,
         }
     }
 }
@@ -321,6 +323,18 @@ const KEYSPACE_ENTRIES: &[Entry<KeyspaceTable>] = &[
         name: "attempts",
         help: "how often the origin is asked for a client who waits [default: 3]",
         set: |it, text| number(&mut it.attempts, text, 1, 10),
+    },
+    Entry {
+        name: "prefetch",
+        help: "on: learn what follows what, and fetch it before it is asked for as far as the origin has time [default: off]",
+        set: |it, text| {
+            it.prefetch = match text {
+                "on" => true,
+                "off" => false,
+                _ => return Err(format!("`{text}` is neither on nor off")),
+            };
+            Ok(())
+        },
     },
 ];
 
@@ -497,6 +511,7 @@ impl Tables {
             value_bytes_max: table.value_bytes_max,
             wait_millis_max: millis(table.wait),
             attempts_max: table.attempts,
+            prefetch: table.prefetch,
         })
     }
 }
@@ -604,6 +619,7 @@ mod tests {
             "write" => "invalidate",
             "origin" => "other",
             "prefix" => "b:",
+            "prefetch" => "on",
             _ => "text",
         };
         let shown = |tables: &Tables| {

@@ -1,8 +1,8 @@
 //! What cores say to each other: batches of requests and of their outcomes, packed for a ring.
 //!
 //! ```text
-//! Batch  requests: [Hop | Hop | ..]     returns: [Return | Return | ..]
-//!        bytes:    [key value key value .. | value value ..]
+//! Batch  requests: [Hop | Hop | ..]     returns: [Return | Return | ..]     hints: [Hint | Hint | ..]
+//!        bytes:    [key value key value .. | value value ..]              [key key ..]
 //! ```
 //! A batch holds everything that one turn of a core has for one other core; the lengths in the records cut `bytes`.
 
@@ -17,6 +17,9 @@ pub struct ReturnAddress {
     /// The reply's ticket ([`crate::wire::Session::complete`]).
     pub ticket: u32,
 }
+
+/// Most hints of one batch: a core that is slow to take them loses some.
+pub const HINTS_MAX: usize = 8192;
 
 /// A request on its way; its key and value are the next bytes of the batch.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +38,66 @@ struct Return {
     value_len: u32,
 }
 
+/// What a core tells the owner of a key of its part in what clients read, and in what may be fetched ahead. Keys go by their
+/// numbers, of which the upper ten bits are the shard. Nobody waits for a hint, and one that is lost costs a guess.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Hint {
+    /// A client read the key.
+    Visited {
+        /// The key.
+        key: u32,
+    },
+    /// Another key came behind it.
+    Followed {
+        /// The key.
+        key: u32,
+        /// The other one.
+        follower: u32,
+        /// So many reads behind, from 1.
+        lag: u8,
+    },
+    /// The key may be worth fetching.
+    Likely {
+        /// The key.
+        key: u32,
+        /// How likely.
+        score: f32,
+        /// Why, as the predictor packs it.
+        reason: u64,
+        /// Bytes of its text that go with the hint; 0 where its owner knows it.
+        text_len: u16,
+    },
+    /// What became of a key that was fetched for this key's sake.
+    Rated {
+        /// The key.
+        key: u32,
+        /// The one that was fetched.
+        follower: u32,
+        /// From 0, of no use, to 1.
+        worth: f32,
+    },
+}
+
+impl Hint {
+    /// The key that it is about, whose owner it is for.
+    pub fn key(&self) -> u32 {
+        match *self {
+            Hint::Visited { key }
+            | Hint::Followed { key, .. }
+            | Hint::Likely { key, .. }
+            | Hint::Rated { key, .. } => key,
+        }
+    }
+
+    /// Bytes of text that go with it.
+    pub fn text_len(&self) -> usize {
+        match *self {
+            Hint::Likely { text_len, .. } => text_len.into(),
+            _ => 0,
+        }
+    }
+}
+
 /// What one turn of a core has for one other core.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -46,12 +109,14 @@ pub struct Batch {
     parked: usize,
     /// Returns of requests that were parked before.
     late: usize,
+    hints: Vec<Hint>,
+    hint_bytes: Vec<u8>,
 }
 
 impl Batch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.returns.is_empty() && self.parked == 0
+        self.requests.is_empty() && self.returns.is_empty() && self.parked == 0 && self.hints.is_empty()
     }
 
     /// Number of requests in it.
@@ -84,6 +149,27 @@ impl Batch {
             key_len: request.key.len() as u32,
             value_len: request.value.len() as u32,
         });
+    }
+
+    /// Adds a hint with its text; false, and it is lost, if there are [`HINTS_MAX`] already.
+    pub fn push_hint(&mut self, hint: Hint, text: &[u8]) -> bool {
+        if self.hints.len() >= HINTS_MAX {
+            return false;
+        }
+        debug_assert_eq!(hint.text_len(), text.len());
+        self.hints.push(hint);
+        self.hint_bytes.extend_from_slice(text);
+        true
+    }
+
+    /// The hints, in the order they were added, with their texts.
+    pub fn hints(&self) -> impl Iterator<Item = (Hint, &[u8])> {
+        let mut rest = self.hint_bytes.as_slice();
+        self.hints.iter().map(move |hint| {
+            let (text, tail) = rest.split_at(hint.text_len());
+            rest = tail;
+            (*hint, text)
+        })
     }
 
     /// Adds an outcome.
@@ -139,10 +225,13 @@ impl Batch {
         self.requests.clear();
         self.returns.clear();
         (self.parked, self.late) = (0, 0);
+        self.hints.clear();
+        self.hint_bytes.clear();
         self.request_bytes.clear();
         self.return_bytes.clear();
         self.request_bytes.shrink_to(keep_bytes);
         self.return_bytes.shrink_to(keep_bytes);
+        self.hint_bytes.shrink_to(keep_bytes);
     }
 }
 
@@ -164,6 +253,9 @@ mod tests {
             let runs: [&[u8]; 2] = [&key, &value];
             let outcome = Outcome { answer: Answer::Fault(Fault::Busy), value: Value::Runs(&runs) };
             batch.push_return(address(9, i), &outcome);
+            let text_len = i as u16 % 2 * 3;
+            let hint = Hint::Likely { key: i, score: 0.5, reason: 7, text_len };
+            assert!(batch.push_hint(hint, &b"abc"[..text_len.into()]));
         }
         for (i, (to, request)) in batch.requests().enumerate() {
             assert_eq!(to, address(i as u32, 7));
@@ -172,7 +264,11 @@ mod tests {
         let returns: Vec<_> = batch.returns().collect();
         assert_eq!(returns.len(), 4);
         assert_eq!(returns[3].1.value.to_cow().as_ref(), b"kkkkvvvvvv");
+        let hints: Vec<_> = batch.hints().map(|(hint, text)| (hint.key(), text)).collect();
+        assert_eq!(hints, [(0, b"".as_slice()), (1, b"abc"), (2, b""), (3, b"abc")]);
+        while batch.push_hint(Hint::Visited { key: 1 }, b"") {}
+        assert_eq!(batch.hints().count(), HINTS_MAX, "hints are bounded");
         batch.clear(0);
-        assert!(batch.is_empty() && batch.byte_count() == 0);
+        assert!(batch.is_empty() && batch.byte_count() == 0 && batch.hints().count() == 0);
     }
 }

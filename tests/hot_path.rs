@@ -3,9 +3,11 @@
 //! The allocator of this binary counts the calls of the thread that asks, so tests may run side by side.
 
 use foreshadow::clock::{Mono, Now, Wall};
-use foreshadow::engine::{Engine, Options};
+use foreshadow::engine::{Effect, Engine, Options, Waiter};
 use foreshadow::ids::Version;
 use foreshadow::metrics::Counters;
+use foreshadow::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
+use foreshadow::origin::{Found, OriginId, Reply};
 use foreshadow::request::{Answer, Expiry, Item, Lease, Outcome, Put, Request, Value, Verb};
 use foreshadow::topology::{Node, ShardMap};
 use foreshadow::wire::native::frame;
@@ -242,6 +244,51 @@ fn node() -> Node {
         settings: Vec::new(),
         map: ShardMap::on_cores(1),
     }
+}
+
+#[test]
+fn a_hit_in_a_keyspace_that_prefetches_allocates_nothing() {
+    let mut engine = engine_with(&[]);
+    let keyspace = Keyspace {
+        name: "all".into(),
+        keys: Keys::Prefix(Vec::new()),
+        origin: OriginId(0),
+        drop_prefix: false,
+        passes: false,
+        fresh_millis: 1 << 30,
+        stale_millis: 0,
+        stale_error_millis: 0,
+        negative_millis: 0,
+        write: WritePolicy::Through,
+        value_bytes_max: 1 << 20,
+        wait_millis_max: 1000,
+        attempts_max: 1,
+        prefetch: true,
+    };
+    engine.set_keyspaces(Arc::new(Keyspaces::new(vec![keyspace])));
+    let keys: Vec<Vec<u8>> = (0..200).map(|i| format!("key:{:06}", i * i).into_bytes()).collect();
+    let connection = foreshadow::ids::ConnectionId { place: 3, generation: 0 };
+    let address = foreshadow::message::ReturnAddress { connection, ticket: 0 };
+    let waiter = Waiter { core: foreshadow::ids::CoreId(0), address };
+    let mut round = || {
+        let mut hits = 0;
+        for key in &keys {
+            let hit = engine.serve(now(), waiter, &Request { key, value: &[], verb: Verb::Get }).is_some();
+            hits += usize::from(hit);
+            while let Some(effect) = engine.poll_effect() {
+                if let Effect::Ask { ticket, .. } = effect {
+                    let found = Found { value: vec![b'v'; 100], ..Found::default() };
+                    engine.answered(now(), ticket, Reply::Found(found));
+                }
+            }
+        }
+        hits
+    };
+    assert_eq!(round(), 0);
+    for _ in 0..3 {
+        assert_eq!(round(), keys.len());
+    }
+    assert_eq!(allocations(|| assert_eq!(round(), keys.len())), 0);
 }
 
 /// From the bytes of a request to the bytes of its reply, by each protocol, a hit of this core allocates nothing.

@@ -37,7 +37,8 @@ const ROOMS: &[(&str, u8)] = &[
 ];
 
 /// Who may use a room of the same floor, beside those of the ground and of the process, which may all.
-const NEIGHBOURS: &[(&str, &str)] = &[("message", "request"), ("wire", "topology"), ("io", "control")];
+const NEIGHBOURS: &[(&str, &str)] =
+    &[("message", "request"), ("wire", "topology"), ("engine", "prefetch"), ("io", "control")];
 
 /// Files that may contain `unsafe`: memory of the store, and what talks to the kernel about memory.
 const UNSAFE_FILES: &[&str] = &[

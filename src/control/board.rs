@@ -3,8 +3,9 @@
 //! Counters and gauges go through the `metrics` crate. Histograms do not: its recorder keeps a sample per recorded value,
 //! and a core records a hundred thousand turns a second; they are kept as hdrhistograms and written out beside its text.
 
+use super::foresight::Foresight;
 use super::truth::{Names, Truth};
-use crate::engine::KeyspaceTally;
+use crate::engine::{KeyspaceTally, PrefetchTally};
 use crate::ids::{CoreId, SHARD_COUNT, ShardId};
 use crate::metrics::{Counters, Kind};
 use crate::origin::keyspace::Keyspaces;
@@ -39,6 +40,8 @@ pub struct CoreReport {
     pub origins: Vec<OriginReport>,
     /// Of each keyspace, in the order of the configuration.
     pub keyspaces: Vec<KeyspaceTally>,
+    /// Of prefetching, where a keyspace wants it.
+    pub prefetch: Option<PrefetchTally>,
     /// The keyspaces, as the core knows them now.
     pub rules: Arc<Keyspaces>,
 }
@@ -54,6 +57,8 @@ pub struct OriginReport {
     pub waiting: u64,
     /// Whether it is left in peace because it failed.
     pub circuit_open: bool,
+    /// Questions a second that it may be asked at present without anybody waiting for them.
+    pub spare_rate: f64,
 }
 
 /// An empty histogram of turns: 1 ns to 60 s with two digits; longer turns are counted as 60 s.
@@ -91,6 +96,7 @@ pub struct Board {
     cores: Vec<CoreRow>,
     process: ProcessGauges,
     truth: Truth,
+    foresight: Foresight,
     /// As the cores said last; it can change while they serve.
     memory_bytes_max: u64,
 }
@@ -188,9 +194,21 @@ impl Board {
             .collect();
         let prometheus = recorder.handle();
         let truth = Truth::new(names, usize::from(node.core_count()));
+        let foresight = Foresight::new(usize::from(node.core_count()));
         let memory_bytes_max = node.memory_bytes_max;
         let started = Instant::now();
-        Board { node, reports, ready, started, prometheus, cores, process, truth, memory_bytes_max }
+        Board {
+            node,
+            reports,
+            ready,
+            started,
+            prometheus,
+            cores,
+            process,
+            truth,
+            foresight,
+            memory_bytes_max,
+        }
     }
 
     /// Whether clients are served.
@@ -204,6 +222,7 @@ impl Board {
             let (origins, keyspaces) =
                 (std::mem::take(&mut report.origins), std::mem::take(&mut report.keyspaces));
             self.truth.take(report.core.index(), origins, keyspaces, report.rules.clone());
+            self.foresight.take(report.core.index(), report.prefetch);
             if let Some(row) = self.cores.get_mut(report.core.index()) {
                 self.memory_bytes_max = report.memory_bytes_max;
                 self.process.memory_limit.set(report.memory_bytes_max as f64);
@@ -232,6 +251,7 @@ impl Board {
         let mut text = self.prometheus.render();
         self.render_turns(&mut text).expect("a String takes all that is written");
         self.truth.render(&mut text).expect("a String takes all that is written");
+        self.foresight.render(&mut text).expect("a String takes all that is written");
         text
     }
 
@@ -262,6 +282,12 @@ impl Board {
     pub fn keyspaces(&mut self) -> Value {
         self.collect();
         self.truth.keyspaces()
+    }
+
+    /// What came of prefetching, for `/v1/prefetch`.
+    pub fn prefetch(&mut self) -> Value {
+        self.collect();
+        self.foresight.json()
     }
 
     /// What the node is and what its cores reported last, for `/v1/node`.
@@ -387,6 +413,7 @@ pub(super) mod tests {
             clients_max: 10_000,
             origins: Vec::new(),
             keyspaces: Vec::new(),
+            prefetch: None,
             rules: Arc::default(),
         }
     }

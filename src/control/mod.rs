@@ -7,12 +7,14 @@
 //! ```
 //! - `board`: what the cores reported last and in sum, as metrics and as JSON.
 //! - `truth`: what they reported of origins and keyspaces.
+//! - `foresight`: what they reported of prefetching.
 //! - `pages`: the admin HTTP server's routes and who may see them.
 //! - `listener`: its bounds: few connections, none of them for ever.
 //!
 //! The thread runs beside the data cores where the affinity mask leaves it a CPU of its own.
 
 mod board;
+mod foresight;
 mod listener;
 mod pages;
 mod truth;

@@ -28,6 +28,7 @@ pub(super) fn router(board: Shared, password: Option<&str>) -> Router {
         .route("/", get(async || Html(include_str!("dashboard.html"))))
         .route("/metrics", get(metrics))
         .route("/v1/keyspaces", get(keyspaces))
+        .route("/v1/prefetch", get(prefetch))
         .route("/v1/node", get(node));
     if let Some(password) = password {
         let keys = Arc::new(Keys::new(password));
@@ -39,7 +40,7 @@ pub(super) fn router(board: Shared, password: Option<&str>) -> Router {
         .fallback(async || {
             (
                 StatusCode::NOT_FOUND,
-                "no such page; there are / /metrics /livez /readyz /v1/node /v1/keyspaces\n",
+                "no such page; there are / /metrics /livez /readyz /v1/node /v1/keyspaces /v1/prefetch\n",
             )
         })
         .with_state(board)
@@ -55,6 +56,10 @@ async fn node(State(board): State<Shared>) -> impl IntoResponse {
 
 async fn keyspaces(State(board): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", lock(&board).keyspaces()))
+}
+
+async fn prefetch(State(board): State<Shared>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", lock(&board).prefetch()))
 }
 
 async fn readyz(State(board): State<Shared>) -> (StatusCode, &'static str) {

@@ -33,6 +33,8 @@ const ORIGIN_GAUGES: &[Field<OriginReport>] = &[
     ("circuit_open", "Cores that leave it in peace.", |it| it.circuit_open.into()),
 ];
 
+const ORIGIN_RATE: &str = "foreshadow_origin_spare_rate";
+
 const KEYSPACE_TOTALS: &[Field<KeyspaceTally>] = &[
     ("demanded_total", "Reads that needed a fetch.", |it| it.demanded),
     ("coalesced_total", "Of those, reads that joined a fetch under way.", |it| it.coalesced),
@@ -102,6 +104,15 @@ impl Truth {
                     writeln!(text, "{name}{{origin=\"{origin}\"}} {}", self.origin(place, *field))?;
                 }
             }
+        }
+        writeln!(
+            text,
+            "\n# HELP {ORIGIN_RATE} Questions a second of one core that nobody waits for.\n# TYPE {ORIGIN_RATE} gauge"
+        )?;
+        for (place, (origin, _)) in self.names.origins.iter().enumerate() {
+            let rates =
+                self.origins.iter().filter_map(|core| core.get(place)).map(|report| report.spare_rate);
+            writeln!(text, "{ORIGIN_RATE}{{origin=\"{origin}\"}} {:.1}", rates.fold(0.0, f64::max))?;
         }
         let name = "foreshadow_origin_answer_seconds";
         writeln!(text, "\n# HELP {name} From a question to its answer.\n# TYPE {name} histogram")?;
@@ -177,6 +188,7 @@ impl Truth {
             "value_bytes_max": keyspace.value_bytes_max,
             "wait_millis_max": keyspace.wait_millis_max,
             "attempts_max": keyspace.attempts_max,
+            "prefetch": keyspace.prefetch,
             "counts": counts,
             "origin": about,
         })

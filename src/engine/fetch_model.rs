@@ -14,7 +14,7 @@ use super::*;
 use crate::ids::{ConnectionId, CoreId};
 use crate::message::ReturnAddress;
 use crate::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
-use crate::origin::pool::Failure;
+use crate::origin::pool::{Cause, Failure};
 use crate::origin::{Found as Fetched, OriginId, Reply as Told, Ticket, Validator, What};
 use crate::request::{Fetch, Named, Put, Remove};
 use std::collections::{BTreeMap, HashMap};
@@ -52,6 +52,7 @@ fn keyspace(name: &str, write: WritePolicy) -> Keyspace {
         value_bytes_max: 1 << 10,
         wait_millis_max: 60,
         attempts_max: 3,
+        prefetch: true,
     }
 }
 
@@ -88,6 +89,9 @@ struct World {
     absent: HashMap<String, u64>,
     answered: u64,
     joined: u64,
+    /// Questions that nobody waited for when they were asked, and readers who came to wait for one.
+    guessed: u64,
+    hurried: u64,
 }
 
 impl World {
@@ -115,6 +119,8 @@ impl World {
             absent: HashMap::new(),
             answered: 0,
             joined: 0,
+            guessed: 0,
+            hurried: 0,
         }
     }
 
@@ -156,13 +162,18 @@ impl World {
             _ => drop(self.engine.tick(self.now)),
         }
         self.engine.attend(self.now);
+        if self.dice.roll(2) == 0 {
+            self.engine.prefetch(self.now, &mut [3]);
+        }
         self.take_effects();
     }
 
     fn request(&mut self, key: &str, value: &[u8], verb: Verb, writes: bool) {
         self.next_asker += 1;
-        let connection = ConnectionId { place: self.next_asker, generation: 0 };
-        let waiter = Waiter { core: CoreId(0), address: ReturnAddress { connection, ticket: 0 } };
+        // Three clients, so that the predictor finds something to guess.
+        let connection = ConnectionId { place: self.next_asker % 3, generation: 0 };
+        let address = ReturnAddress { connection, ticket: self.next_asker };
+        let waiter = Waiter { core: CoreId(0), address };
         let asker = Asker {
             key: key.into(),
             floor: self.floors.get(key).copied().unwrap_or(0),
@@ -261,10 +272,15 @@ impl World {
     fn take_effects(&mut self) {
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
-                Effect::Ask { ticket, ask, .. } => {
+                Effect::Ask { ticket, ask, cause, .. } => {
+                    self.guessed += u64::from(cause == Cause::Prefetch);
                     let key = String::from_utf8(ask.key).expect("text");
                     let question = Question { key, what: ask.what, done: None };
                     assert!(self.questions.insert(ticket, question).is_none(), "a ticket was used twice");
+                }
+                Effect::Hurry { ticket, .. } => {
+                    assert!(self.questions.contains_key(&ticket));
+                    self.hurried += 1;
                 }
                 Effect::Pass { .. } | Effect::Forget { .. } => unreachable!("no keyspace here passes"),
                 Effect::Answer { waiter, answer, value } => {
@@ -276,7 +292,7 @@ impl World {
     }
 
     fn check(&mut self, waiter: Waiter, answer: Answer, value: &[u8]) {
-        let number = waiter.address.connection.place;
+        let number = waiter.address.ticket;
         let asker = self.askers.remove(&number).expect("everybody is answered once");
         self.answered += 1;
         let age = match answer {
@@ -328,28 +344,30 @@ struct Histories {
     steps: u64,
 }
 
-/// Plays histories, each with dice and an engine of its own; answers how many were answered, and of these after waiting.
-fn run(histories: Histories, seed: u64, sabotage: Option<Sabotage>) -> (u64, u64) {
-    let (mut answered, mut joined) = (0, 0);
+/// Plays histories, each with dice and an engine of its own; answers how many were answered, and of these after
+/// waiting; how many fetches nobody had asked for, and how many of them (or of refreshes) somebody came to wait for.
+fn run(histories: Histories, seed: u64, sabotage: Option<Sabotage>) -> [u64; 4] {
+    let mut sums = [0; 4];
     for i in 0..histories.count {
         let mut world = World::new(seed.wrapping_add(i).wrapping_mul(0x9E37_79B9_7F4A_7C15), sabotage);
         for _ in 0..histories.steps {
             world.step();
         }
         world.finish();
-        answered += world.answered;
-        joined += world.joined;
+        let counts = [world.answered, world.joined, world.guessed, world.hurried];
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
-    (answered, joined)
+    sums
 }
 
 fn holds(histories: Histories, seed: u64) {
     let steps = histories.count * histories.steps;
-    let (answered, joined) = run(histories, seed, None);
+    let [answered, joined, guessed, hurried] = run(histories, seed, None);
     assert!(
         answered > steps / 4 && joined > steps / 20,
         "{answered} answered, {joined} of them after waiting"
     );
+    assert!(guessed > steps / 200 && hurried > steps / 1000, "{guessed} guessed, {hurried} hurried");
 }
 
 #[test]

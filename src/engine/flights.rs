@@ -49,7 +49,10 @@ pub(super) struct Flight {
     pub keyspace: KeyspaceId,
     /// The rules it began under: a reload changes them for others.
     pub rules: Arc<Keyspace>,
+    /// Why it is asked now: [`Cause::Demand`] as soon as somebody waits.
     pub cause: Cause,
+    /// Why it was begun.
+    pub begun_for: Cause,
     pub passengers: VecDeque<Passenger>,
     /// Whether what it brings may be stored.
     pub storable: bool,
@@ -101,6 +104,7 @@ impl Flights {
             keyspace,
             rules,
             cause,
+            begun_for: cause,
             passengers: VecDeque::new(),
             storable: true,
             joinable: true,

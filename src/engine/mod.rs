@@ -22,6 +22,7 @@ mod extended;
 #[cfg(test)]
 mod fetch_model;
 mod flights;
+mod foresight;
 mod ledger;
 #[cfg(test)]
 mod model;
@@ -43,6 +44,7 @@ use crate::request::{
     Request, Value, Verb,
 };
 pub use flights::Waiter;
+pub use foresight::{Drops, PrefetchTally};
 pub use passing::Passage;
 pub use through::{Effect, KeyspaceTally};
 
@@ -74,6 +76,8 @@ pub struct Options {
 /// The single-threaded owner of a core's shard group.
 pub struct Engine {
     item_bytes_max: usize,
+    /// For items and what is learnt of them.
+    memory_bytes_max: u64,
     store: Store,
     /// The greatest version given so far; the next change gets one more.
     version: Version,
@@ -84,6 +88,8 @@ pub struct Engine {
     tracking: Option<Box<Tracking>>,
     dice: u64,
     hash_secret: [u64; 2],
+    /// Which keys are this core's, to who learns of others, too.
+    shards: foresight::Shards,
     /// Keyspaces with origins, and what was erased by prefix; `None` where there never were any.
     through: Option<Box<through::Through>>,
     /// Whether the store has a value that landed for the next request.
@@ -127,6 +133,7 @@ impl Engine {
         options.store.item_bytes_max = options.store.item_bytes_max.min(u32::MAX as usize);
         Engine {
             item_bytes_max: options.store.item_bytes_max,
+            memory_bytes_max: options.store.memory_bytes_max,
             store: Store::new(options.store),
             version: Version::new(0, 0),
             flush_at: NEVER,
@@ -134,6 +141,7 @@ impl Engine {
             tracking: None,
             dice: options.seed,
             hash_secret: options.store.hash_secret,
+            shards: foresight::Shards::ALL,
             through: None,
             landed: false,
             scratch: Vec::new(),
@@ -304,10 +312,11 @@ impl Engine {
         now.plus_millis(pause).min(self.flush_at).min(self.next_tracked_end())
     }
 
-    /// Changes the most bytes that the store may hold. It never grows beyond that from now on; what it holds beyond is given
+    /// Changes the most bytes that the store may hold, what is learnt for prefetching included. It never grows beyond that from now on; what it holds beyond is given
     /// back by [`Engine::tick`], and is to be asked for soon.
     pub fn set_memory_bytes_max(&mut self, bytes: u64) {
-        self.store.set_memory_bytes_max(bytes);
+        self.memory_bytes_max = bytes;
+        self.share_memory();
     }
 
     /// Writes the gauges that the engine knows into [`Engine::counters`], and the departures noticed so far.

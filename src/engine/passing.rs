@@ -192,6 +192,7 @@ mod tests {
             value_bytes_max: 1 << 20,
             wait_millis_max: 1000,
             attempts_max: 1,
+            prefetch: false,
         }])));
         engine
     }

@@ -19,6 +19,7 @@
 
 use super::erasures::Erasures;
 use super::flights::{Flight, Flights, Passenger, Waiter};
+use super::foresight::{End, Foresight};
 use super::ledger::{Known, Ledger};
 use super::passing::{Passage, Passages};
 use super::*;
@@ -55,6 +56,13 @@ pub enum Effect {
         cause: Cause,
         /// What.
         ask: Ask,
+    },
+    /// Somebody waits for a question from now on that nobody waited for.
+    Hurry {
+        /// Who was asked.
+        origin: OriginId,
+        /// The question.
+        ticket: Ticket,
     },
     /// Have an origin do a command as it is, in the order of these; then [`Engine::answered`] or [`Engine::failed`].
     Pass {
@@ -117,7 +125,7 @@ pub struct KeyspaceTally {
 }
 
 /// A write on its way to the origin, or behind one of the same key.
-struct Write {
+pub(super) struct Write {
     waiter: Waiter,
     keyspace: Arc<Keyspace>,
     index: usize,
@@ -132,10 +140,12 @@ struct Write {
 pub(super) struct Through {
     pub(super) keyspaces: Arc<Keyspaces>,
     pub(super) passages: Passages,
-    flights: Flights,
-    ledger: Ledger,
+    pub(super) flights: Flights,
+    pub(super) ledger: Ledger,
+    /// What fetches before anybody asks; `None` where no keyspace wants it.
+    pub(super) foresight: Option<Box<Foresight>>,
     pub(super) erasures: Erasures,
-    writes: HashMap<Box<[u8]>, VecDeque<Write>, KeyHasher>,
+    pub(super) writes: HashMap<Box<[u8]>, VecDeque<Write>, KeyHasher>,
     /// Keys of writes on their way.
     writing: HashMap<Ticket, Box<[u8]>, KeyHasher>,
     write_count: usize,
@@ -185,6 +195,7 @@ impl Through {
             passages: Passages::new(secret),
             flights: Flights::new(secret),
             ledger: Ledger::new(secret),
+            foresight: None,
             erasures: Erasures::default(),
             writes: HashMap::with_hasher(KeyHasher::new(secret)),
             writing: HashMap::with_hasher(KeyHasher::new(secret)),
@@ -276,7 +287,8 @@ impl Engine {
         through.tallies = vec![KeyspaceTally::default(); count];
         through.retries = vec![RETRIES_MAX; origins.unwrap_or(0)];
         let before = std::mem::replace(&mut through.keyspaces, keyspaces);
-        if before.list().is_empty() || before.list() == through.keyspaces.list() {
+        self.set_foresight();
+        if before.list().is_empty() || before.list() == self.through_mut().keyspaces.list() {
             return;
         }
         // When freshness ends is reckoned back from the expiry by the keyspace's rules: by other rules it would be another
@@ -396,6 +408,7 @@ impl Engine {
         let sweeping = self.sweep_erased(now.mono);
         let through = self.through_mut();
         let due = through.flights.next_due();
+        let due = [due, self.attend_foresight(now.mono)].into_iter().flatten().min();
         if sweeping {
             let soon = now.mono.plus_millis(TICK_BUSY_MILLIS);
             return Some(due.map_or(soon, |due| due.min(soon)));
@@ -482,10 +495,23 @@ impl Engine {
         Way::Execute
     }
 
-    /// A read: what is held and fresh is served as ever.
     fn read(&mut self, now: Now, waiter: Waiter, key: &[u8], verb: Verb) -> Way {
-        let through = self.through.as_mut().expect("there are keyspaces or erasures");
         let probe = self.store.probe(key);
+        let way = self.find_or_fetch(now, waiter, key, verb, probe);
+        if self.through.as_ref().is_some_and(|through| through.foresight.is_some()) {
+            match way {
+                Way::Execute => self.foresee(now.mono, waiter, key, probe, true),
+                Way::Wait => self.foresee(now.mono, waiter, key, probe, false),
+                // There is nothing to fetch.
+                Way::Answer(_) => {}
+            }
+        }
+        way
+    }
+
+    /// A read: what is held and fresh is served as ever.
+    fn find_or_fetch(&mut self, now: Now, waiter: Waiter, key: &[u8], verb: Verb, probe: Probe) -> Way {
+        let through = self.through.as_mut().expect("there are keyspaces or erasures");
         let held = self.store.find(now.mono, probe, key, false).map(|found| Held::of(&found));
         let held = held.filter(|held| !held.marks.hollow);
         if let Some(held) = &held {
@@ -522,6 +548,11 @@ impl Engine {
         let ticket = match through.flights.joinable(key) {
             Some(ticket) => {
                 tally.coalesced += 1;
+                let flight = through.flights.of(ticket).expect("it is joinable");
+                if flight.cause != Cause::Demand {
+                    let origin = flight.rules.origin;
+                    through.effects.push_back(Effect::Hurry { origin, ticket });
+                }
                 ticket
             }
             None => self.take_off(&keyspace, id, key, held.map(|held| held.version), Cause::Demand),
@@ -543,7 +574,7 @@ impl Engine {
     }
 
     /// Begins a flight and asks.
-    fn take_off(
+    pub(super) fn take_off(
         &mut self,
         keyspace: &Arc<Keyspace>,
         id: KeyspaceId,
@@ -591,6 +622,7 @@ impl Engine {
         match reply {
             Told::Found(found) => self.arrive(now, &keyspace, flight, found),
             Told::Absent { fresh_millis } => {
+                self.came_of(&flight, if flight.storable { End::Absent } else { End::Voided });
                 let probe = self.store.probe(&key);
                 if flight.storable {
                     if self.store.remove(probe, &key) {
@@ -607,6 +639,7 @@ impl Engine {
                 }
             }
             Told::Unchanged { fresh_millis } => {
+                self.came_of(&flight, End::Voided);
                 let probe = self.store.probe(&key);
                 let held = self.look(now.mono, probe, &key, false).expect("looked at above");
                 if flight.storable {
@@ -617,12 +650,14 @@ impl Engine {
                 self.hand_out_held(now, &key, flight.passengers);
             }
             Told::Refused(text) => {
+                self.came_of(&flight, End::Failed);
                 if flight.cause != Cause::Demand {
                     self.through_mut().ledger.let_rest(&key, now.mono.plus_millis(REST_MILLIS));
                 }
                 self.disappoint(now, &key, index, &keyspace, flight.passengers, &Why::Refused(&text));
             }
             Told::Written | Told::NotWritten | Told::Counted(_) | Told::Raw(_) => {
+                self.came_of(&flight, End::Failed);
                 let why = Why::Failure(Failure::Broken);
                 self.disappoint(now, &key, index, &keyspace, flight.passengers, &why);
             }
@@ -631,7 +666,7 @@ impl Engine {
 
     /// A value has come.
     fn arrive(&mut self, now: Now, keyspace: &Keyspace, flight: Flight, found: Fetched) {
-        let (key, index) = (flight.key, usize::from(flight.keyspace.0));
+        let (key, index) = (flight.key.clone(), usize::from(flight.keyspace.0));
         let probe = self.store.probe(&key);
         let held = self.look(now.mono, probe, &key, false);
         let through = self.through.as_mut().expect("flights are of it");
@@ -641,6 +676,7 @@ impl Engine {
         });
         if newer_held {
             // A replica that lags answered: what is held is newer.
+            self.came_of(&flight, End::Voided);
             return self.hand_out_held(now, &key, flight.passengers);
         }
         let mut item = Held::fresh(found.flags, found.version.unwrap_or(Version::NONE), Expiry::Never);
@@ -676,6 +712,13 @@ impl Engine {
             }
             false => through.tally(index).voided += 1,
         }
+        // What may not be kept was fetched for nothing.
+        let end = match (stored, flight.storable) {
+            (true, _) => End::Landed,
+            (false, true) => End::Absent,
+            (false, false) => End::Voided,
+        };
+        self.came_of(&flight, end);
         let value: Rc<[u8]> = found.value.into();
         let answer = Answer::Item(item.item());
         for passenger in flight.passengers {
@@ -752,6 +795,7 @@ impl Engine {
         }
         let flight = through.flights.land(ticket).expect("looked at above");
         through.ledger.let_rest(&flight.key, now.mono.plus_millis(REST_MILLIS));
+        self.came_of(&flight, End::Failed);
         self.disappoint(now, &flight.key, index, &keyspace, flight.passengers, &Why::Failure(why));
     }
 
@@ -994,7 +1038,7 @@ impl Engine {
 
     /// Removes the item of a key if it was erased and not removed so far.
     #[inline]
-    fn enforce(&mut self, now: Mono, key: &[u8]) {
+    pub(super) fn enforce(&mut self, now: Mono, key: &[u8]) {
         let Some(through) = &self.through else { return };
         if !through.erasures.any() {
             return;

@@ -16,7 +16,7 @@
 
 use super::ring::Ring;
 use crate::ids::CoreId;
-use crate::message::{Batch, ReturnAddress};
+use crate::message::{Batch, Hint, ReturnAddress};
 use crate::request::{Outcome, Request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
@@ -119,6 +119,11 @@ impl Mesh {
     /// Sends the outcome of a request that was parked, with this turn's batch.
     pub fn answer_late(&mut self, to: CoreId, address: ReturnAddress, outcome: &Outcome<'_>) {
         self.peer(to).out.push_late_return(address, outcome);
+    }
+
+    /// Sends a hint with this turn's batch; it may get lost.
+    pub fn hint(&mut self, to: CoreId, hint: Hint, text: &[u8]) {
+        self.peer(to).out.push_hint(hint, text);
     }
 
     /// Whether more outcomes for a peer may be made now.

@@ -69,6 +69,8 @@ pub struct Keyspace {
     pub wait_millis_max: u64,
     /// Attempts for clients that wait.
     pub attempts_max: u8,
+    /// Whether keys are fetched before they are asked for.
+    pub prefetch: bool,
 }
 
 impl Keyspace {
@@ -226,6 +228,7 @@ mod tests {
             value_bytes_max: 1 << 20,
             wait_millis_max: 1000,
             attempts_max: 2,
+            prefetch: false,
         }
     }
 

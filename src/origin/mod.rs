@@ -12,7 +12,7 @@
 //!
 //! Files: a client per protocol (`redis` with `resp_frame`, `memcached`, `http` with `http_head`, `postgres`), `target` (what
 //! `--origin URL` means), [`keyspace`] (which keys have which origin, and under which rules), [`pool`] (connections,
-//! deadlines, the circuit).
+//! deadlines, the circuit), `spare` (how much may be asked that nobody waits for).
 
 mod http;
 mod http_head;
@@ -22,6 +22,7 @@ pub mod pool;
 mod postgres;
 mod redis;
 mod resp_frame;
+mod spare;
 pub mod target;
 
 use crate::ids::Version;

@@ -7,13 +7,16 @@
 //!           Told::Failed                                      Told::Failed for each
 //! ```
 //! Sans-IO: the shell connects, reads and writes as [`Pool::poll`] says, and tells what came of it. Rules:
-//! 1. Demand goes before refresh, refresh before prefetch; within each the oldest first.
+//! 1. Demand goes before refresh, refresh before prefetch; within each the oldest first. A question that somebody comes to wait
+//!    for is hurried: it goes on as demand.
 //! 2. No more questions are on their way, over all cores, than the origin's permits; the rest waits here, bounded.
 //! 3. Every question has one deadline for everything: waiting, connecting, sending, the last byte of the answer. The
 //!    connection that holds an overdue one is given up, because answers are told apart by their order only.
-//! 4. After some failures in a row the circuit opens: questions fail at once, then one is let through to try. Each time
+//! 4. Prefetch takes a quarter of the permits at most, and no more than the origin has to spare (`spare`).
+//! 5. After some failures in a row the circuit opens: questions fail at once, then one is let through to try. Each time
 //!    that fails the pause doubles.
 
+use super::spare::Spare;
 use super::{Ask, Broken, Client, Duty, Heard, Limits, Reply, Target, Ticket};
 use crate::clock::Mono;
 use std::collections::VecDeque;
@@ -34,8 +37,9 @@ impl Permits {
         Permits { taken: AtomicU32::new(0), max: max.max(1), most: AtomicU32::new(0) }
     }
 
-    fn take(&self) -> bool {
-        let more = |taken| (taken < self.max).then_some(taken + 1);
+    fn take(&self, cause: Cause) -> bool {
+        let max = if cause == Cause::Prefetch { self.max.div_ceil(SPARE_PERMITS) } else { self.max };
+        let more = |taken| (taken < max).then_some(taken + 1);
         match self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more) {
             Ok(before) => {
                 self.most.fetch_max(before + 1, Ordering::Relaxed);
@@ -60,6 +64,9 @@ impl Permits {
         self.most.load(Ordering::Relaxed)
     }
 }
+
+/// One permit in so many may be taken for what nobody waits for, and only while no more are out.
+const SPARE_PERMITS: u32 = 4;
 
 /// Bounds of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +100,10 @@ pub enum Cause {
     Refresh,
     /// Somebody may want it.
     Prefetch,
+}
+
+impl Cause {
+    const ALL: [Cause; 3] = [Cause::Demand, Cause::Refresh, Cause::Prefetch];
 }
 
 /// Why a question has no answer.
@@ -241,6 +252,7 @@ pub struct Pool {
     starved: Option<Mono>,
     actions: VecDeque<Action>,
     heard: Vec<Heard>,
+    spare: Spare,
     /// What it counts.
     pub tally: Tally,
     last_broken: Option<Broken>,
@@ -263,6 +275,7 @@ impl Pool {
             starved: None,
             actions: VecDeque::new(),
             heard: Vec::new(),
+            spare: Spare::default(),
             tally: Tally::default(),
             last_broken: None,
             last_failure: None,
@@ -274,8 +287,46 @@ impl Pool {
         self.actions.pop_front()
     }
 
+    /// How many questions of cause [`Cause::Prefetch`] it has room for now. Changes with time and with every other call.
+    pub fn spare_room(&mut self, now: Mono) -> usize {
+        let waited_for = !self.lines[Cause::Demand as usize].is_empty();
+        if self.circuit_open() || waited_for || !self.lines[Cause::Prefetch as usize].is_empty() {
+            return 0;
+        }
+        let permits = self.permits.max.div_ceil(SPARE_PERMITS).saturating_sub(self.permits.taken());
+        self.spare.room(now).min(permits as usize)
+    }
+
+    /// Questions of cause [`Cause::Prefetch`] that are let through in a second at present.
+    pub fn spare_rate(&self) -> f64 {
+        self.spare.rate()
+    }
+
+    /// Smoothed microseconds from question to answer; 0: none so far.
+    pub fn latency_micros(&self) -> u64 {
+        self.spare.latency_micros()
+    }
+
+    /// Somebody waits for a question's answer from now on: it goes before those that nobody waits for.
+    pub fn hurry(&mut self, now: Mono, ticket: Ticket) {
+        for line in Cause::Refresh as usize..self.lines.len() {
+            let place = self.lines[line].iter().position(|waiting| waiting.ticket == ticket);
+            if let Some(waiting) = place.and_then(|place| self.lines[line].remove(place)) {
+                // It was asked before some of those: in the order of their deadlines, which only the first is looked at for.
+                let demand = &mut self.lines[Cause::Demand as usize];
+                let place = demand.partition_point(|other| other.until <= waiting.until);
+                demand.insert(place, waiting);
+                return self.pump(now);
+            }
+        }
+    }
+
     /// Asks. What comes of it is told, exactly once, unless it is cancelled.
     pub fn ask(&mut self, now: Mono, ticket: Ticket, cause: Cause, ask: Ask) {
+        if cause == Cause::Prefetch && !self.spare.take() {
+            // The origin has done nothing wrong.
+            return self.actions.push_back(Action::Tell(Told::Failed(ticket, Failure::QueueFull)));
+        }
         if !self.lets_through(now) {
             return self.fail(ticket, Failure::CircuitOpen);
         }
@@ -448,7 +499,9 @@ impl Pool {
                         Mono(until.0.saturating_sub(Mono(0).plus_millis(self.options.timeout_millis).0));
                     let class = LATENCY_MILLIS.iter().position(|bound| begun.plus_millis(*bound) >= now);
                     self.tally.latencies[class.unwrap_or(LATENCY_MILLIS.len())] += 1;
-                    self.tally.latency_micros += now.0.saturating_sub(begun.0) / 1000;
+                    let micros = now.0.saturating_sub(begun.0) / 1000;
+                    self.tally.latency_micros += micros;
+                    self.spare.answered(now, micros);
                     let millis = now.millis_since(begun);
                     if millis >= self.options.slow_millis {
                         self.actions.push_back(Action::Slow(ticket, millis));
@@ -465,6 +518,7 @@ impl Pool {
 
     fn fail(&mut self, ticket: Ticket, why: Failure) {
         self.tally.failed += 1;
+        self.spare.failed();
         if why == Failure::Overdue {
             self.actions.push_back(Action::Slow(ticket, self.options.timeout_millis));
         }
@@ -510,7 +564,7 @@ impl Pool {
                 }
                 return;
             };
-            if !self.permits.take() {
+            if !self.permits.take(Cause::ALL[class]) {
                 // An answer of our own brings us back here; without any on the way only looking does.
                 let idle = self.connections.iter().all(|it| it.asked.is_empty());
                 self.starved = idle.then(|| now.plus_millis(PERMIT_MILLIS));

@@ -624,3 +624,54 @@ fn a_connection_to_listen_is_kept_and_its_return_means_that_anything_may_have_ch
     assert_eq!(actions(&mut pool), [Action::Connect(Line(1))]);
     assert!(!pool.circuit_open());
 }
+
+#[test]
+fn what_nobody_waits_for_takes_a_quarter_of_the_permits_and_leaves_the_rest_to_demand() {
+    let (mut pool, permits) = pool(Options { connections_max: 1, ..OPTIONS }, 8);
+    assert_eq!(pool.spare_room(at(0)), 2);
+    for ticket in 1..=3 {
+        pool.ask(at(0), Ticket(ticket), Cause::Prefetch, ask(&format!("k{ticket}"), READ));
+    }
+    assert_eq!(pool.spare_room(at(0)), 0, "some wait");
+    pool.connected(at(0), Line(0));
+    assert_eq!(permits.taken(), 2);
+    (4..8).for_each(|ticket| read(&mut pool, 0, ticket));
+    assert_eq!(permits.taken(), 6, "demand does not stand behind them");
+    assert_eq!(pool.spare_room(at(0)), 0);
+    assert!(said(&mut pool, 0).ends_with("mg k7 v f t c\r\n"));
+    pool.received(at(1), Line(0), &b"EN\r\n".repeat(6));
+    assert_eq!(permits.taken(), 1, "then the third has its turn");
+    assert_eq!(said(&mut pool, 0), "mg k3 v f t c\r\n");
+}
+
+#[test]
+fn a_question_that_somebody_comes_to_wait_for_goes_with_demand() {
+    let (mut pool, _) = pool(Options { connections_max: 1, ..OPTIONS }, 64);
+    for (ticket, cause) in [(1, Cause::Prefetch), (2, Cause::Refresh), (3, Cause::Prefetch)] {
+        pool.ask(at(ticket), Ticket(ticket), cause, ask(&format!("k{ticket}"), READ));
+    }
+    read(&mut pool, 4, 4);
+    pool.hurry(at(5), Ticket(3));
+    pool.hurry(at(5), Ticket(99));
+    pool.connected(at(6), Line(0));
+    let order = said(&mut pool, 0);
+    let order: Vec<_> = order.lines().map(|line| &line[3..5]).collect();
+    assert_eq!(order, ["k3", "k4", "k2", "k1"], "by precedence, then by when they were asked");
+}
+
+#[test]
+fn an_origin_that_fails_or_has_people_waiting_has_nothing_to_spare() {
+    let (mut pool, _) = pool(Options { connections_max: 1, ..OPTIONS }, 8);
+    read(&mut pool, 0, 1);
+    assert_eq!(pool.spare_room(at(0)), 0);
+    for now in 0..10 {
+        read(&mut pool, now, 10 + now);
+        let lines: Vec<Line> = actions(&mut pool)
+            .iter()
+            .filter_map(|it| if let Action::Connect(line) = it { Some(*line) } else { None })
+            .collect();
+        lines.into_iter().for_each(|line| pool.closed(at(now), line));
+    }
+    assert!(pool.circuit_open());
+    assert_eq!(pool.spare_room(at(11)), 0);
+}

@@ -9,12 +9,26 @@ use super::Source;
 const VISIT_CLASSES: usize = 8;
 const WEIGHT_CLASSES: usize = 16;
 const SOURCES: usize = Source::ALL.len();
+/// What the next step of a stride is believed before anything is known.
+const STRIDE_FIRST: f32 = 0.6;
 /// Trials that a bin remembers.
 const MEMORY: u16 = 300;
 
 /// Which bin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bin(u16);
+
+impl Bin {
+    /// Its number.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The bin of that number; of one too large, some bin.
+    pub fn of_number(number: u16) -> Bin {
+        Bin(number % (SOURCES * VISIT_CLASSES * WEIGHT_CLASSES) as u16)
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -28,11 +42,13 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Bins that know nothing yet: a guess is believed as much as it believes itself.
+    /// Bins that know nothing yet: a guess is believed as much as it believes itself. The weight of a stride is how far ahead
+    /// it is guessed: the nearer the likelier.
     pub fn new() -> Calibration {
         let one = |bin: usize| {
             let weight = (bin % WEIGHT_CLASSES) as f32 / WEIGHT_CLASSES as f32;
-            Known { part: weight, count: 0 }
+            let stride = bin / (VISIT_CLASSES * WEIGHT_CLASSES) == Source::Stride as usize;
+            Known { part: if stride { STRIDE_FIRST * (1.0 - weight) } else { weight }, count: 0 }
         };
         Calibration { bins: (0..SOURCES * VISIT_CLASSES * WEIGHT_CLASSES).map(one).collect() }
     }
@@ -76,7 +92,7 @@ mod tests {
         (0..3000).for_each(|i| calibration.rate(bin, if i % 10 < 3 { 1.0 } else { 0.0 }));
         assert!((calibration.part(bin) - 0.3).abs() < 0.05, "{}", calibration.part(bin));
         let other = Calibration::bin(Source::Stride, 9, 0.5);
-        assert!(other != bin && calibration.part(other) == 0.5, "others learn for themselves");
+        assert!(other != bin && calibration.part(other) == STRIDE_FIRST / 2.0, "others learn for themselves");
     }
 
     #[test]

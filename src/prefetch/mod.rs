@@ -36,6 +36,8 @@ use rows::Rows;
 use streams::{AHEAD_MAX, Streams};
 use throttle::Throttle;
 
+use crate::clock::Mono;
+
 /// A key by number: a hash of it, the same on all cores.
 pub type KeyId = u32;
 /// No key.
@@ -98,9 +100,21 @@ impl Past {
     /// A client that asked for nothing yet.
     pub const EMPTY: Past = Past([NO_KEY; LAGS]);
 
-    fn push(&mut self, key: KeyId) {
+    /// Appends a key.
+    pub fn push(&mut self, key: KeyId) {
         self.0.copy_within(..LAGS - 1, 1);
         self.0[0] = key;
+    }
+
+    /// The last key.
+    pub fn last(&self) -> KeyId {
+        self.0[0]
+    }
+
+    /// Each key with how many reads a next one comes behind it.
+    pub fn lags(&self) -> impl Iterator<Item = (usize, KeyId)> + use<> {
+        let keys = self.0;
+        keys.into_iter().enumerate().map(|(lag, key)| (lag + 1, key)).filter(|(_, key)| *key != NO_KEY)
     }
 }
 
@@ -148,6 +162,17 @@ pub struct Reason {
 }
 
 impl Reason {
+    /// As a number, for other cores.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.cause) << 32 | (self.source as u64) << 16 | u64::from(self.bin.number())
+    }
+
+    /// From a number of [`Reason::to_bits`]; any other one means some reason, too.
+    pub fn from_bits(bits: u64) -> Reason {
+        let source = Source::ALL[(bits >> 16 & 0xFF) as usize % Source::ALL.len()];
+        Reason { source, cause: (bits >> 32) as KeyId, bin: Bin::of_number(bits as u16) }
+    }
+
     #[cfg(test)]
     fn test(source: Source) -> Reason {
         Reason { source, cause: 0, bin: Calibration::bin(source, 0, 0.0) }
@@ -190,6 +215,19 @@ pub struct Predictor {
     throttle: Throttle,
     outstanding: Outstanding,
     scores: [Score; Source::ALL.len()],
+    /// What became of candidates, for the rows of their causes: those may be another core's.
+    ratings: Vec<Rating>,
+}
+
+/// What became of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rating {
+    /// The key whose row guessed it.
+    pub cause: KeyId,
+    /// The candidate.
+    pub key: KeyId,
+    /// From 0, of no use, to 1.
+    pub worth: f32,
 }
 
 impl Predictor {
@@ -211,6 +249,7 @@ impl Predictor {
             throttle: Throttle::new(options.budget),
             outstanding,
             scores: Default::default(),
+            ratings: Vec::new(),
         }
     }
 
@@ -223,8 +262,22 @@ impl Predictor {
             + self.outstanding.heap_bytes()
     }
 
-    /// A request of the client with that past: learns from it, and adds what is worth fetching now to `out`.
+    /// A request of the client with that past: learns from it, and adds what is worth fetching now to `out`. All that a core
+    /// alone has to do.
     pub fn observe(&mut self, seen: &Seen<'_>, past: &mut Past, out: &mut Vec<Candidate>) {
+        self.arrive(seen);
+        // A key asked for twice in a row neither follows itself nor does what is before it come once more.
+        if past.last() != seen.id {
+            past.lags().for_each(|(lag, before)| self.learn(before, seen.id, lag));
+            past.push(seen.id);
+            self.visit(seen.id, |_| false, out);
+        }
+        self.step(seen.id, seen.place, out);
+        self.ratings.clear();
+    }
+
+    /// A request reached the owner of its key: judges what was fetched for it, and remembers the key.
+    pub fn arrive(&mut self, seen: &Seen<'_>) {
         if let Some(pending) = self.outstanding.take(seen.id) {
             let outcome = match (seen.hit, pending.landed) {
                 (true, _) => Outcome::Used,
@@ -241,21 +294,37 @@ impl Predictor {
         }
         self.throttle.requested(!seen.hit);
         self.directory.know(seen.id, seen.key);
-        // A key asked for twice in a row neither follows itself nor does what is before it come once more.
-        if past.0[0] != seen.id {
-            for (lag, &before) in past.0.iter().enumerate() {
-                if before != NO_KEY && before != seen.id {
-                    self.rows.learn(before, seen.id, lag + 1);
-                }
-            }
-            past.push(seen.id);
-            if self.options.sources[Source::Successor as usize] {
-                self.follow(seen.id, out);
-            }
+    }
+
+    /// `follower` came so many reads after `key`.
+    pub fn learn(&mut self, key: KeyId, follower: KeyId, lag: usize) {
+        if key != follower && lag <= LAGS {
+            self.rows.learn(key, follower, lag);
         }
-        if let Some(place) = seen.place.filter(|_| self.options.sources[Source::Stride as usize]) {
-            self.walk(seen.id, place, out);
+    }
+
+    /// A client read the key: adds what is likely to follow to `out`. `elsewhere` names keys that other cores own and know.
+    pub fn visit(&mut self, id: KeyId, elsewhere: impl Fn(KeyId) -> bool, out: &mut Vec<Candidate>) {
+        if self.options.sources[Source::Successor as usize] {
+            self.follow(id, elsewhere, out);
         }
+    }
+
+    /// A client read the key that stands there: adds what comes next on its walk to `out`.
+    pub fn step(&mut self, id: KeyId, place: Option<Place>, out: &mut Vec<Candidate>) {
+        if let Some(place) = place.filter(|_| self.options.sources[Source::Stride as usize]) {
+            self.walk(id, place, out);
+        }
+    }
+
+    /// What became of a candidate of this core's row, as another core saw it.
+    pub fn rate(&mut self, rating: Rating) {
+        self.rows.rate(rating.cause, rating.key, rating.worth);
+    }
+
+    /// What became of candidates since this was asked last: rows of other cores are to be told.
+    pub fn take_ratings(&mut self) -> impl Iterator<Item = Rating> {
+        self.ratings.drain(..)
     }
 
     /// The key of a candidate, or of any id, as long as it is remembered.
@@ -264,9 +333,9 @@ impl Predictor {
     }
 
     /// A candidate is being fetched.
-    pub fn issued(&mut self, id: KeyId, reason: Reason) {
+    pub fn issued(&mut self, now: Mono, id: KeyId, reason: Reason) {
         self.scores[reason.source as usize].issued += 1;
-        for lost in self.outstanding.put(id, reason).into_iter().flatten() {
+        for lost in self.outstanding.put(now, id, reason).into_iter().flatten() {
             self.resolve(&lost, Outcome::Wasted);
         }
     }
@@ -275,6 +344,41 @@ impl Predictor {
     pub fn absent(&mut self, reason: Reason) {
         self.scores[reason.source as usize].issued += 1;
         self.resolve(&Pending::new(NO_KEY, reason), Outcome::Wasted);
+    }
+
+    /// A candidate that was fetched is a key that the origin does not have.
+    pub fn missing(&mut self, id: KeyId) {
+        if let Some(pending) = self.outstanding.take(id) {
+            self.resolve(&pending, Outcome::Wasted);
+        }
+    }
+
+    /// A candidate that was fetched will not land, through no fault of the guess; false if somebody had asked for it meanwhile.
+    pub fn withdraw(&mut self, id: KeyId) -> bool {
+        self.outstanding.take(id).is_some()
+    }
+
+    /// Makes a key known that was not asked for, so that it can be fetched.
+    pub fn introduce(&mut self, id: KeyId, key: &[u8]) {
+        self.directory.know(id, key);
+    }
+
+    /// Whether a candidate was fetched and not asked for so far.
+    pub fn awaits(&self, id: KeyId) -> bool {
+        self.outstanding.holds(id)
+    }
+
+    /// Passes judgement on what nobody asked for in a while, and on the guesses of late. Every second or so, where time counts.
+    pub fn tick(&mut self, now: Mono) {
+        while let Some(pending) = self.outstanding.take_forgotten(now) {
+            self.resolve(&pending, Outcome::Wasted);
+        }
+        self.throttle.tick(now);
+    }
+
+    /// Whether it has found that guessing does not pay at present, and tries one guess in many only.
+    pub fn resting(&self) -> bool {
+        self.throttle.resting()
     }
 
     /// A candidate landed in the cache.
@@ -298,13 +402,14 @@ impl Predictor {
     }
 
     /// Candidates from the key's row.
-    fn follow(&mut self, id: KeyId, out: &mut Vec<Candidate>) {
+    fn follow(&mut self, id: KeyId, elsewhere: impl Fn(KeyId) -> bool, out: &mut Vec<Candidate>) {
         let Predictor { rows, calibration, throttle, directory, outstanding, .. } = self;
         rows.visit(id, |guess| {
             let bin = Calibration::bin(Source::Successor, guess.visits, guess.weight);
             let tries = f32::from(guess.tries);
             let score = (calibration.part(bin) + guess.use_part * tries) / (1.0 + tries);
-            if throttle.admits(score) && !outstanding.holds(guess.key) && directory.key(guess.key).is_some() {
+            let open = || !outstanding.holds(guess.key) && directory.key(guess.key).is_some();
+            if throttle.admits(score) && (elsewhere(guess.key) || open()) {
                 let reason = Reason { source: Source::Successor, cause: id, bin };
                 out.push(Candidate { target: Target::Key(guess.key), score, reason });
             }
@@ -356,7 +461,9 @@ impl Predictor {
         };
         self.calibration.rate(pending.reason.bin, worth);
         if pending.reason.source == Source::Successor {
-            self.rows.rate(pending.reason.cause, pending.key, worth);
+            let rating = Rating { cause: pending.reason.cause, key: pending.key, worth };
+            self.rate(rating);
+            self.ratings.push(rating);
         }
     }
 }

@@ -1,14 +1,18 @@
 //! Candidates that were fetched and not asked for yet.
 //!
 //! Sets of eight by the key's hash, and a queue in the order of fetching. One that is not asked for while so many others came
-//! into the cache is overdue: unused, it has left the cache's probation by then.
+//! into the cache is overdue: unused, it has left the cache's probation by then. So is one that nobody asked for in a while
+//! ([`OVERDUE_MILLIS`]), or a large cache would take hours to notice what it fetches for nothing.
 
 use super::{KeyId, Reason};
+use crate::clock::Mono;
 use std::collections::VecDeque;
 
 const WAYS: usize = 8;
 /// Least patience, in others that came in.
 const PATIENCE_MIN: u64 = 64;
+/// Time after which one is overdue.
+pub const OVERDUE_MILLIS: u64 = 15_000;
 
 /// A candidate that was fetched.
 #[derive(Clone, Copy, Debug)]
@@ -19,12 +23,14 @@ pub struct Pending {
     pub landed: bool,
     /// Which fill of the cache it was, as a name.
     number: u64,
+    /// When it was fetched.
+    at: Mono,
 }
 
 impl Pending {
     /// One that is nobody's fetch.
     pub fn new(key: KeyId, reason: Reason) -> Pending {
-        Pending { key, reason, landed: false, number: 0 }
+        Pending { key, reason, landed: false, number: 0, at: Mono(0) }
     }
 }
 
@@ -32,6 +38,8 @@ impl Pending {
 pub struct Outstanding {
     sets: Vec<[Option<Pending>; WAYS]>,
     order: VecDeque<(KeyId, u64)>,
+    /// When the one at the front of `order` was fetched, or one before it.
+    front: Mono,
     order_max: usize,
     /// Fills of the cache so far, for demand or not.
     fills: u64,
@@ -46,6 +54,7 @@ impl Outstanding {
             sets: vec![[None; WAYS]; sets],
             order: VecDeque::with_capacity(sets * WAYS),
             order_max: sets * WAYS,
+            front: Mono(0),
             fills: 0,
             patience: PATIENCE_MIN,
         }
@@ -65,8 +74,11 @@ impl Outstanding {
     }
 
     /// Adds one; answers those that had to give way.
-    pub fn put(&mut self, key: KeyId, reason: Reason) -> [Option<Pending>; 2] {
+    pub fn put(&mut self, now: Mono, key: KeyId, reason: Reason) -> [Option<Pending>; 2] {
         self.fills += 1;
+        if self.order.is_empty() {
+            self.front = now;
+        }
         let number = self.fills;
         let mut lost = None;
         if self.order.len() == self.order_max
@@ -78,7 +90,7 @@ impl Outstanding {
         let set = &mut self.sets[set];
         let age = |place: &Option<Pending>| place.map_or(0, |pending| pending.number);
         let place = set.iter_mut().min_by_key(|place| age(place)).expect("there are eight");
-        let replaced = place.replace(Pending { key, reason, landed: false, number });
+        let replaced = place.replace(Pending { key, reason, landed: false, number, at: now });
         self.order.push_back((key, number));
         [lost, replaced]
     }
@@ -115,6 +127,27 @@ impl Outstanding {
         None
     }
 
+    /// One that nobody asked for in a while, if any.
+    pub fn take_forgotten(&mut self, now: Mono) -> Option<Pending> {
+        while self.front.plus_millis(OVERDUE_MILLIS) <= now
+            && let Some(&(key, number)) = self.order.front()
+        {
+            let set = &self.sets[self.set_of(key)];
+            if let Some(pending) = set.iter().flatten().find(|it| it.key == key && it.number == number) {
+                self.front = pending.at;
+                if pending.at.plus_millis(OVERDUE_MILLIS) > now {
+                    return None;
+                }
+            }
+            self.order.pop_front();
+            let taken = self.take_if(key, |pending| pending.number == number);
+            if taken.is_some() {
+                return taken;
+            }
+        }
+        None
+    }
+
     fn take_if(&mut self, key: KeyId, is: impl Fn(&Pending) -> bool) -> Option<Pending> {
         let set = self.set_of(key);
         let place =
@@ -143,7 +176,7 @@ mod tests {
             outstanding.filled();
             outstanding.take_overdue()
         };
-        assert!([7, 8].map(|key| outstanding.put(key, WHY())).iter().flatten().all(Option::is_none));
+        assert!([7, 8].map(|key| outstanding.put(Mono(0), key, WHY())).iter().flatten().all(Option::is_none));
         outstanding.landed(7);
         assert!(outstanding.holds(7) && !outstanding.holds(9));
         assert!(outstanding.take(8).is_some_and(|pending| !pending.landed));
@@ -154,11 +187,31 @@ mod tests {
     }
 
     #[test]
+    fn one_is_forgotten_after_a_while_whatever_comes_in() {
+        let mut outstanding = Outstanding::with_bytes(10_000);
+        let at = |millis| Mono(0).plus_millis(millis);
+        for (key, millis) in [(1, 0), (2, 10), (3, 5000)] {
+            outstanding.put(at(millis), key, WHY());
+        }
+        assert!(outstanding.take(1).is_some(), "asked for in time");
+        assert!(outstanding.take_forgotten(at(OVERDUE_MILLIS)).is_none());
+        let forgotten = |outstanding: &mut Outstanding, millis| {
+            outstanding.take_forgotten(at(millis)).map(|pending| pending.key)
+        };
+        assert_eq!(forgotten(&mut outstanding, OVERDUE_MILLIS + 10), Some(2));
+        assert_eq!(forgotten(&mut outstanding, OVERDUE_MILLIS + 4999), None);
+        assert_eq!(forgotten(&mut outstanding, OVERDUE_MILLIS + 5000), Some(3));
+        assert_eq!(forgotten(&mut outstanding, 10 * OVERDUE_MILLIS), None);
+        outstanding.put(at(20 * OVERDUE_MILLIS), 4, WHY());
+        assert_eq!(forgotten(&mut outstanding, 20 * OVERDUE_MILLIS + 1), None, "it is new");
+    }
+
+    #[test]
     fn there_are_never_more_than_there_is_room_for() {
         let mut outstanding = Outstanding::with_bytes(2000);
         let bytes = outstanding.heap_bytes();
         assert!(bytes <= 2000);
-        let lost = (0..1000).flat_map(|key| outstanding.put(key, WHY())).flatten().count();
+        let lost = (0..1000).flat_map(|key| outstanding.put(Mono(0), key, WHY())).flatten().count();
         let held = (0..1000).filter(|&key| outstanding.holds(key)).count();
         assert_eq!(lost + held, 1000, "each is held or was given back");
         assert_eq!(outstanding.heap_bytes(), bytes);

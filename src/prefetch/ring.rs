@@ -10,11 +10,15 @@ use std::collections::VecDeque;
 /// Most guesses that wait.
 pub const RING_MAX: usize = 256;
 const BUCKETS: usize = 8;
+/// Classes of targets; so many that most guesses are alone in theirs.
+const CLASSES: usize = 1024;
 
 /// The ring of a core.
 pub struct Ring {
     buckets: [VecDeque<(Mono, Candidate)>; BUCKETS],
     len: usize,
+    /// How many of those that wait have a target of each class: of a class that nobody has, none waits.
+    classes: Box<[u16; CLASSES]>,
     /// Guesses that were dropped: full, or too old.
     pub dropped: u64,
 }
@@ -23,10 +27,17 @@ impl Ring {
     /// An empty ring.
     pub fn new() -> Ring {
         Ring {
-            buckets: std::array::from_fn(|_| VecDeque::with_capacity(RING_MAX / BUCKETS)),
+            buckets: std::array::from_fn(|_| VecDeque::with_capacity(RING_MAX)),
             len: 0,
+            classes: Box::new([0; CLASSES]),
             dropped: 0,
         }
+    }
+
+    /// Bytes taken.
+    pub fn heap_bytes(&self) -> usize {
+        let buckets = self.buckets.iter().map(VecDeque::capacity).sum::<usize>();
+        buckets * size_of::<(Mono, Candidate)>() + size_of_val(&*self.classes)
     }
 
     /// Number of guesses that wait.
@@ -50,19 +61,20 @@ impl Ring {
             let Some(lower) = self.buckets[..bucket].iter_mut().find(|bucket| !bucket.is_empty()) else {
                 return false;
             };
-            lower.pop_front();
-            self.len -= 1;
+            let (_, lost) = lower.pop_front().expect("it is not empty");
+            self.leaves(&lost);
         }
         self.buckets[bucket].push_back((deadline, candidate));
         self.len += 1;
+        self.classes[class_of(candidate.target)] += 1;
         true
     }
 
     /// The best guess whose moment has not passed. Changes with each push and with time.
     pub fn pop(&mut self, now: Mono) -> Option<Candidate> {
-        for bucket in self.buckets.iter_mut().rev() {
-            while let Some((deadline, candidate)) = bucket.pop_front() {
-                self.len -= 1;
+        for bucket in (0..BUCKETS).rev() {
+            while let Some((deadline, candidate)) = self.buckets[bucket].pop_front() {
+                self.leaves(&candidate);
                 if deadline >= now {
                     return Some(candidate);
                 }
@@ -72,8 +84,14 @@ impl Ring {
         None
     }
 
+    fn leaves(&mut self, candidate: &Candidate) {
+        self.len -= 1;
+        self.classes[class_of(candidate.target)] -= 1;
+    }
+
     fn holds(&self, target: Target) -> bool {
-        self.len > 0 && self.buckets.iter().flatten().any(|(_, waiting)| waiting.target == target)
+        self.classes[class_of(target)] > 0
+            && self.buckets.iter().flatten().any(|(_, waiting)| waiting.target == target)
     }
 }
 
@@ -81,6 +99,14 @@ impl Default for Ring {
     fn default() -> Ring {
         Ring::new()
     }
+}
+
+fn class_of(target: Target) -> usize {
+    let word = match target {
+        Target::Key(key) => u64::from(key),
+        Target::Place(place) => place.prefix ^ place.number.rotate_left(17),
+    };
+    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize
 }
 
 fn bucket_of(score: f32) -> usize {

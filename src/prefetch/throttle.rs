@@ -1,9 +1,11 @@
 //! How much may be guessed: a threshold that follows the waste, and how much the origin bears.
 //!
-//! Every [`WINDOW`] requests what was fetched in vain is held against what had to be fetched anyhow. Above the budget the
+//! Every [`WINDOW`] requests (or two seconds) what was fetched in vain is held against what had to be fetched anyhow. Above the budget the
 //! threshold rises, below it falls a little, never under the floor: at the floor one guess in four is right, and traffic
 //! without structure stays nearly as it was. Now and then a guess under the threshold is tried all the same, so that what
 //! has become predictable is noticed.
+
+use crate::clock::Mono;
 
 /// Requests between two judgements.
 pub const WINDOW: u32 = 2048;
@@ -18,6 +20,9 @@ const EXPLORE_POOR: u32 = 1024;
 const POOR_PRECISION: f32 = 0.1;
 /// Windows that smoothed counts remember, roughly.
 const SMOOTHING: f32 = 0.3;
+
+/// Milliseconds after which judgement is passed on fewer requests, so that who does harm is stopped in time.
+const JUDGE_MILLIS: u64 = 2000;
 
 /// The throttle of a core.
 #[derive(Clone, Debug)]
@@ -34,6 +39,7 @@ pub struct Throttle {
     wasted_smooth: f32,
     precision: f32,
     explored: u32,
+    judge_at: Mono,
 }
 
 impl Throttle {
@@ -50,6 +56,7 @@ impl Throttle {
             wasted_smooth: 0.0,
             precision: 0.5,
             explored: 0,
+            judge_at: Mono(0),
         }
     }
 
@@ -75,6 +82,21 @@ impl Throttle {
         if self.requests == WINDOW {
             self.judge();
         }
+    }
+
+    /// Passes judgement if it is time to; where requests alone decide nobody calls it.
+    pub fn tick(&mut self, now: Mono) {
+        if now >= self.judge_at {
+            self.judge_at = now.plus_millis(JUDGE_MILLIS);
+            if self.requests > 0 || self.wasted > 0 {
+                self.judge();
+            }
+        }
+    }
+
+    /// Whether hardly anything is tried any more: guesses waste as much as they may, and the threshold is as high as it gets.
+    pub fn resting(&self) -> bool {
+        self.threshold >= THRESHOLD_MAX
     }
 
     /// A prefetch was of use.
@@ -121,6 +143,24 @@ mod tests {
         assert_eq!(throttle.threshold(), THRESHOLD_MAX);
         run(&mut throttle, 100, 100, 20);
         assert_eq!(throttle.threshold(), THRESHOLD_FLOOR);
+    }
+
+    #[test]
+    fn few_requests_that_waste_are_stopped_within_half_a_minute_and_tried_again_later() {
+        let mut throttle = Throttle::new(0.1);
+        let second = |seconds: u64| Mono(0).plus_millis(seconds * 1000);
+        for now in 0..30 {
+            (0..10).for_each(|_| throttle.requested(true));
+            (0..10).for_each(|_| throttle.wasted());
+            throttle.tick(second(now));
+        }
+        assert!(throttle.resting());
+        for now in 30..180 {
+            (0..10).for_each(|_| throttle.requested(true));
+            (0..3).for_each(|_| throttle.used());
+            throttle.tick(second(now));
+        }
+        assert!(!throttle.resting() && throttle.threshold() < 0.5);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What asks for keys before they are asked for: ours, others to hold it against, or nothing.
 
 use super::trace::{Trace, mix};
+use crate::clock::Mono;
 use crate::prefetch::{Candidate, Options, Past, Place, Predictor, Seen, Target};
 use std::collections::HashMap;
 
@@ -64,7 +65,8 @@ impl Prefetcher {
     /// A wish is being fetched.
     pub fn issued(&mut self, id: u32, wish: Wish) {
         if let (Prefetcher::Ours(ours), Some(candidate)) = (self, wish.candidate) {
-            ours.predictor.issued(id, candidate.reason);
+            // Replayed time is of many kinds; what is overdue is told by what came in meanwhile.
+            ours.predictor.issued(Mono(0), id, candidate.reason);
         }
     }
 

@@ -79,6 +79,18 @@ pub struct Probe {
     slot: Slot,
 }
 
+/// The number of the shard of a key, by the key's own ([`Probe::number`]).
+pub fn shard_of(number: u32) -> u16 {
+    (number >> 22) as u16
+}
+
+impl Probe {
+    /// A number for the key, the same on all cores of the process: its shard in the upper ten bits, of its hash the rest.
+    pub fn number(self) -> u32 {
+        u32::from(self.slot.shard().number()) << 22 | (self.hash >> 42) as u32
+    }
+}
+
 /// Bits that the engine keeps with an item. Their meaning is the engine's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {

@@ -13,6 +13,7 @@ mod origin_faults;
 mod origin_storm;
 mod origins;
 mod passing;
+mod prefetch;
 mod redis_rs;
 mod settings;
 mod support;

@@ -43,6 +43,9 @@ impl Core {
             self.works.engine.counters.hops_served_total += batch.request_count() as u64;
             let mut coming = Waiting { from, batch, next: 0 };
             let done = !held_up.contains(&from) && self.do_requests(now, &mut coming);
+            for (hint, text) in coming.batch.hints() {
+                self.works.engine.hint(now, hint, text);
+            }
             for (address, outcome) in coming.batch.returns() {
                 self.complete(now, address, &outcome);
             }

@@ -196,6 +196,7 @@ impl Core {
         let now = time::now();
         let mut engine = Engine::new(options.engine);
         engine.counters.connections = 0;
+        engine.set_shards(me, &node.map);
         let sources = options.sources.clone();
         if !sources.keyspaces.list().is_empty() {
             engine.set_keyspaces(sources.keyspaces.clone());
@@ -336,6 +337,7 @@ impl Core {
         busy |= self.read_mail(now);
         busy |= self.serve_runnable(now);
         self.mind_origins(now);
+        self.spread_hints();
         if self.works.engine.has_changes() || !self.works.lines.is_empty() {
             self.tell_observers();
         }

@@ -1,6 +1,7 @@
 //! A core's connections to origins: sockets on the same ring, driven as the pools say.
 //!
 //! ```text
+//!   pool.spare_room --> engine.prefetch
 //!   engine.poll_effect --> pool.ask --> pool.poll --> Connect | Send | Close --> ring
 //!   completions --> pool.connected | received | closed --> pool.poll --> Tell --> engine.answered | failed
 //! ```
@@ -12,7 +13,7 @@ use crate::clock::{Mono, Now};
 use crate::control::OriginReport;
 use crate::engine::{Effect, Waiter};
 use crate::hash::slot_of;
-use crate::ids::{ConnectionId, CoreId};
+use crate::ids::{ConnectionId, CoreId, ShardId};
 use crate::io::resolve::Addresses;
 use crate::io::ring::{Completion, Ring};
 use crate::io::tls::Channel;
@@ -21,6 +22,7 @@ use crate::origin::keyspace::{Keys, Keyspaces};
 use crate::origin::pool::{Action, Cause, Line, Permits, Pool, Told};
 use crate::origin::{Target, Ticket};
 use crate::request::{Named, Outcome, Request, Value, Verb};
+use crate::store::shard_of;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -105,6 +107,8 @@ pub(super) struct Origins {
     /// Links with output that is not on its way.
     dirty: Vec<ConnectionId>,
     rearm: Vec<ConnectionId>,
+    /// What each origin has room for that nobody waits for, while that is looked at.
+    rooms: Vec<usize>,
     /// How often keyspaces were replaced.
     round: u64,
     /// How often each pool's circuit had opened when that was last logged, and why its last TLS connection failed.
@@ -171,6 +175,7 @@ impl Origins {
             free: Vec::new(),
             dirty: Vec::new(),
             rearm: Vec::new(),
+            rooms: Vec::new(),
             round: 0,
         }
     }
@@ -184,6 +189,7 @@ impl Origins {
             report.connections += pool.connection_count() as u64;
             report.waiting += pool.waiting_count() as u64;
             report.circuit_open |= pool.circuit_open();
+            report.spare_rate = report.spare_rate.max(pool.spare_rate());
         }
         reports
     }
@@ -295,6 +301,7 @@ impl Core {
             }
         }
         let mut due = self.works.engine.attend(now);
+        self.prefetch(now);
         loop {
             let mut any = false;
             while let Some(effect) = self.works.engine.poll_effect() {
@@ -318,6 +325,30 @@ impl Core {
         self.due.origins = [due, pools].into_iter().flatten().min();
     }
 
+    /// Lets the engine fetch ahead as far as the origins have room.
+    fn prefetch(&mut self, now: Now) {
+        if !self.works.engine.has_candidates() {
+            return;
+        }
+        let origins = self.origins.sources.origins.len();
+        self.origins.rooms.clear();
+        let rooms = self.origins.pools[..origins].iter_mut().map(|pool| pool.spare_room(now.mono));
+        self.origins.rooms.extend(rooms);
+        self.works.engine.prefetch(now, &mut self.origins.rooms);
+    }
+
+    /// Hands what other cores are to learn to this turn's batches.
+    pub(super) fn spread_hints(&mut self) {
+        let works = &mut self.works;
+        if works.node.cpus.len() == 1 {
+            return;
+        }
+        let (map, mesh) = (&works.node.map, &mut works.mesh);
+        works.engine.take_hints(|hint, text| {
+            mesh.hint(map.owner(ShardId::new(shard_of(hint.key()))), hint, text);
+        });
+    }
+
     /// Takes over keyspaces that were read again, if they were.
     pub(super) fn take_keyspaces(&mut self) {
         let round = self.shared.keyspaces_round.load(Ordering::Acquire);
@@ -334,6 +365,9 @@ impl Core {
         match effect {
             Effect::Ask { origin, ticket, cause, ask } => {
                 self.origins.pools[usize::from(origin.0)].ask(now.mono, ticket, cause, ask);
+            }
+            Effect::Hurry { origin, ticket } => {
+                self.origins.pools[usize::from(origin.0)].hurry(now.mono, ticket);
             }
             Effect::Pass { origin, protocol, ticket, ask } => {
                 let first = self.origins.passing_at[usize::from(origin.0)];

@@ -64,6 +64,7 @@ impl Core {
                 cpu: time::thread_cpu(),
                 origins: self.origins.reports(),
                 keyspaces: self.works.engine.tallies().to_vec(),
+                prefetch: self.works.engine.prefetch_tally(),
                 rules: self.origins.rules(),
                 memory_bytes_max: self.works.node.memory_bytes_max,
                 clients_max: self.works.node.clients_max,
