@@ -211,6 +211,7 @@ fn keyspace() -> Keyspace {
         value_bytes_max: 1 << 20,
         wait_millis_max: 1000,
         attempts_max: 2,
+        prefetch: false,
     }
 }
 

@@ -338,7 +338,8 @@ impl Engine {
     pub fn serve(&mut self, now: Now, waiter: Waiter, request: &Request<'_>) -> Option<Outcome<'_>> {
         let Some(through) = &self.through else { return Some(self.execute(now, request)) };
         let get = matches!(request.verb, Verb::Get);
-        if !get || now.mono >= self.attention_at.min(self.flush_at) || through.erasures.any() {
+        let watched = through.erasures.any() || through.foresight.is_some();
+        if !get || watched || now.mono >= self.attention_at.min(self.flush_at) {
             return self.serve_through(now, waiter, request);
         }
         self.get_through(now, waiter, request)

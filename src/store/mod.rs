@@ -287,7 +287,7 @@ impl Store {
     #[inline]
     pub fn state(&self, sight: &Sight) -> (bool, Expiry) {
         let bytes = self.log.bytes(sight.entry.location());
-        (sight.head.marks().hollow, sight.head.expiry(bytes, sight.base))
+        (sight.head.marks(bytes).hollow, sight.head.expiry(bytes, sight.base))
     }
 
     /// The second half of [`Store::find`].
