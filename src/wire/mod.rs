@@ -439,6 +439,12 @@ impl Session {
         }
     }
 
+    /// Commands that one call of [`Session::serve`] does at most.
+    #[inline]
+    pub fn commands_per_turn(&self) -> usize {
+        self.options.commands_per_turn
+    }
+
     /// The client id.
     pub fn client_id(&self) -> u64 {
         self.client.id
