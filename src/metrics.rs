@@ -123,6 +123,8 @@ counters! {
     auth_attempts_total Total;
     /// Authentications of memcached clients that failed.
     auth_failures_total Total;
+    /// Passwords that were not looked at because too many from there had been wrong.
+    logins_refused_total Total;
     /// memcached compare-and-set stores of the version expected.
     cas_hits_total Total;
     /// memcached compare-and-set stores refused for another version.

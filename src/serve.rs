@@ -117,6 +117,7 @@ fn announce(serving: &Serving) -> anyhow::Result<()> {
 fn start(config: Config) -> anyhow::Result<Serving> {
     let settings = config.settings();
     let users = Arc::new(config.user_table());
+    let guarded = config.is_guarded();
     let shelf = config.tls().transpose()?.map(|tls| Arc::new(Shelf::new(tls)));
     let places = config.listeners();
     let Config {
@@ -227,6 +228,7 @@ fn start(config: Config) -> anyhow::Result<Serving> {
     let admin_password = password.as_ref().map(|password| password.0.clone());
     let wire = wire::Options {
         users,
+        guarded,
         value_bytes_max: item_bytes_max,
         memcached_value_bytes_max: memcached_item_bytes_max,
         query_buffer_bytes_max,
@@ -313,6 +315,20 @@ fn reload_keyspaces(known: &Config, config: &Config, shared: &Shared) {
         let keyspaces = Arc::new(Keyspaces::new(new_keyspaces));
         tracing::info!(keyspaces = keyspaces.list().len(), "keyspaces reloaded");
         shared.set_keyspaces(keyspaces);
+    }
+}
+
+/// Applies other users. Those that the configuration says nothing else of than before stay as clients have made them.
+fn reload_users(known: &Config, config: &Config, shared: &Shared) {
+    let (before, after) = (known.user_table(), config.user_table());
+    let gone = before.iter().filter(|user| after.find(user.name()).is_none());
+    let gone = gone.map(|user| (user.name().to_vec(), Vec::new()));
+    let changed = after.iter().filter(|user| before.find(user.name()) != Some(*user));
+    let changed = changed.map(|user| (user.name().to_vec(), [b"reset ", &user.rules()[..]].concat()));
+    let changes: Vec<_> = gone.chain(changed).collect();
+    if !changes.is_empty() {
+        tracing::info!(users = changes.len(), "users reloaded");
+        shared.set_users(changes);
     }
 }
 
@@ -455,6 +471,7 @@ fn reload(known: &mut Config, shared: &Shared, shelf: Option<&Shelf>) {
                 shared.set_memory_bytes_max(config.memory_bytes_max);
             }
             reload_keyspaces(known, &config, shared);
+            reload_users(known, &config, shared);
             tracing::info!(
                 clients_max = settled.clients_max,
                 memory = config.memory_bytes_max,

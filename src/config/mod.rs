@@ -355,6 +355,14 @@ impl Config {
         users
     }
 
+    /// Whether other machines reach an address where somebody unknown could come in, and nobody has taken the responsibility.
+    pub fn is_guarded(&self) -> bool {
+        // Whoever has a certificate of our authorities is known.
+        let known = |listener: &Listener| listener.tls && self.auth_clients() == AuthClients::Yes;
+        let reached = |listener: &Listener| !listener.address.ip().to_canonical().is_loopback();
+        self.protected_mode && self.listeners().iter().any(|listener| reached(listener) && !known(listener))
+    }
+
     /// Whether TLS clients have to show a certificate.
     pub fn auth_clients(&self) -> AuthClients {
         let by_authorities = if self.tls_ca_cert_file.is_some() { AuthClients::Yes } else { AuthClients::No };

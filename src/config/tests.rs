@@ -185,6 +185,18 @@ fn an_address_others_can_reach_needs_a_password() {
 }
 
 #[test]
+fn who_is_reached_by_others_is_guarded_against_strangers() {
+    let open = ("listen", "0.0.0.0:1");
+    for (flags, guarded) in [
+        (vec![], false),
+        (vec![open, ("user", "default off")], true),
+        (vec![open, ("protected-mode", "no")], false),
+    ] {
+        assert_eq!(of_flags(&flags).expect("a good configuration").is_guarded(), guarded, "{flags:?}");
+    }
+}
+
+#[test]
 fn protected_mode_is_left_by_a_word_only() {
     let open = ("listen", "0.0.0.0:7400");
     assert!(of_flags(&[open]).is_err() && of_flags(&[open, ("protected-mode", "yes")]).is_err());

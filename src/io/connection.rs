@@ -49,6 +49,9 @@ pub struct Connection {
     pub counted_bytes: usize,
     /// Bytes of output among them.
     pub counted_output_bytes: usize,
+    /// The turn in which it was served last, and the commands that were done for it there.
+    pub served_turn: u64,
+    pub served_commands: u64,
 }
 
 /// What a connection waits for.
@@ -103,7 +106,20 @@ impl Connection {
             accepted,
             counted_bytes: 0,
             counted_output_bytes: 0,
+            served_turn: 0,
+            served_commands: 0,
         }
+    }
+
+    /// Takes in that commands were done in a turn; whether those that come in more pieces in the same turn are to wait for
+    /// the next one.
+    #[inline]
+    pub fn has_had_its_share(&mut self, turn: u64, commands: u64) -> bool {
+        if self.served_turn != turn {
+            (self.served_turn, self.served_commands) = (turn, 0);
+        }
+        self.served_commands += commands;
+        self.served_commands >= self.session.commands_per_turn() as u64
     }
 
     /// Bytes received and not consumed.

@@ -12,6 +12,7 @@
 //! byte and goes on where it stopped. A reply that needs more than the outcome (the key to echo, an opaque) has it as its
 //! *note*; how to write it is its *shape*, an enum of the codec.
 
+pub mod guesses;
 pub mod journal;
 mod memcached;
 pub mod native;
@@ -61,6 +62,19 @@ pub trait Backend {
 
     /// Whether `call` has room to send requests on; while not, the session stops with [`Next::Blocked`].
     fn ready(&self) -> bool;
+
+    /// Whether a password of this user may be looked at for a client from there ([`guesses`]).
+    fn trusts(&mut self, _now: Mono, _source: &str, _user: &[u8]) -> bool {
+        true
+    }
+
+    /// Takes in that one was wrong.
+    fn distrust(&mut self, _now: Mono, _source: &str, _user: &[u8]) {}
+
+    /// Fills `into` with bytes that nobody can guess; `false`: there are none to be had.
+    fn dice(&mut self, _into: &mut [u8]) -> bool {
+        false
+    }
 
     /// The core's counters; sessions count commands and errors there.
     fn counters(&mut self) -> &mut Counters;
@@ -138,6 +152,8 @@ pub struct Options {
     pub only_core: Option<CoreId>,
     /// Who may do what.
     pub users: Arc<Users>,
+    /// Strangers can reach this server: at run time, too, the default user may not become one who needs no password.
+    pub guarded: bool,
     /// Longest key in bytes (memcached's own limit of 250 holds beside it).
     pub key_bytes_max: usize,
     /// Longest value in bytes by RESP.
@@ -164,6 +180,7 @@ impl Default for Options {
             protocol: Protocol::Sniff,
             only_core: None,
             users: Arc::new(Users::with_password(None)),
+            guarded: false,
             key_bytes_max: 64 * 1024,
             value_bytes_max: 512 * 1024 * 1024,
             memcached_value_bytes_max: 1024 * 1024,
@@ -254,7 +271,7 @@ enum Codec {
 impl Session {
     /// A session that has said nothing yet.
     pub fn new(options: Arc<Options>, client: Client) -> Session {
-        let badge = Badge::new(options.users.clone());
+        let badge = Badge::new(options.users.clone(), &client.peer);
         let mut session =
             Session { options, client, codec: Codec::Sniffing, attentive: false, badge, out: Vec::new() };
         session.speak_the_only();
@@ -420,6 +437,12 @@ impl Session {
             Codec::Native(codec) => codec.midway(),
             Codec::Sniffing => false,
         }
+    }
+
+    /// Commands that one call of [`Session::serve`] does at most.
+    #[inline]
+    pub fn commands_per_turn(&self) -> usize {
+        self.options.commands_per_turn
     }
 
     /// The client id.

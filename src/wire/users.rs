@@ -3,7 +3,9 @@
 //! A table of users is a value: a change makes another one, which cores hand to their sessions. Passwords are kept as SHA-256
 //! only, and comparing one takes the same time whether it is right, wrong, or of a user that is not there.
 
+use super::Backend;
 use super::resp::commands::{self, COMMANDS, Command};
+use crate::clock::Mono;
 use crate::glob;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -146,7 +148,7 @@ impl Users {
 
     /// The user who comes without a password, if the default one may.
     pub fn welcome(&self) -> Option<Arc<User>> {
-        self.find(DEFAULT).filter(|user| user.on && user.nopass).cloned()
+        self.find(DEFAULT).filter(|user| user.is_open()).cloned()
     }
 
     /// The user of this name if the password is right and it may come in. Takes as long for a wrong one.
@@ -166,12 +168,14 @@ impl Users {
 pub(crate) struct Badge {
     users: Arc<Users>,
     user: Option<Arc<User>>,
+    /// Where it comes from.
+    source: Arc<str>,
 }
 
 impl Badge {
-    /// Of one who has said nothing: the default user, if that needs no password.
-    pub fn new(users: Arc<Users>) -> Badge {
-        Badge { user: users.welcome(), users }
+    /// Of one from there who has said nothing: the default user, if that needs no password.
+    pub fn new(users: Arc<Users>, source: &str) -> Badge {
+        Badge { user: users.welcome(), users, source: source.into() }
     }
 
     /// Who the client is; `None`: it has to say.
@@ -192,16 +196,36 @@ impl Badge {
     }
 
     /// Lets the client in as a user whose password it knows; `false` if it does not, and nothing has changed.
-    pub fn admit(&mut self, name: &[u8], password: &[u8]) -> bool {
-        let user = self.users.admit(name, password);
-        let right = user.is_some();
-        self.user = user.or(self.user.take());
-        right
+    pub fn admit(&mut self, backend: &mut impl Backend, now: Mono, name: &[u8], password: &[u8]) -> bool {
+        self.admit_if(backend, now, name, password, |_| true)
     }
 
     /// As `admit`, where only users may come in who may do everything, because nothing is looked at one by one.
-    pub fn admit_free(&mut self, name: &[u8], password: &[u8]) -> bool {
-        let user = self.users.admit(name, password).filter(|user| user.is_free());
+    pub fn admit_free(
+        &mut self,
+        backend: &mut impl Backend,
+        now: Mono,
+        name: &[u8],
+        password: &[u8],
+    ) -> bool {
+        self.admit_if(backend, now, name, password, User::is_free)
+    }
+
+    fn admit_if(
+        &mut self,
+        backend: &mut impl Backend,
+        now: Mono,
+        name: &[u8],
+        password: &[u8],
+        fits: impl FnOnce(&User) -> bool,
+    ) -> bool {
+        let trusted = backend.trusts(now, &self.source, name);
+        // Compared in any case, which takes as long.
+        let user = self.users.admit(name, password);
+        if trusted && user.is_none() {
+            backend.distrust(now, &self.source, name);
+        }
+        let user = user.filter(|user| trusted && fits(user));
         let right = user.is_some();
         self.user = user.or(self.user.take());
         right
@@ -271,6 +295,11 @@ impl User {
     #[inline]
     pub fn is_free(&self) -> bool {
         self.all_keys && self.all_channels && self.commands == [u64::MAX; WORDS]
+    }
+
+    /// Whether anybody is this user without a word, if it is the default one.
+    pub fn is_open(&self) -> bool {
+        self.on && self.nopass
     }
 
     /// Whether it comes in without a password.

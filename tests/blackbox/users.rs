@@ -1,7 +1,8 @@
 //! Users: who comes in, what each may do, and that a change holds on every core at once.
 
-use crate::support::{Server, ask, bulk, connect, expect, resp, rest, serve_command};
+use crate::support::{Server, ask, bulk, connect, eventually, expect, resp, rest, serve_command};
 use crate::tls::{Papers, sealed, start};
+use std::io::{Read, Write};
 
 const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 const ALICE: &str = "alice on >secret ~app:* %R~ro:* +@read +set -mget +config|get +@transaction +client";
@@ -174,4 +175,93 @@ fn listeners_of_one_protocol_know_the_users_too() {
     ask(&mut client, resp(&["AUTH", "alice", "secret"]), "+OK\r\n");
     ask(&mut client, resp(&["CLIENT", "GETNAME"]), "$-1\r\n");
     expect(&mut client, "");
+}
+
+/// Number 20: guesses are answered as wrong ones are, and only some of them are looked at.
+#[test]
+fn a_guesser_of_passwords_learns_nothing_and_keeps_nobody_else_out() {
+    const GUESSES: usize = 2000;
+    let command = serve_command(&[
+        "--cores",
+        "0",
+        "--user",
+        "default on >sesame",
+        "--user",
+        "bob on >secret ~* &* +@all",
+    ]);
+    let server = Server::of_command(command);
+    let mut inside = server.connect();
+    ask(&mut inside, resp(&["AUTH", "sesame"]), "+OK\r\n");
+    let mut guesser = server.connect();
+    for _ in 0..GUESSES / 100 {
+        ask(&mut guesser, resp(&["AUTH", "wrong"]).repeat(100), WRONG.repeat(100));
+    }
+    let refused = server.metric_becomes("foreshadow_logins_refused_total", |refused| refused > 0.0);
+    assert!(refused <= (GUESSES - 100) as f64, "a hundred are looked at in any case: {refused}");
+    assert_eq!(server.logged().matches("too many wrong passwords").count(), 1, "{}", server.logged());
+    // Who is in stays in, and whom nobody guesses at comes in.
+    ask(&mut inside, "PING\r\n", "+PONG\r\n");
+    ask(&mut server.connect(), resp(&["AUTH", "bob", "secret"]), "+OK\r\n");
+    // Some time after the last guess the right password is looked at again, whoever sends it.
+    eventually("the guesser is forgiven", || {
+        let mut client = server.connect();
+        client.write_all(&resp(&["AUTH", "sesame"])).unwrap();
+        let mut reply = [0; 5];
+        client.read_exact(&mut reply).unwrap();
+        (reply == *b"+OK\r\n").then_some(())
+    });
+}
+
+#[test]
+fn users_are_read_again_on_sighup_and_others_stay() {
+    let file = std::env::temp_dir().join(format!("foreshadow-users-{}.toml", std::process::id()));
+    let write = |users: &str| std::fs::write(&file, format!("[network]\nuser = [{users}]\n")).unwrap();
+    write("\"alice on >secret ~* +@all\", \"bob on >secret ~* +@all\"");
+    let server = Server::start(&["--config", file.to_str().unwrap()]);
+    let mut admin = server.connect();
+    ask(&mut admin, resp(&["ACL", "SETUSER", "carol", "on", ">made", "~*", "+@all"]), "+OK\r\n");
+    ask(&mut admin, resp(&["ACL", "SETUSER", "alice", "-set"]), "+OK\r\n");
+    let mut bob = server.connect();
+    ask(&mut bob, resp(&["AUTH", "bob", "secret"]), "+OK\r\n");
+    write("\"alice on >secret ~* +@all\", \"dave on >new ~* +@all\"");
+    server.signal("HUP");
+    assert!(rest(&mut bob).is_empty(), "who is no more is closed");
+    for _ in 0..4 {
+        ask(&mut server.connect(), resp(&["AUTH", "dave", "new"]), "+OK\r\n");
+        ask(&mut server.connect(), resp(&["AUTH", "carol", "made"]), "+OK\r\n");
+        let mut alice = server.connect();
+        ask(&mut alice, resp(&["AUTH", "alice", "secret"]), "+OK\r\n");
+        // The configuration says of her what it said before.
+        ask(
+            &mut alice,
+            resp(&["SET", "a", "x"]),
+            "-NOPERM User alice has no permissions to run the 'set' command\r\n",
+        );
+    }
+    // A broken one changes nothing.
+    write("\"alice on >secret ~* +@nonsense\"");
+    server.signal("HUP");
+    eventually("the log says why", || server.logged().contains("was not reloaded").then_some(()));
+    ask(&mut server.connect(), resp(&["AUTH", "dave", "new"]), "+OK\r\n");
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn passwords_are_drawn_at_random() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let drawn: Vec<String> = (0..2)
+        .map(|_| {
+            client.write_all(&resp(&["ACL", "GENPASS"])).unwrap();
+            let mut reply = [0; 5 + 64 + 2];
+            client.read_exact(&mut reply).unwrap();
+            String::from_utf8(reply.to_vec()).unwrap()
+        })
+        .collect();
+    assert!(drawn[0] != drawn[1] && drawn[0].starts_with("$64\r\n"), "{drawn:?}");
+    assert!(drawn[0][5..69].bytes().all(|byte| byte.is_ascii_hexdigit()));
+    client.write_all(&resp(&["ACL", "GENPASS", "5"])).unwrap();
+    let mut reply = [0; 8];
+    client.read_exact(&mut reply).unwrap();
+    assert!(reply.starts_with(b"$2\r\n"));
 }

@@ -117,6 +117,8 @@ struct Core {
     waiting: VecDeque<Waiting>,
     /// Who may do what, as this core knows it.
     users: Arc<Users>,
+    /// How often users were read again.
+    users_round: u64,
     /// Connections whose user was removed: to be closed at the end of the turn.
     orphans: Vec<ConnectionId>,
     /// Connections whose receiving ended for want of buffers.
@@ -214,6 +216,7 @@ impl Core {
             lines_left: 0,
             lines_until: Mono(0),
             lines: Vec::new(),
+            guesses: wire::guesses::Guesses::default(),
             journal: wire::journal::Journal::default(),
         };
         let due = Due {
@@ -238,6 +241,7 @@ impl Core {
             runnable: Vec::new(),
             waiting: VecDeque::new(),
             users,
+            users_round: 0,
             orphans: Vec::new(),
             rearm: Vec::new(),
             retry: Vec::new(),
@@ -329,6 +333,7 @@ impl Core {
                 Kind::Bell => {
                     self.ring.listen_to_bell(self.bell);
                     self.take_keyspaces();
+                    self.take_users();
                 }
                 Kind::Wake | Kind::Ignore => {}
             }

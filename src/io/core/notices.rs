@@ -12,6 +12,7 @@ use crate::request::{Notice, Observer, Request, Setting, Verb};
 use crate::wire;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const NOBODY: ReturnAddress = ReturnAddress { connection: ConnectionId::NOBODY, ticket: 0 };
 
@@ -113,6 +114,19 @@ impl Core {
                 connection.closing = true;
                 self.orphans.push(connection.id);
             }
+        }
+    }
+
+    /// Takes over users that were read again, if they were.
+    pub(super) fn take_users(&mut self) {
+        let round = self.shared.users_round.load(Ordering::Acquire);
+        if round == self.users_round {
+            return;
+        }
+        let known = std::mem::replace(&mut self.users_round, round);
+        let changes = self.shared.users.read().expect("nobody panics while holding it").clone();
+        for change in changes.iter().filter(|change| change.round > known) {
+            self.set_user(&change.name, &change.rules);
         }
     }
 

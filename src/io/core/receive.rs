@@ -258,6 +258,7 @@ pub(super) fn serve_from(
     piece: Option<&[u8]>,
 ) -> usize {
     let node = works.node.clone();
+    let before = works.engine.counters.commands_total;
     let mut desk = Desk { works, now, connection: connection.id };
     let progress = match piece {
         Some(piece) => connection.session.serve(now, &node, piece, &mut desk),
@@ -277,7 +278,15 @@ pub(super) fn serve_from(
     }
     connection.stage = Stage::Reading;
     match progress.next {
-        Next::More { at_least } => connection.needed = at_least,
+        Next::More { at_least } => {
+            connection.needed = at_least;
+            let counters = &mut works.engine.counters;
+            let commands = counters.commands_total.saturating_sub(before);
+            if connection.has_had_its_share(counters.turns_total, commands) {
+                counters.yields_total += 1;
+                connection.stage = Stage::Yielded;
+            }
+        }
         Next::Yield => {
             works.engine.counters.yields_total += 1;
             connection.stage = Stage::Yielded;

@@ -83,7 +83,7 @@ mod tests {
     use crate::topology::{Node, ShardMap};
     use crate::wire::Protocol;
     use crate::{engine, store, wire};
-    use std::io::{ErrorKind, Read};
+    use std::io::{ErrorKind, Read, Write};
     use std::net::TcpStream;
     use std::sync::Arc;
 
@@ -221,6 +221,56 @@ mod tests {
             connection.receiving = crate::io::connection::Receiving::Off;
             core.sent(begin, &Completion::of_send(id, -libc::ENOBUFS));
             assert!(core.retry.is_empty() && core.table.len() == 0);
+        });
+        test.expect("an executor starts").join().expect("the test's own assertions");
+    }
+
+    /// Number 24, without a clock: what is counted is how much is done for the one while the other waits.
+    #[test]
+    fn one_at_full_pipeline_in_small_pieces_keeps_to_its_share_of_a_turn() {
+        const PIPELINE: usize = 4000;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let address = listener.local_addr().expect("bound");
+        let test = glommio::LocalExecutorBuilder::default().spawn(move || async move {
+            let mut core = core(listener);
+            let now = time::now();
+            let per_turn = core.listeners[0].wire.commands_per_turn as u64;
+            let [mut greedy, mut polite] = [TcpStream::connect(address), TcpStream::connect(address)]
+                .map(|client| client.expect("listens"));
+            polite.set_nonblocking(true).expect("a socket can");
+            let mut turns = 0;
+            while core.table.len() < 2 {
+                core.ring.enter(false).expect("enters");
+                core.turn(now);
+                turns += 1;
+                assert!(turns < 1_000_000, "the connections were never accepted");
+            }
+            core.ring.enter(false).expect("enters, so that both are listened to");
+            // Both stand in the kernel before anything is looked at.
+            greedy.write_all(&b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n".repeat(PIPELINE)).expect("buffered");
+            polite.write_all(b"*1\r\n$4\r\nPING\r\n").expect("buffered");
+            let mut reply = [0; 64];
+            let len = loop {
+                core.ring.enter(false).expect("enters");
+                core.turn(now);
+                match polite.read(&mut reply) {
+                    Ok(len) => break len,
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                }
+                turns += 1;
+                assert!(turns < 1_000_000, "the polite one was never answered");
+            };
+            assert_eq!(&reply[..len], b"+PONG\r\n");
+            let done = core.works.engine.counters.commands_total;
+            // Two turns, one to come in and one for the reply to leave; in each a piece may pass the share before it is full, and
+            // what is left over has another.
+            assert!(done <= 6 * per_turn, "{done} commands, {per_turn} in a turn");
+            while core.works.engine.counters.commands_total <= PIPELINE as u64 {
+                core.ring.enter(false).expect("enters");
+                core.turn(now);
+                turns += 1;
+                assert!(turns < 1_000_000, "the greedy one was never served whole");
+            }
         });
         test.expect("an executor starts").join().expect("the test's own assertions");
     }

@@ -42,7 +42,19 @@ pub struct Shared {
     /// Keyspaces after a reload, and how often they were replaced.
     pub(super) keyspaces: RwLock<Arc<Keyspaces>>,
     pub(super) keyspaces_round: AtomicU64,
+    /// Users that a reload changed, the last rules of each with the reload's number; and how many there were.
+    pub(super) users: RwLock<Vec<UserChange>>,
+    pub(super) users_round: AtomicU64,
     pub(super) bells: std::sync::OnceLock<Vec<OwnedFd>>,
+}
+
+/// A user that a reload changed.
+#[derive(Clone, Debug)]
+pub(super) struct UserChange {
+    pub(super) round: u64,
+    pub(super) name: Vec<u8>,
+    /// Empty: it is no more.
+    pub(super) rules: Vec<u8>,
 }
 
 impl Shared {
@@ -57,6 +69,8 @@ impl Shared {
             at_once: AtomicBool::new(false),
             keyspaces: RwLock::default(),
             keyspaces_round: AtomicU64::new(0),
+            users: RwLock::default(),
+            users_round: AtomicU64::new(0),
             bells: std::sync::OnceLock::new(),
         }
     }
@@ -78,6 +92,19 @@ impl Shared {
     pub fn set_keyspaces(&self, keyspaces: Arc<Keyspaces>) {
         *self.keyspaces.write().expect("nobody panics while holding it") = keyspaces;
         self.keyspaces_round.fetch_add(1, Ordering::Release);
+        self.ring_bells();
+    }
+
+    /// Has all cores make users anew by their rules, or remove those whose rules are empty. All others stay as they are.
+    pub fn set_users(&self, changes: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) {
+        let mut users = self.users.write().expect("nobody panics while holding it");
+        let round = self.users_round.load(Ordering::Relaxed) + 1;
+        for (name, rules) in changes {
+            users.retain(|other| other.name != name);
+            users.push(UserChange { round, name, rules });
+        }
+        self.users_round.store(round, Ordering::Release);
+        drop(users);
         self.ring_bells();
     }
 

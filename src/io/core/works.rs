@@ -10,6 +10,7 @@ use crate::message::ReturnAddress;
 use crate::metrics::Counters;
 use crate::request::{Answer, Condition, Expiry, Observer, Outcome, Put, Request, Value, Verb};
 use crate::topology::Node;
+use crate::wire::guesses::Guesses;
 use crate::wire::journal::{Errors, Journal, Slow, Thresholds};
 use crate::wire::{Backend, Target};
 use std::rc::Rc;
@@ -31,6 +32,8 @@ pub(super) struct Works {
     pub(super) monitors: Vec<Observer>,
     pub(super) lines_left: u32,
     pub(super) lines_until: Mono,
+    /// Wrong passwords of late.
+    pub(super) guesses: Guesses,
     /// What is remembered of commands.
     pub(super) journal: Journal,
     /// Lines for them, made in this turn.
@@ -154,6 +157,23 @@ impl Backend for Desk<'_> {
     #[inline]
     fn ready(&self) -> bool {
         self.works.mesh.ready()
+    }
+
+    fn trusts(&mut self, now: Mono, source: &str, user: &[u8]) -> bool {
+        let trusts = self.works.guesses.allows(now, source, user);
+        self.works.engine.counters.logins_refused_total += u64::from(!trusts);
+        trusts
+    }
+
+    fn distrust(&mut self, now: Mono, source: &str, user: &[u8]) {
+        if self.works.guesses.wrong(now, source, user) {
+            let user = String::from_utf8_lossy(&user[..user.len().min(64)]);
+            tracing::warn!(source, %user, "too many wrong passwords: those that follow are not looked at for a while");
+        }
+    }
+
+    fn dice(&mut self, into: &mut [u8]) -> bool {
+        rustls::crypto::ring::default_provider().secure_random.fill(into).is_ok()
     }
 
     fn counters(&mut self) -> &mut Counters {

@@ -451,7 +451,9 @@ impl<B: Backend> Turn<'_, B> {
             None => self.fail(b"CLIENT_ERROR bad authentication token format", false),
             Some(space) => {
                 // Nothing is looked at one by one here, so only those come in who may do everything.
-                if self.badge.admit_free(&token[..space], &token[space + 1..]) {
+                let now = self.exchange.now.mono;
+                let (user, password) = (&token[..space], &token[space + 1..]);
+                if self.badge.admit_free(&mut *self.exchange.backend, now, user, password) {
                     self.authenticated = true;
                     self.exchange.say(Shape::Text, b"STORED");
                 } else {

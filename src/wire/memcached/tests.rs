@@ -369,7 +369,7 @@ struct Talk {
 impl Talk {
     fn with(options: Options, world: World) -> Talk {
         let node = node(world.cores.len());
-        let session = Memcached::new(Arc::new(options.clone()), Badge::new(options.users));
+        let session = Memcached::new(Arc::new(options.clone()), Badge::new(options.users, "10.0.0.1:1"));
         let (unread, out) = (Vec::new(), Vec::new());
         Talk { session, world, node, unread, wanted: 1, unread_max: 0, out, closed: None, dice: 1 }
     }

@@ -469,7 +469,7 @@ impl<B: Backend> Turn<'_, B> {
 
     fn auth(&mut self, ask: &Ask, user: &[u8], password: &[u8]) -> Option<Next> {
         let user = if user.is_empty() { DEFAULT } else { user };
-        let right = self.native.badge.admit_free(user, password);
+        let right = self.native.badge.admit_free(&mut *self.backend, self.now.mono, user, password);
         let status = if right { Status::OK } else { Status::DENIED };
         self.native.writer.say_status(self.node, ask, status, self.out);
         if !right && !self.native.authenticated() {

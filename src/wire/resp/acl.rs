@@ -1,8 +1,8 @@
 //! `ACL`: users as [`crate::wire::users`] has them. A change is told to every core, and each to its sessions.
 
 use super::commands::{self, COMMANDS, Command};
-use super::parser::Arguments;
-use super::reply::{self, SYNTAX, Shape};
+use super::parser::{Arguments, integer};
+use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
 use super::server::in_category;
 use super::{Backend, ECHO_BYTES_MAX, Ex, Reason, Talk, echo, is};
 use crate::ids::CoreId;
@@ -13,6 +13,12 @@ use crate::wire::users::{DEFAULT, Denied, RULES_BYTES_MAX, USERS_MAX};
 const NO_FILE: &str = "ERR This instance is not configured to use an ACL file. You may want to specify users via the ACL \
                        SETUSER command and then issue a CONFIG REWRITE (assuming you have a configuration file set) in \
                        order to store users in the configuration.";
+
+const PROTECTED: &str = "ERR protected mode: other machines reach this server, and anybody there could come in. Start it with \
+                         --protected-mode no, where something else keeps strangers out";
+/// Bits of a password that `ACL GENPASS` makes, unless told otherwise, and at most.
+const PASSWORD_BITS: i64 = 256;
+const PASSWORD_BITS_MAX: i64 = 4096;
 
 /// Appends why a command is not for a user. `argument`: what it names, where that may be told.
 pub(super) fn describe(
@@ -72,6 +78,7 @@ impl Talk {
             "setuser" => self.acl_setuser(ex, arguments),
             "deluser" => self.acl_deluser(ex, arguments),
             "dryrun" => self.acl_dryrun(ex, arguments),
+            "genpass" => self.acl_genpass(ex, arguments),
             "load" | "save" => self.fail(ex, NO_FILE),
             "cat" => self.acl_cat(ex, arguments),
             _ => self.help(ex, command),
@@ -119,6 +126,9 @@ impl Talk {
             return self.fail(ex, "ERR there are too many users");
         }
         match users.changed(name, arguments.from(3)) {
+            Ok(user) if self.options.guarded && name == DEFAULT && user.is_open() => {
+                return self.fail(ex, PROTECTED);
+            }
             Ok(user) => {
                 let rules = user.rules();
                 if rules.len() + name.len() > RULES_BYTES_MAX {
@@ -193,6 +203,28 @@ impl Talk {
                 self.say(ex, |_, out| reply::bulk(out, &text));
             }
         }
+    }
+
+    fn acl_genpass<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let bits = match arguments.from(2).next().map(integer) {
+            None => PASSWORD_BITS,
+            Some(None) => return self.fail(ex, NOT_INTEGER),
+            Some(Some(bits @ 1..=PASSWORD_BITS_MAX)) => bits,
+            Some(Some(_)) => {
+                return self.fail(
+                    ex,
+                    "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to \
+                     4096",
+                );
+            }
+        };
+        let mut bytes = [0; PASSWORD_BITS_MAX as usize / 8];
+        let digits = (bits as usize).div_ceil(4);
+        if !ex.backend.dice(&mut bytes[..digits.div_ceil(2)]) {
+            return self.fail(ex, "ERR there are no random bytes to be had");
+        }
+        let text: String = bytes[..digits.div_ceil(2)].iter().map(|byte| format!("{byte:02x}")).collect();
+        self.say(ex, |_, out| reply::bulk(out, &text.as_bytes()[..digits]));
     }
 
     fn acl_cat<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {

@@ -83,7 +83,7 @@ impl Talk {
             return self.fail(ex, BAD_NAME);
         }
         if let Some((user, password)) = credentials
-            && !self.badge.admit(user, password)
+            && !self.badge.admit(&mut *ex.backend, ex.now.mono, user, password)
         {
             return self.fail(ex, WRONG_PASSWORD);
         }
@@ -136,7 +136,7 @@ impl Talk {
             3 => (arguments.at(1), arguments.at(2)),
             _ => return self.fail(ex, SYNTAX),
         };
-        if self.badge.admit(user, password) {
+        if self.badge.admit(&mut *ex.backend, ex.now.mono, user, password) {
             self.ok(ex);
         } else {
             self.fail(ex, WRONG_PASSWORD);

@@ -471,6 +471,7 @@ commands! {
             "cat" -2 (NOSCRIPT | LOADING | STALE) 0 "Categories of commands, or the commands of one.";
             "deluser" -3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Removes users, and closes their connections.";
             "dryrun" -4 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Whether a user may do a command, without doing it.";
+            "genpass" -2 (NOSCRIPT | LOADING | STALE) 0 "A random password of 256 bits, or of so many.";
             "getuser" 3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "What a user may do.";
             "help" 2 (LOADING | STALE) 0 "Prints this help.";
             "list" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Users as in a file of users.";

@@ -67,6 +67,25 @@ fn without_the_password_nothing_is_done() {
 }
 
 #[test]
+fn where_strangers_come_the_default_user_keeps_its_password() {
+    let users = Arc::new(Users::with_password(Some("sekret")));
+    let told = "-ERR protected mode: other machines reach this server, and anybody there could come in. Start it with \
+                --protected-mode no, where something else keeps strangers out|";
+    for (guarded, expected) in [(true, told), (false, "+OK|")] {
+        let options = Options { users: users.clone(), guarded, ..Options::default() };
+        check_on(
+            &mut Shell::new(CORES, false, options, 1),
+            &[
+                ("AUTH sekret", "+OK|"),
+                ("ACL SETUSER default nopass", expected),
+                ("ACL SETUSER alice on nopass", "+OK|"),
+                ("ACL SETUSER default off nopass", "+OK|"),
+            ],
+        );
+    }
+}
+
+#[test]
 fn a_stranger_who_never_reads_is_closed() {
     let options = Options { users: Arc::new(Users::with_password(Some("sekret"))), ..Options::default() };
     let client = Client::default();
