@@ -44,6 +44,23 @@ impl Directory {
         self.log.capacity() + self.index.capacity() * WAYS * 4
     }
 
+    /// Takes over what another one knows, from the oldest on; where there is no room for all, the newest.
+    pub fn adopt(&mut self, other: &Directory) {
+        let mut at = other.tail;
+        while at != other.head {
+            if other.log.len() - at < HEAD_BYTES || other.len_at(at) == usize::from(PADDING) {
+                at = 0;
+                continue;
+            }
+            let len = other.len_at(at);
+            let id = KeyId::from_le_bytes(other.log[at..at + 4].try_into().expect("four bytes"));
+            if other.find(id) == Some(at) {
+                self.know(id, &other.log[at + HEAD_BYTES..at + HEAD_BYTES + len]);
+            }
+            at += HEAD_BYTES + len;
+        }
+    }
+
     /// The key of an id, if it is known still.
     pub fn key(&self, id: KeyId) -> Option<&[u8]> {
         let at = self.find(id)?;
@@ -167,6 +184,24 @@ mod tests {
         assert!(known(19_500..20_000) > 400, "{} of the newest", known(19_500..20_000));
         assert_eq!(known(5000..10_000), 0);
         assert!(known(0..20_000) * 45 > 40_000, "{} in 40000 bytes", known(0..20_000));
+    }
+
+    #[test]
+    fn what_is_known_moves_to_another_directory_the_newest_to_a_smaller_one() {
+        // A few sizes, so that the log ends at every place once.
+        for count in (900..1100).chain(4000..4100) {
+            let mut old = Directory::with_bytes(40_000);
+            (0..count).for_each(|id| old.know(id, &key_of(id)));
+            let known = |directory: &Directory| {
+                (0..count).filter(|&id| directory.key(id).is_some_and(|key| key == key_of(id))).count()
+            };
+            let mut large = Directory::with_bytes(80_000);
+            large.adopt(&old);
+            assert!(known(&large) * 100 >= known(&old) * 99, "{} of {}", known(&large), known(&old));
+            let mut small = Directory::with_bytes(10_000);
+            small.adopt(&old);
+            assert!(known(&small) * 5 > known(&old) && small.key(count - 1).is_some(), "{count}");
+        }
     }
 
     #[test]

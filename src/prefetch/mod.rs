@@ -16,13 +16,15 @@
 //! 4. A candidate that is asked for was of use, or late; one that is not asked for in a while was in vain. That goes back
 //!    into bin, row and threshold.
 //!
-//! All of it is charged to the cache: [`Options::memory_bytes_max`] bounds it. Nothing here knows a clock or an origin.
+//! All of it is charged to the cache: [`Options::memory_bytes_max`] bounds it, and how much of that is taken depends on what it
+//! brings (`size`). Nothing here knows a clock or an origin.
 
 mod calibration;
 mod directory;
 mod outstanding;
 mod ring;
 mod rows;
+mod size;
 mod streams;
 mod throttle;
 
@@ -33,6 +35,7 @@ use calibration::{Bin, Calibration};
 use directory::Directory;
 use outstanding::{Outstanding, Pending};
 use rows::Rows;
+use size::Size;
 use streams::{AHEAD_MAX, Streams};
 use throttle::Throttle;
 
@@ -205,6 +208,15 @@ const ROWS_PART: f64 = 0.6;
 /// Part of the memory that candidates under way or not yet asked for may take.
 const OUTSTANDING_PART: f64 = 0.04;
 
+/// What shares the memory: so many bytes in all.
+fn shared(bytes: usize) -> (Rows, Directory, Outstanding) {
+    let part = |part: f64| (bytes as f64 * part) as usize;
+    let outstanding = Outstanding::with_bytes(part(OUTSTANDING_PART));
+    let rows = Rows::with_bytes(part(ROWS_PART));
+    let rest = bytes.saturating_sub(rows.heap_bytes() + outstanding.heap_bytes());
+    (rows, Directory::with_bytes(rest), outstanding)
+}
+
 /// The predictor of a core.
 pub struct Predictor {
     options: Options,
@@ -215,6 +227,7 @@ pub struct Predictor {
     throttle: Throttle,
     outstanding: Outstanding,
     scores: [Score; Source::ALL.len()],
+    size: Size,
     /// What became of candidates, for the rows of their causes: those may be another core's.
     ratings: Vec<Rating>,
 }
@@ -235,22 +248,44 @@ impl Predictor {
     pub fn new(options: Options) -> Predictor {
         let streams = Streams::default();
         let calibration = Calibration::new();
-        let bytes = options.memory_bytes_max.saturating_sub(streams.heap_bytes() + calibration.heap_bytes());
-        let part = |part: f64| (bytes as f64 * part) as usize;
-        let outstanding = Outstanding::with_bytes(part(OUTSTANDING_PART));
-        let rows = Rows::with_bytes(part(ROWS_PART));
-        let rest = bytes.saturating_sub(rows.heap_bytes() + outstanding.heap_bytes());
+        let size = Size::new();
+        let fixed = streams.heap_bytes() + calibration.heap_bytes();
+        let (rows, directory, outstanding) = shared(size.of(options.memory_bytes_max).saturating_sub(fixed));
         Predictor {
             options,
             rows,
-            directory: Directory::with_bytes(rest),
+            directory,
             streams,
             calibration,
             throttle: Throttle::new(options.budget),
             outstanding,
             scores: Default::default(),
+            size,
             ratings: Vec::new(),
         }
+    }
+
+    /// Bytes that it should take, by what it brings; near what [`Predictor::heap_bytes`] says, or [`Predictor::resize`] is due.
+    /// Changes with each request.
+    pub fn wanted_bytes(&self) -> usize {
+        self.size.of(self.options.memory_bytes_max)
+    }
+
+    /// Whether it takes much more or less than it should.
+    pub fn misfits(&self) -> bool {
+        let (wanted, taken) = (self.wanted_bytes(), self.heap_bytes());
+        taken > wanted / 4 * 5 || taken < wanted / 4 * 3
+    }
+
+    /// Takes as much as it should, and keeps as much of what it knows as fits. Candidates under way or not asked for so far are
+    /// not judged any more.
+    pub fn resize(&mut self) {
+        let fixed = self.streams.heap_bytes() + self.calibration.heap_bytes();
+        let (mut rows, mut directory, mut outstanding) = shared(self.wanted_bytes().saturating_sub(fixed));
+        rows.adopt(&self.rows);
+        directory.adopt(&self.directory);
+        outstanding.set_patience(self.outstanding.patience());
+        (self.rows, self.directory, self.outstanding) = (rows, directory, outstanding);
     }
 
     /// Bytes taken.
@@ -293,6 +328,7 @@ impl Predictor {
             self.resolve(&pending, Outcome::Wasted);
         }
         self.throttle.requested(!seen.hit);
+        self.size.requested(!seen.hit);
         self.directory.know(seen.id, seen.key);
     }
 
@@ -446,6 +482,7 @@ impl Predictor {
             Outcome::Used => {
                 score.used += 1;
                 self.throttle.used();
+                self.size.spared();
                 1.0
             }
             Outcome::Late => {

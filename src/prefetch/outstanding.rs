@@ -69,6 +69,10 @@ impl Outstanding {
         self.patience = fills.max(PATIENCE_MIN);
     }
 
+    pub fn patience(&self) -> u64 {
+        self.patience
+    }
+
     pub fn holds(&self, key: KeyId) -> bool {
         self.sets[self.set_of(key)].iter().flatten().any(|pending| pending.key == key)
     }

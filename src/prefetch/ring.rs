@@ -70,6 +70,18 @@ impl Ring {
         true
     }
 
+    /// Drops the guesses whose moment has passed, as far as they stand before others: those of a bucket came in the order of
+    /// their deadlines.
+    pub fn expire(&mut self, now: Mono) {
+        for bucket in 0..BUCKETS {
+            while self.buckets[bucket].front().is_some_and(|(deadline, _)| *deadline < now) {
+                let (_, late) = self.buckets[bucket].pop_front().expect("looked at above");
+                self.leaves(&late);
+                self.dropped += 1;
+            }
+        }
+    }
+
     /// The best guess whose moment has not passed. Changes with each push and with time.
     pub fn pop(&mut self, now: Mono) -> Option<Candidate> {
         for bucket in (0..BUCKETS).rev() {
@@ -140,6 +152,21 @@ mod tests {
         assert!(!ring.push(Mono(9), guess(2, 0.4)));
         let order: Vec<u32> = std::iter::from_fn(|| ring.pop(Mono(5))).map(key).collect();
         assert_eq!((order, ring.dropped), (vec![2, 1, 3], 0));
+    }
+
+    #[test]
+    fn guesses_pass_with_their_moment_though_nobody_takes_them() {
+        let mut ring = Ring::new();
+        for (key, deadline, score) in [(1, 5, 0.3), (2, 9, 0.3), (3, 5, 0.9)] {
+            assert!(ring.push(Mono(deadline), guess(key, score)));
+        }
+        ring.expire(Mono(5));
+        assert_eq!((ring.len(), ring.dropped), (3, 0));
+        ring.expire(Mono(6));
+        assert_eq!((ring.len(), ring.dropped), (1, 2));
+        assert!(ring.push(Mono(9), guess(1, 0.3)), "one that passed may come again");
+        ring.expire(Mono(10));
+        assert!(ring.is_empty());
     }
 
     #[test]

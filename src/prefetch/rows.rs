@@ -62,6 +62,7 @@ pub struct Guess {
 }
 
 /// The rows of a core.
+#[derive(Clone)]
 pub struct Rows {
     sets: Vec<[Row; WAYS]>,
 }
@@ -70,6 +71,18 @@ impl Rows {
     /// As many rows as fit into so many bytes; at least one set.
     pub fn with_bytes(bytes: usize) -> Rows {
         Rows { sets: vec![[NO_ROW; WAYS]; (bytes / (WAYS * ROW_BYTES)).max(1)] }
+    }
+
+    /// Takes over the rows of others; where there is no room for all, those with the most heat.
+    pub fn adopt(&mut self, others: &Rows) {
+        for row in others.sets.iter().flatten().filter(|row| row.key != NO_KEY) {
+            let set = self.set_of(row.key);
+            let coldest = self.sets[set].iter_mut().min_by_key(|row| (row.key != NO_KEY, row.heat));
+            let coldest = coldest.expect("there are four");
+            if coldest.key == NO_KEY || coldest.heat < row.heat {
+                *coldest = *row;
+            }
+        }
     }
 
     /// Bytes taken.
@@ -227,6 +240,26 @@ mod tests {
         rows.rate(1, 77, 1.0);
         rows.rate(99, 2, 1.0);
         assert_eq!(guesses(&mut rows, 1).len(), 1, "who is not known is not made known by a trial");
+    }
+
+    #[test]
+    fn rows_move_to_other_tables_and_the_hottest_to_smaller_ones() {
+        let mut rows = Rows::with_bytes(64 * ROW_BYTES);
+        for key in 0..40 {
+            rows.learn(key, key + 1, 1);
+            (0..key % 8).for_each(|_| rows.visit(key, |_| ()));
+        }
+        let kept =
+            |rows: &mut Rows| (0..40).filter(|&key| !guesses(rows, key).is_empty()).collect::<Vec<_>>();
+        let before = kept(&mut rows.clone());
+        let mut large = Rows::with_bytes(1000 * ROW_BYTES);
+        large.adopt(&rows);
+        assert_eq!(kept(&mut large.clone()), before);
+        let mut small = Rows::with_bytes(4 * ROW_BYTES);
+        small.adopt(&large);
+        let hottest = kept(&mut small);
+        assert_eq!(hottest.len(), 4);
+        assert!(hottest.iter().all(|key| key % 8 >= 6), "{hottest:?}");
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl<'t> Ours<'t> {
         Ours { engine, trace, value: vec![0x5a; largest], since_tick: 0 }
     }
 
+    /// Changes the most bytes that it may hold.
+    pub fn set_memory_bytes_max(&mut self, bytes: u64) {
+        self.engine.set_memory_bytes_max(bytes);
+    }
+
     /// The moment of a row, for the engine.
     pub fn moment(&self, row: usize) -> u64 {
         1 + self.trace.times.get(row).copied().unwrap_or(row as u64 * GAP_NANOS)

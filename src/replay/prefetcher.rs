@@ -54,6 +54,17 @@ impl Prefetcher {
         }
     }
 
+    /// Takes as much memory as it deserves by now; whether that changed.
+    pub fn fit(&mut self) -> bool {
+        match self {
+            Prefetcher::Ours(ours) if ours.predictor.misfits() => {
+                ours.predictor.resize();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// A request came; what is to be fetched is added to `wishes`.
     pub fn observe(&mut self, trace: &Trace, row: usize, hit: bool, wishes: &mut Vec<Wish>) {
         match self {

@@ -69,7 +69,7 @@ pub fn replay_in_time(
         Some(name) => Cache::Policy(Box::new(Policy::new(name, bytes_max, trace))),
         None => Cache::Ours(Box::new(Ours::new(bytes_max, trace))),
     };
-    let outcome = simulate(trace, &mut cache, &mut Prefetcher::None, time, None, progress);
+    let outcome = simulate(trace, &mut cache, &mut Prefetcher::None, time, None, bytes_max, progress);
     let tally = tally_of(&outcome, time, &mut cache);
     (tally, outcome.hits)
 }
@@ -85,9 +85,10 @@ pub fn replay_with_prefetch(
 ) -> Tally {
     let options = prefetch::Options::with_bytes((bytes_max as f64 * PREDICTOR_PART) as usize);
     let mut prefetcher = Prefetcher::ours(options, trace, addresses);
+    let first_bytes = prefetcher.heap_bytes() as u64;
+    let mut cache = Cache::Ours(Box::new(Ours::new(bytes_max.saturating_sub(first_bytes), trace)));
+    let outcome = simulate(trace, &mut cache, &mut prefetcher, time, Some(without), bytes_max, progress);
     let metadata_bytes = prefetcher.heap_bytes() as u64;
-    let mut cache = Cache::Ours(Box::new(Ours::new(bytes_max.saturating_sub(metadata_bytes), trace)));
-    let outcome = simulate(trace, &mut cache, &mut prefetcher, time, Some(without), progress);
     let tally = tally_of(&outcome, time, &mut cache);
     Tally {
         prefetch: Some(Prefetched {

@@ -119,13 +119,14 @@ struct Flight {
     prefetch: bool,
 }
 
-/// Runs it. `without` has the hits of a run without prefetching, if harm is to be counted.
+/// Runs it, in so many bytes for all of it. `without` has the hits of a run without prefetching, if harm is to be counted.
 pub fn simulate<'t>(
     trace: &'t Trace,
     cache: &mut Cache<'t>,
     prefetcher: &mut Prefetcher,
     time: Time,
     without: Option<&[bool]>,
+    bytes_max: u64,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Outcome {
     let mut run = Run {
@@ -151,6 +152,9 @@ pub fn simulate<'t>(
             progress(row as u64, trace.len() as u64);
             if let Cache::Ours(ours) = &mut *run.cache {
                 prefetcher.cache_holds(ours.items());
+                if prefetcher.fit() {
+                    ours.set_memory_bytes_max(bytes_max.saturating_sub(prefetcher.heap_bytes() as u64));
+                }
             } else {
                 prefetcher.cache_holds((trace.footprint_items() / 10) as u64);
             }
