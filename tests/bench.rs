@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// A server of the test's making: `answer` gets each connection and its first bytes, and says what it likes.
 fn server(answer: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> u16 {
@@ -183,6 +184,147 @@ fn a_silent_server_ends_the_run() {
     });
     assert_fails(&bench(port, "-n 10 --timeout 0.3"), "no answer for");
     assert_fails(&bench(port, "-n 10 --timeout 0.3 --no-prefill --rate 1000"), "no answer for");
+}
+
+/// A server that hears something, says `first` at once, then `drip` for ever, a byte at a time with pauses.
+fn dripping(first: &'static [u8], drip: &'static [u8], pause: Duration) -> u16 {
+    server(move |mut stream| {
+        if !stream.read(&mut [0; 4096]).is_ok_and(|len| len > 0) || stream.write_all(first).is_err() {
+            return;
+        }
+        for byte in drip.iter().cycle() {
+            thread::sleep(pause);
+            if stream.write_all(&[*byte]).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Runs it and answers its output with the time it took.
+fn timed(port: u16, flags: &str) -> (Output, Duration) {
+    let began = Instant::now();
+    let output = bench(port, flags);
+    (output, began.elapsed())
+}
+
+/// What the run may take beyond what it was asked for: starting, and a busy machine.
+const SLACK: Duration = Duration::from_secs(8);
+
+/// Once, each byte was taken for a sign of life, and the run went on for ever.
+#[test]
+fn a_server_that_trickles_its_answer_ends_the_run() {
+    let port = dripping(b"", b"+PONG\r\n", Duration::from_millis(500));
+    let (output, took) = timed(port, "-t ping -n 3 --pipeline 3 --timeout 1 -c 1");
+    assert_fails(&output, "no answer for 1 s");
+    assert!(took < SLACK, "{took:?}");
+    let port = dripping(b"$100\r\n", b"x", Duration::from_millis(200));
+    let (output, took) = timed(port, "-c 1 --no-prefill --timeout 1 --test-time 1 --ratio 0:1");
+    assert_fails(&output, "no answer for 1 s");
+    assert!(took < SLACK, "{took:?}");
+}
+
+/// Once, the length was only looked at when the value had come.
+#[test]
+fn an_absurd_length_is_a_lie_at_once() {
+    const GET: &[u8] = b"\xf6\x01\x10\0\0\0\0\0\0\0\0\x40\0\0\0\0";
+    for (protocol, first) in [
+        ("resp", &b"$500000000\r\n"[..]),
+        ("memcached", b"VALUE key:000000000000 0 500000000\r\n"),
+        ("native", GET),
+    ] {
+        let port = dripping(first, b"x", Duration::from_millis(200));
+        let flags = "-c 1 --no-prefill --timeout 60 --test-time 1 --ratio 0:1 --key-maximum 0 --protocol";
+        let (output, took) = timed(port, &format!("{flags} {protocol}"));
+        assert_fails(&output, "was announced where one of 100 was put");
+        assert!(took < SLACK, "{took:?}");
+    }
+}
+
+/// Once, each read had the whole timeout.
+#[test]
+fn a_greeting_has_an_end() {
+    let port = dripping(b"", b"+", Duration::from_millis(100));
+    let (output, took) = timed(port, "--protocol resp3 --timeout 1 -n 1");
+    assert_fails(&output, "no whole answer within 1s");
+    assert!(took < SLACK, "{took:?}");
+    let port = dripping(b"*1048576\r\n", b"*0\r\n", Duration::from_millis(20));
+    let (output, took) = timed(port, "--cluster --timeout 1 -n 1");
+    assert_fails(&output, "no whole answer within 1s");
+    assert!(took < SLACK, "{took:?}");
+    let port = dripping(b"", b"\xf6", Duration::from_millis(100));
+    let (output, took) = timed(port, "--protocol native -a secret --timeout 1 -n 1");
+    assert_fails(&output, "no whole answer within 1s");
+    assert!(took < SLACK, "{took:?}");
+}
+
+/// Once, in open loop each send was taken for a sign of life.
+#[test]
+fn a_dead_server_ends_an_open_loop_before_its_time() {
+    let port = server(|mut stream| {
+        let mut buf = [0; 4096];
+        while stream.read(&mut buf).is_ok_and(|len| len > 0) {}
+    });
+    let (output, took) = timed(port, "--no-prefill --timeout 1 --rate 500 --test-time 60");
+    assert_fails(&output, "no answer for 1 s");
+    assert!(took < SLACK, "{took:?}");
+}
+
+/// Answers that come, but so slowly that the time is long over.
+#[test]
+fn what_is_unanswered_when_the_time_is_over_is_waited_for_as_long_as_for_an_answer() {
+    let port = server(|stream| {
+        let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+        let mut stream = stream;
+        while command(&mut reader).is_some() {
+            thread::sleep(Duration::from_millis(500));
+            if stream.write_all(b"+PONG\r\n").is_err() {
+                return;
+            }
+        }
+    });
+    let (output, took) = timed(port, "-t ping --pipeline 100 --test-time 1 --timeout 2");
+    assert_fails(&output, "requests are still unanswered 2 s after the time was over");
+    assert!(took < SLACK, "{took:?}");
+}
+
+/// Once, a connection whose part of the keys had none of its node's drew for ever, and so did PING.
+#[test]
+fn few_keys_of_many_connections_are_asked_for_in_cluster_mode() {
+    let answers = |arguments: &[Vec<u8>]| match arguments[0].as_slice() {
+        b"SET" => b"+OK\r\n".to_vec(),
+        b"PING" => b"+PONG\r\n".to_vec(),
+        _ => b"$-1\r\n".to_vec(),
+    };
+    let other = resp_server(answers);
+    let first = server(move |stream| {
+        let own = stream.local_addr().expect("connected").port();
+        let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+        let mut stream = stream;
+        while let Some(arguments) = command(&mut reader) {
+            let range = |first, last, port| {
+                format!("*3\r\n:{first}\r\n:{last}\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
+            };
+            let reply = match arguments[0].as_slice() {
+                b"CLUSTER" => {
+                    format!("*2\r\n{}{}", range(0, 8191, own), range(8192, 16383, other)).into_bytes()
+                }
+                _ => answers(&arguments),
+            };
+            if stream.write_all(&reply).is_err() {
+                return;
+            }
+        }
+    });
+    for flags in [
+        "-c 50 --key-maximum 9 --key-pattern P -n 100",
+        "-c 50 --key-maximum 9 --key-pattern Z --key-zipf-exp 10 -n 100",
+        "-t ping -n 100",
+    ] {
+        let output = bench(first, &format!("--cluster --no-prefill {flags}"));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("100 answered"), "{flags}: {said}");
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The Rust client against the binary, and against servers that lie, dawdle and die.
 
-use foreshadow::client::{Client, Error, Leased, Newer, Only, Options, PutOptions, Reply, Written};
+use foreshadow::client::{
+    Client, Error, Leased, Newer, Only, Options, PIPELINE_REQUESTS_MAX, PutOptions, Reply, Unsendable,
+    Written,
+};
 use foreshadow::ids::Version;
 use foreshadow::wire::native::frame::{HEADER_BYTES, Header, MAGIC_REPLY, MAGIC_REQUEST, Opcode, Status};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -254,8 +257,6 @@ fn a_client_written_from_the_specification_alone_is_understood() {
     assert_eq!((output.status.success(), output.stdout.as_slice()), (true, &b"ok\n"[..]), "{words}");
 }
 
-// -- servers that do not behave ----------------------------------------------------------------------------------------
-
 /// A server that answers each connection's requests as `answer` says; `None` closes.
 fn scripted(
     mut answer: impl FnMut(usize, &Header) -> Option<Vec<u8>> + Send + 'static,
@@ -324,6 +325,61 @@ fn a_server_that_never_answers_costs_no_more_than_the_deadline() {
     assert_eq!(client.open_connections(), 0, "a late reply must not find a reader");
     assert_eq!(client.put(b"k", b"v", None), Err(Error::Deadline));
     assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+/// Once, the question for the map and the call behind it had a whole deadline each.
+#[test]
+fn a_call_ends_within_its_deadline_even_if_the_map_never_comes() {
+    let deadline = Duration::from_secs(2);
+    let (address, _) = scripted(|_, request| match Opcode::of(request.opcode) {
+        Some(Opcode::Hello) => greeting(request),
+        _ => Some(Vec::new()),
+    });
+    let options = Options { deadline, reconnect_pause: Duration::ZERO, ..Options::default() };
+    let begun = Instant::now();
+    let mut client = Client::connect(&address, options).expect("it greets");
+    assert!(begun.elapsed() < deadline * 3 / 2, "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    assert_eq!(client.get(b"k"), Err(Error::Deadline));
+    assert!(
+        begun.elapsed() >= deadline * 9 / 10 && begun.elapsed() < deadline * 3 / 2,
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// Once, it was asked before every call.
+#[test]
+fn a_server_without_a_map_is_asked_for_it_once() {
+    let questions = Arc::new(AtomicUsize::new(0));
+    let counted = questions.clone();
+    let (address, _) = scripted(move |_, request| {
+        counted.fetch_add(usize::from(request.opcode == Opcode::Map as u8), Ordering::SeqCst);
+        Some(greeting(request).unwrap_or_else(|| frame(request, Status::NOT_FOUND, b"")))
+    });
+    let mut client = Client::connect(&address, patient()).expect("it greets");
+    for _ in 0..10 {
+        assert_eq!(client.get(b"k"), Ok(None));
+    }
+    assert_eq!(questions.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_full_pipeline_refuses_what_is_too_much_and_does_the_rest() {
+    let (address, _) = scripted(|_, request| {
+        Some(greeting(request).unwrap_or_else(|| frame(request, Status::NOT_FOUND, b"")))
+    });
+    let mut client = Client::connect(&address, patient()).expect("it greets");
+    let mut pipeline = client.pipeline();
+    pipeline.get(b"k");
+    // Those without a key take room, too, and cost the test nothing.
+    (1..PIPELINE_REQUESTS_MAX).for_each(|_| pipeline.get(b""));
+    pipeline.get(b"k");
+    pipeline.get_many([&b"k"[..]]);
+    let replies = pipeline.run();
+    assert_eq!(replies[0], Ok(Reply::Missing));
+    let full = Err(Error::Unsendable(Unsendable::PipelineFull));
+    assert!(replies[PIPELINE_REQUESTS_MAX..] == [full.clone(), full]);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use super::load::{Failure, Targets};
 use super::speech::Protocol;
 use crate::ids::SLOT_COUNT;
-use std::io::{BufRead, BufReader, Read, Write};
+use crate::wire::native::frame::{Decoded, Request, Status, decode_reply};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is said first on each connection.
 #[derive(Clone, Debug)]
@@ -14,23 +15,94 @@ pub struct Greeting {
     pub user: Option<String>,
     pub password: Option<String>,
     pub database: u32,
-    /// How long connecting and each answer may take.
+    /// How long connecting, and then all that is said and answered, may take.
     pub patience: Duration,
+}
+
+/// Bytes of all that a server may say before the load.
+const GREETING_BYTES_MAX: usize = 16 << 20;
+/// Memory for a native reply to AUTH: a header, and why not.
+const NATIVE_BYTES_MAX: usize = 64 << 10;
+
+/// A connection that is greeted: whatever the server says and how slowly, there is an end to it.
+struct Guest {
+    stream: TcpStream,
+    end: Instant,
+    bytes_left: usize,
+    patience: Duration,
+}
+
+impl Guest {
+    fn time_left(&self) -> io::Result<Duration> {
+        match self.end.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(self.too_slow()),
+            left => Ok(left),
+        }
+    }
+
+    fn too_slow(&self) -> io::Error {
+        io::Error::new(ErrorKind::TimedOut, format!("no whole answer within {:?}", self.patience))
+    }
+
+    fn or_too_slow(&self, done: io::Result<usize>) -> io::Result<usize> {
+        done.map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => self.too_slow(),
+            _ => error,
+        })
+    }
+}
+
+impl Read for Guest {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.bytes_left == 0 {
+            return Err(io::Error::new(ErrorKind::InvalidData, "the answer has no end"));
+        }
+        self.stream.set_read_timeout(Some(self.time_left()?))?;
+        let room = buf.len().min(self.bytes_left);
+        let read = self.stream.read(&mut buf[..room]);
+        let len = self.or_too_slow(read)?;
+        self.bytes_left -= len;
+        Ok(len)
+    }
+}
+
+impl Write for Guest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.time_left()?))?;
+        let written = self.stream.write(bytes);
+        self.or_too_slow(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Connects and greets.
 ///
 /// # Errors
-/// Nobody listens, or the greeting is refused.
+/// Nobody listens, or the greeting is refused or takes too long.
 pub fn connect(address: SocketAddr, greeting: &Greeting) -> Result<TcpStream, Failure> {
-    let stream = TcpStream::connect_timeout(&address, greeting.patience)
+    let Guest { stream, .. } = greeted(address, greeting)?;
+    stream
+        .set_read_timeout(None)
+        .and_then(|()| stream.set_write_timeout(None))
         .map_err(|error| Failure::Connect(address, error))?;
-    let prepare = || {
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(greeting.patience))?;
-        stream.set_write_timeout(Some(greeting.patience))
-    };
-    prepare().map_err(|error| Failure::Connect(address, error))?;
+    Ok(stream)
+}
+
+fn greeted(address: SocketAddr, greeting: &Greeting) -> Result<Guest, Failure> {
+    let patience = greeting.patience;
+    let stream = TcpStream::connect_timeout(&address, patience)
+        .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        .map_err(|error| Failure::Connect(address, error))?;
+    let end = Instant::now() + patience;
+    let mut guest = Guest { stream, end, bytes_left: GREETING_BYTES_MAX, patience };
+    greet(&mut guest, greeting).map_err(|error| Failure::Greeting(address, error.to_string()))?;
+    Ok(guest)
+}
+
+fn greet(guest: &mut Guest, greeting: &Greeting) -> io::Result<()> {
     let mut commands: Vec<Vec<&str>> = Vec::new();
     let database = greeting.database.to_string();
     match greeting.protocol {
@@ -50,20 +122,21 @@ pub fn connect(address: SocketAddr, greeting: &Greeting) -> Result<TcpStream, Fa
         }
         Protocol::Native => {
             if let Some(password) = &greeting.password {
-                let user = greeting.user.as_deref().unwrap_or("");
-                authenticate_native(&stream, user, password)
-                    .map_err(|error| Failure::Greeting(address, error.to_string()))?;
+                authenticate_native(guest, greeting.user.as_deref().unwrap_or(""), password)?;
             }
         }
-        Protocol::Memcached | Protocol::Meta => {}
-    }
-    for command in commands {
-        match call(&stream, &command).map_err(|error| Failure::Greeting(address, error.to_string()))? {
-            Resp::Error(words) => return Err(Failure::Greeting(address, words)),
-            Resp::Text(_) | Resp::Number(_) | Resp::List(_) | Resp::Null => {}
+        Protocol::Memcached | Protocol::Meta => {
+            if let Some(password) = &greeting.password {
+                authenticate_memcached(guest, greeting.user.as_deref().unwrap_or("default"), password)?;
+            }
         }
     }
-    Ok(stream)
+    for command in commands {
+        if let Resp::Error(words) = call(guest, &command)? {
+            return Err(io::Error::other(words));
+        }
+    }
+    Ok(())
 }
 
 /// Asks a node for `CLUSTER SLOTS`.
@@ -73,13 +146,16 @@ pub fn connect(address: SocketAddr, greeting: &Greeting) -> Result<TcpStream, Fa
 pub fn cluster_targets(address: SocketAddr, greeting: &Greeting) -> Result<Targets, Failure> {
     let fail = |words: String| Failure::Greeting(address, words);
     let greeting = Greeting { protocol: Protocol::Resp2, ..greeting.clone() };
-    let stream = connect(address, &greeting)?;
-    let reply = call(&stream, &["CLUSTER", "SLOTS"]).map_err(|error| fail(error.to_string()))?;
+    let mut guest = greeted(address, &greeting)?;
+    let reply = call(&mut guest, &["CLUSTER", "SLOTS"]).map_err(|error| fail(error.to_string()))?;
     let ranges = match reply {
         Resp::List(ranges) => ranges,
         Resp::Error(words) => return Err(fail(words)),
         other => return Err(fail(format!("CLUSTER SLOTS answered {other:?}"))),
     };
+    if ranges.len() > usize::from(SLOT_COUNT) {
+        return Err(fail(format!("CLUSTER SLOTS holds {} ranges of {SLOT_COUNT} slots", ranges.len())));
+    }
     let mut targets = Targets { nodes: Vec::new(), node_of_slot: None };
     let mut owners: Vec<Option<u16>> = vec![None; usize::from(SLOT_COUNT)];
     for range in &ranges {
@@ -90,7 +166,8 @@ pub fn cluster_targets(address: SocketAddr, greeting: &Greeting) -> Result<Targe
             targets.nodes.push(owner);
             targets.nodes.len() - 1
         });
-        owners[usize::from(first)..=usize::from(last)].fill(Some(node as u16));
+        let node = u16::try_from(node).expect("there are no more nodes than ranges");
+        owners[usize::from(first)..=usize::from(last)].fill(Some(node));
     }
     let Some(node_of_slot) = owners.into_iter().collect() else {
         return Err(fail("CLUSTER SLOTS leaves slots without an owner".into()));
@@ -116,21 +193,37 @@ fn range_of(range: &Resp, asked: SocketAddr) -> Option<(u16, u16, SocketAddr)> {
     Some((first, last, SocketAddr::new(ip, u16::try_from(*port).ok()?)))
 }
 
-/// AUTH of the native protocol: a frame with the user as its key, answered by one without a body if all is well.
-fn authenticate_native(mut stream: &TcpStream, user: &str, password: &str) -> std::io::Result<()> {
-    let mut frame = vec![0xF5, 1, 0x02, 0, 0, 0, 0, 0];
-    frame.extend_from_slice(&((user.len() + password.len()) as u32).to_le_bytes());
-    frame.extend_from_slice(&(user.len() as u16).to_le_bytes());
-    frame.extend_from_slice(&[0, 0]);
-    frame.extend_from_slice(user.as_bytes());
-    frame.extend_from_slice(password.as_bytes());
-    stream.write_all(&frame)?;
-    let mut header = [0; 16];
-    stream.read_exact(&mut header)?;
-    match (header[0], u16::from_le_bytes([header[12], header[13]])) {
-        (0xF6, 0) => Ok(()),
-        (0xF6, status) => Err(std::io::Error::other(format!("AUTH: status {status}"))),
-        _ => Err(std::io::Error::other("AUTH was not answered by a native frame")),
+/// AUTH of the native protocol.
+fn authenticate_native(guest: &mut Guest, user: &str, password: &str) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    Request::Auth { user: user.as_bytes(), password: password.as_bytes() }.encode(0, false, &mut bytes);
+    guest.write_all(&bytes)?;
+    bytes.clear();
+    loop {
+        let refused = |words: &str| io::Error::other(format!("AUTH: {words}"));
+        let missing = match decode_reply(&bytes) {
+            Ok(Decoded::Reply { reply, .. }) if reply.status == Status::OK => return Ok(()),
+            Ok(Decoded::Reply { reply, .. }) => {
+                return Err(refused(&format!("{} {}", reply.status.name(), reply.text())));
+            }
+            Ok(Decoded::More { at_least }) if at_least <= NATIVE_BYTES_MAX => at_least - bytes.len(),
+            Ok(Decoded::More { .. }) | Err(_) => return Err(refused("not answered by a native frame")),
+        };
+        let start = bytes.len();
+        bytes.resize(start + missing, 0);
+        guest.read_exact(&mut bytes[start..])?;
+    }
+}
+
+/// What memcached has for it: a set of any key with user and password as its value.
+fn authenticate_memcached(guest: &mut Guest, user: &str, password: &str) -> io::Result<()> {
+    let token = format!("{user} {password}");
+    guest.write_all(format!("set auth 0 0 {}\r\n{token}\r\n", token.len()).as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(guest).take(1 << 10).read_line(&mut line)?;
+    match line.as_str() {
+        "STORED\r\n" => Ok(()),
+        words => Err(io::Error::other(format!("authentication was answered {words:?}"))),
     }
 }
 
@@ -148,19 +241,18 @@ enum Resp {
 const DEPTH_MAX: u32 = 8;
 const ENTRIES_MAX: i64 = 1 << 20;
 
-fn call(mut stream: &TcpStream, command: &[&str]) -> std::io::Result<Resp> {
+fn call(guest: &mut Guest, command: &[&str]) -> io::Result<Resp> {
     let mut request = format!("*{}\r\n", command.len());
     for word in command {
         request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
     }
-    stream.write_all(request.as_bytes())?;
+    guest.write_all(request.as_bytes())?;
     // The server says nothing unasked, so the buffer holds nothing beyond this reply when it is dropped.
-    read(&mut BufReader::new(stream), DEPTH_MAX)
+    read(&mut BufReader::new(guest), DEPTH_MAX)
 }
 
-fn read(from: &mut impl BufRead, depth: u32) -> std::io::Result<Resp> {
-    let invalid =
-        |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("not RESP: {what:?}"));
+fn read(from: &mut impl BufRead, depth: u32) -> io::Result<Resp> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not RESP: {what:?}"));
     let mut line = String::new();
     from.by_ref().take(1 << 16).read_line(&mut line)?;
     let text = line.strip_suffix("\r\n").ok_or_else(|| invalid(&line))?;
@@ -186,7 +278,7 @@ fn read(from: &mut impl BufRead, depth: u32) -> std::io::Result<Resp> {
                 return Err(invalid("nested too deeply"));
             }
             let entries = number()?.max(0) * if kind == "%" { 2 } else { 1 };
-            Resp::List((0..entries).map(|_| read(from, depth - 1)).collect::<std::io::Result<_>>()?)
+            Resp::List((0..entries).map(|_| read(from, depth - 1)).collect::<io::Result<_>>()?)
         }
         _ => return Err(invalid(&line)),
     })

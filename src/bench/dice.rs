@@ -93,8 +93,21 @@ enum Kind {
     Zipf(Zipf),
     Gaussian { median: f64, deviation: f64 },
     Sequential { next_of_node: Vec<u64> },
-    Parallel { next_of_lane: Vec<u64> },
+    Parallel { next_of_lane: Vec<u64>, lanes_of_node: usize },
 }
+
+/// Who shares the keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Askers {
+    /// Connections to a node; those of a node have neighbouring numbers.
+    pub lanes_of_node: usize,
+    /// Connections in all.
+    pub lanes: usize,
+    pub nodes: usize,
+}
+
+/// Draws by chance that may miss the asker's own keys before the next of them is taken instead.
+const DRAWS_MAX: u64 = 64;
 
 /// Who asks for a key.
 #[derive(Clone, Copy, Debug)]
@@ -106,9 +119,10 @@ pub struct Asker {
 }
 
 impl Keys {
-    /// `pattern` over `count` keys (at least 1), for so many connections and nodes.
-    pub fn new(pattern: Pattern, count: u64, lanes: usize, nodes: usize) -> Keys {
+    /// `pattern` over `count` keys (at least 1).
+    pub fn new(pattern: Pattern, count: u64, askers: Askers) -> Keys {
         assert!(count > 0);
+        let Askers { lanes_of_node, lanes, nodes } = askers;
         let kind = match pattern {
             Pattern::Uniform => Kind::Uniform,
             Pattern::Zipf { exponent } => Kind::Zipf(Zipf::new(count, exponent)),
@@ -118,8 +132,8 @@ impl Keys {
             },
             Pattern::Sequential => Kind::Sequential { next_of_node: vec![0; nodes] },
             Pattern::Parallel => {
-                let share = |lane: usize| u128::from(count) * lane as u128 / lanes as u128;
-                Kind::Parallel { next_of_lane: (0..lanes).map(|lane| share(lane) as u64).collect() }
+                let starts = (0..lanes).map(|lane| share(count, lane, lanes_of_node).0);
+                Kind::Parallel { next_of_lane: starts.collect(), lanes_of_node }
             }
         };
         Keys { count, kind }
@@ -138,14 +152,49 @@ impl Keys {
                 }
             },
             Kind::Sequential { next_of_node } => advance(&mut next_of_node[asker.node], 0, self.count),
-            Kind::Parallel { next_of_lane } => {
-                let lanes = next_of_lane.len() as u128;
-                let edge = |lane: usize| (u128::from(self.count) * lane as u128 / lanes) as u64;
-                let (start, end) = (edge(asker.lane), edge(asker.lane + 1));
-                advance(&mut next_of_lane[asker.lane], start, end.max(start + 1))
+            Kind::Parallel { next_of_lane, lanes_of_node } => {
+                let (start, end) = share(self.count, asker.lane, *lanes_of_node);
+                advance(&mut next_of_lane[asker.lane], start, end)
             }
         }
     }
+
+    /// The rank of the next key that is the asker's to ask for. There has to be one, or any key comes out.
+    ///
+    /// Patterns in order are followed until one comes, and within a connection's part once around. A pattern by chance may
+    /// never get there: after `DRAWS_MAX` draws the next own key behind the last draw is taken.
+    #[inline]
+    pub fn draw_own(&mut self, dice: &mut Dice, asker: Asker, mut is_own: impl FnMut(u64) -> bool) -> u64 {
+        let mut rank = self.draw(dice, asker);
+        if is_own(rank) {
+            return rank;
+        }
+        let draws = match &self.kind {
+            Kind::Uniform | Kind::Zipf(_) | Kind::Gaussian { .. } => DRAWS_MAX,
+            Kind::Sequential { .. } => self.count,
+            Kind::Parallel { lanes_of_node, .. } => {
+                let (start, end) = share(self.count, asker.lane, *lanes_of_node);
+                end - start
+            }
+        };
+        for _ in 1..draws {
+            rank = self.draw(dice, asker);
+            if is_own(rank) {
+                return rank;
+            }
+        }
+        (rank + 1..self.count).chain(0..=rank).find(|&rank| is_own(rank)).unwrap_or(rank)
+    }
+}
+
+/// A connection's part of the keys, among those to its node: first and end, at least one key.
+#[inline]
+fn share(count: u64, lane: usize, lanes_of_node: usize) -> (u64, u64) {
+    let (place, parts) = ((lane % lanes_of_node) as u128, lanes_of_node as u128);
+    // Both are at most the count.
+    let edge = |place: u128| (u128::from(count) * place / parts) as u64;
+    let start = edge(place);
+    (start, edge(place + 1).max(start + 1))
 }
 
 /// Takes the number `next` stands at and moves it on within `start..end`.
@@ -216,11 +265,54 @@ mod tests {
 
     const ASKER: Asker = Asker { lane: 0, node: 0 };
 
+    fn of(lanes_of_node: usize, nodes: usize) -> Askers {
+        Askers { lanes_of_node, lanes: lanes_of_node * nodes, nodes }
+    }
+
+    /// Once, a connection whose part had none of its node's keys drew for ever.
+    #[test]
+    fn every_asker_gets_own_keys_however_few_there_are() {
+        for pattern in [
+            Pattern::Uniform,
+            Pattern::Zipf { exponent: 10.0 },
+            Pattern::Gaussian { median: Some(0.5), deviation: Some(1e-9) },
+            Pattern::Sequential,
+            Pattern::Parallel,
+        ] {
+            for own in [0, 3, 9] {
+                let mut keys = Keys::new(pattern, 10, of(50, 2));
+                let mut dice = Dice::new(1);
+                for i in 0..300 {
+                    let asker = Asker { lane: i % 100, node: i % 100 / 50 };
+                    assert_eq!(keys.draw_own(&mut dice, asker, |rank| rank == own), own, "{pattern:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parallel_connections_of_each_node_cover_its_own_keys_once() {
+        let mut keys = Keys::new(Pattern::Parallel, 1000, of(4, 2));
+        let mut dice = Dice::new(1);
+        for node in 0..2 {
+            let is_own = |rank: u64| rank % 2 == node as u64;
+            let mut seen = Vec::new();
+            for lane in 0..4 {
+                for _ in 0..125 {
+                    let asker = Asker { lane: node * 4 + lane, node };
+                    seen.push(keys.draw_own(&mut dice, asker, is_own));
+                }
+            }
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq((0..1000).filter(|&rank| is_own(rank))));
+        }
+    }
+
     #[test]
     fn zipf_follows_its_law() {
         for exponent in [0.5, 0.99, 1.0, 1.3] {
             let count = 1000;
-            let mut keys = Keys::new(Pattern::Zipf { exponent }, count, 1, 1);
+            let mut keys = Keys::new(Pattern::Zipf { exponent }, count, of(1, 1));
             let mut dice = Dice::new(7);
             let mut seen = vec![0u32; count as usize];
             let draws = 400_000;
@@ -249,10 +341,10 @@ mod tests {
             Pattern::Parallel,
         ] {
             for count in [1, 2, 37] {
-                let mut keys = Keys::new(pattern, count, 5, 2);
+                let mut keys = Keys::new(pattern, count, of(5, 2));
                 let mut dice = Dice::new(1);
                 for i in 0..500 {
-                    assert!(keys.draw(&mut dice, Asker { lane: i % 5, node: i % 2 }) < count, "{pattern:?}");
+                    assert!(keys.draw(&mut dice, Asker { lane: i % 10, node: i % 2 }) < count, "{pattern:?}");
                 }
             }
         }
@@ -260,7 +352,7 @@ mod tests {
 
     #[test]
     fn parallel_connections_cover_all_keys_without_meeting() {
-        let mut keys = Keys::new(Pattern::Parallel, 10, 3, 1);
+        let mut keys = Keys::new(Pattern::Parallel, 10, of(3, 1));
         let mut dice = Dice::new(1);
         let mut seen = vec![0; 10];
         for lane in 0..3 {

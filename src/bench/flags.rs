@@ -32,7 +32,8 @@ use std::time::Duration;
     name = "foreshadow bench",
     disable_help_flag = true,
     disable_version_flag = true,
-    args_override_self = true
+    args_override_self = true,
+    after_help = REFUSED_HELP
 )]
 struct Flags {
     /// Print this.
@@ -50,6 +51,18 @@ struct Flags {
     /// Its port (7400; 6379 in the dialects).
     #[arg(short, long)]
     port: Option<u16>,
+    /// Server, credentials and database as redis://[[USER:]PASSWORD@]HOST[:PORT][/DATABASE].
+    #[arg(short, long)]
+    uri: Option<String>,
+    /// Only addresses of IP version 4.
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Only addresses of IP version 6.
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// As --protocol resp3.
+    #[arg(short = '3')]
+    resp3: bool,
     /// Which tool's meaning the flags have: memtier, redis or own.
     #[arg(long)]
     dialect: Option<String>,
@@ -68,7 +81,7 @@ struct Flags {
     /// resp (redis, resp2), resp3, memcached (memcache_text), meta or native.
     #[arg(long)]
     protocol: Option<String>,
-    /// Requests sent at once, and then all awaited [1].
+    /// Requests sent at once, and then all awaited [1]; in open loop each is sent when it is due.
     #[arg(long)]
     pipeline: Option<u32>,
     /// Connections [50]; per thread in memtier's dialect, per node in cluster mode.
@@ -152,13 +165,14 @@ struct Flags {
     /// Seconds of load before measuring.
     #[arg(long, default_value_t = 0.0)]
     warm_up: f64,
-    /// Check the framing and length of values, not their bytes.
+    /// Check the framing and length of values, not their bytes nor the keys that memcached repeats.
     #[arg(long)]
     no_verify: bool,
     /// Least percentage of GETs that must hit [100 after a prefill without expiry, else 0].
     #[arg(long)]
     expect_hits: Option<f64>,
-    /// Seconds without an answer after which the server is called dead.
+    /// Seconds without a whole answer after which the server is called dead; so long the greeting, and what is unanswered when
+    /// the time is over, may take, too.
     #[arg(long, default_value_t = 5.0)]
     timeout: f64,
     /// Process of the server: print the CPU time that it used per request.
@@ -185,7 +199,10 @@ struct Flags {
     /// JSON into a file.
     #[arg(long, value_name = "FILE")]
     json_out_file: Option<PathBuf>,
-    /// Latency distribution in HdrHistogram's text format into FILE (memtier: a prefix of its name).
+    /// What else goes to stdout into FILE.
+    #[arg(short, long, value_name = "FILE")]
+    out_file: Option<PathBuf>,
+    /// Latency distribution in HdrHistogram's text format into FILE; with several rates, tests or runs into FILE.1, FILE.2 ...
     #[arg(long, visible_alias = "hdr-file-prefix", value_name = "FILE")]
     hdr_file: Option<PathBuf>,
     /// Percentiles to print.
@@ -206,7 +223,52 @@ struct Flags {
     show_errors: bool,
     #[arg(long, hide = true)]
     precision: Option<u8>,
+    #[arg(short = 'D', long, hide = true)]
+    debug: bool,
+    #[arg(long, hide = true)]
+    print_all_runs: bool,
+    /// Print what the command line means on stderr.
+    #[arg(long)]
+    show_config: bool,
+    // What is refused by name, see `REFUSED`.
+    #[arg(short = 'l', hide = true)]
+    endless: bool,
+    #[arg(short = 'I', hide = true)]
+    idle: bool,
+    #[arg(long, hide = true)]
+    tls: bool,
+    #[arg(long, hide = true)]
+    enable_tracking: bool,
+    #[arg(long, hide = true)]
+    generate_keys: bool,
+    #[arg(long, hide = true)]
+    data_size_pattern: Option<String>,
+    #[arg(long, hide = true)]
+    data_size_list: Option<String>,
+    #[arg(long, hide = true)]
+    data_offset: Option<String>,
+    #[arg(long, hide = true)]
+    multi_key_get: Option<String>,
+    #[arg(long, hide = true)]
+    reconnect_interval: Option<String>,
+    #[arg(long, hide = true)]
+    wait_ratio: Option<String>,
+    #[arg(long, hide = true)]
+    command: Option<String>,
+    #[arg(long, hide = true)]
+    client_stats: Option<String>,
+    #[arg(hide = true, trailing_var_arg = true)]
+    words: Vec<String>,
 }
+
+const REFUSED_HELP: &str = "\
+Of memtier_benchmark and redis-benchmark, these are refused, since what they ask for is not done or not checked here:
+  --tls, --enable-tracking, --command, --multi-key-get, --wait-ratio, --reconnect-interval, --generate-keys,
+  --data-size-list, --data-size-pattern, --data-offset, --client-stats, -l, -I, redis-benchmark's -x and COMMAND,
+  -t with anything but set, get and ping.";
+
+const NOT_CHECKED: &str = "only SET, GET and PING have answers that can be checked";
+const SIZES: &str = "sizes follow from -d, --data-size-range or --data-size-lognormal";
 
 /// What is to be done, with nothing left to look up.
 #[derive(Clone, Debug)]
@@ -263,6 +325,8 @@ pub enum Length {
 #[derive(Clone, Debug)]
 pub struct Output {
     pub form: Form,
+    /// Instead of stdout.
+    pub file: Option<PathBuf>,
     pub json_file: Option<PathBuf>,
     pub hdr_file: Option<PathBuf>,
     pub percentiles: Vec<f64>,
@@ -298,8 +362,19 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Plan, clap::Error> 
     if named.is_some() {
         args.next();
     }
+    let args: Vec<OsString> = args.collect();
+    let refuse = |words: String| clap::Error::raw(clap::error::ErrorKind::ValueValidation, words + "\n");
+    if named == Some(Dialect::Redis) && args.iter().any(|arg| arg == "-x") {
+        // It has no value there, and is another flag's name here.
+        return Err(refuse("-x: values follow from their keys, none is read from standard input".into()));
+    }
     let flags = Flags::try_parse_from(std::iter::once(OsString::from("foreshadow bench")).chain(args))?;
-    flags.plan(named).map_err(|words| clap::Error::raw(clap::error::ErrorKind::ValueValidation, words + "\n"))
+    let show = flags.show_config;
+    let plan = flags.plan(named).map_err(refuse)?;
+    if show {
+        eprintln!("{plan:#?}");
+    }
+    Ok(plan)
 }
 
 impl Flags {
@@ -313,18 +388,80 @@ impl Flags {
             Some("redis" | "redis-benchmark" | "valkey-benchmark") => Ok(Dialect::Redis),
             Some("own") => Ok(Dialect::Own),
             Some(other) => Err(format!("--dialect {other}: memtier, redis or own")),
-            None if self.threads.is_some() || is_number(&self.threads_or_tests) == Some(true) => {
-                Ok(Dialect::Memtier)
-            }
+            // memtier_benchmark has no -r; both have --threads.
             None if self.keyspace.is_some() || is_number(&self.threads_or_tests) == Some(false) => {
                 Ok(Dialect::Redis)
+            }
+            None if self.threads.is_some() || is_number(&self.threads_or_tests) == Some(true) => {
+                Ok(Dialect::Memtier)
             }
             None => Ok(Dialect::Own),
         }
     }
 
-    fn plan(self, named: Option<Dialect>) -> Result<Plan, String> {
+    /// Why something that was asked for is not done here.
+    fn refusal(&self) -> Option<String> {
+        let words = self.words.join(" ");
+        [
+            (self.endless, "-l", "a run has an end, see --test-time and -n"),
+            (self.idle, "-I", "connections without requests have no answers to check"),
+            (self.tls, "--tls", "the load goes over plain TCP"),
+            (self.enable_tracking, "--enable-tracking", "invalidations are not understood"),
+            (self.generate_keys, "--generate-keys", "no data is imported that lacks them"),
+            (self.data_size_list.is_some(), "--data-size-list", SIZES),
+            (self.data_size_pattern.is_some(), "--data-size-pattern", SIZES),
+            (self.data_offset.is_some(), "--data-offset", NOT_CHECKED),
+            (self.multi_key_get.is_some(), "--multi-key-get", NOT_CHECKED),
+            (self.wait_ratio.is_some(), "--wait-ratio", NOT_CHECKED),
+            (self.command.is_some(), "--command", NOT_CHECKED),
+            (self.reconnect_interval.is_some(), "--reconnect-interval", "connections stay to the end"),
+            (self.client_stats.is_some(), "--client-stats", "connections are counted together, see --json"),
+            (!words.is_empty(), words.as_str(), NOT_CHECKED),
+        ]
+        .into_iter()
+        .find_map(|(asked, name, why)| asked.then(|| format!("{name}: {why}")))
+    }
+
+    /// Takes host, port, user, password and database out of `--uri`.
+    fn take_uri(&mut self) -> Result<(), String> {
+        let Some(uri) = self.uri.take() else { return Ok(()) };
+        let wrong = || format!("--uri {uri}: redis://[[USER:]PASSWORD@]HOST[:PORT][/DATABASE]");
+        let rest = uri.strip_prefix("redis://").or(uri.strip_prefix("valkey://")).ok_or_else(wrong)?;
+        let (credentials, rest) = match rest.rsplit_once('@') {
+            Some((credentials, rest)) => (Some(credentials), rest),
+            None => (None, rest),
+        };
+        let (place, database) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = match place.rsplit_once(':') {
+            // The colons of an address in brackets are its own.
+            Some((host, port)) if !port.contains(']') => (host, Some(port)),
+            _ => (place, None),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return Err(wrong());
+        }
+        self.server = host.to_string();
+        if let Some(port) = port {
+            self.port = Some(port.parse().map_err(|_| wrong())?);
+        }
+        if !database.is_empty() {
+            self.database = database.parse().map_err(|_| wrong())?;
+        }
+        if let Some(credentials) = credentials {
+            let (user, password) = credentials.split_once(':').unwrap_or(("", credentials));
+            self.user = Some(user.to_string()).filter(|user| !user.is_empty());
+            self.authenticate = Some(password.to_string());
+        }
+        Ok(())
+    }
+
+    fn plan(mut self, named: Option<Dialect>) -> Result<Plan, String> {
+        if let Some(why) = self.refusal() {
+            return Err(why);
+        }
         let dialect = self.dialect(named)?;
+        self.take_uri()?;
         let pick = |own, memtier, redis| match dialect {
             Dialect::Own => own,
             Dialect::Memtier => memtier,
@@ -337,12 +474,15 @@ impl Flags {
         let address = (self.server.as_str(), port)
             .to_socket_addrs()
             .ok()
-            .and_then(|mut addresses| addresses.next())
+            .and_then(|mut addresses| {
+                addresses.find(|address| !(self.ipv4 && address.is_ipv6() || self.ipv6 && address.is_ipv4()))
+            })
             .ok_or_else(|| format!("cannot find the host {:?}", self.server))?;
 
         let short_pipeline = self.protocol_or_pipeline.as_deref().and_then(|text| text.parse::<u32>().ok());
         let short_protocol = self.protocol_or_pipeline.as_deref().filter(|_| short_pipeline.is_none());
         let protocol = match self.protocol.as_deref().or(short_protocol) {
+            None if self.resp3 => Protocol::Resp3,
             None | Some("resp" | "redis" | "resp2") => Protocol::Resp2,
             Some("resp3") => Protocol::Resp3,
             Some("memcached" | "memcache_text") => Protocol::Memcached,
@@ -373,7 +513,7 @@ impl Flags {
         if !(1..=1 << 40).contains(&key_count) || key_minimum > 1 << 40 {
             return Err("the last key must not come before the first, and none after 2^40".into());
         }
-        let (set_pattern, get_pattern) = self.patterns(dialect)?;
+        let (set_pattern, get_pattern) = self.patterns(dialect, key_count)?;
         let sizes = self.sizes(pick(100, 32, 3) as usize)?;
         let expiry = match (&self.expiry_range, self.expiry) {
             (Some(range), _) => range_of(range)?,
@@ -386,7 +526,11 @@ impl Flags {
             (Some(requests), None) => {
                 let count: u64 =
                     requests.parse().map_err(|_| format!("-n {requests}: a number or allkeys"))?;
-                Length::Requests(count * if dialect == Dialect::Memtier { connections as u64 } else { 1 })
+                let askers = if dialect == Dialect::Memtier { connections as u64 } else { 1 };
+                let all = count.checked_mul(askers);
+                Length::Requests(
+                    all.ok_or_else(|| format!("-n {requests}: too many for {askers} connections"))?,
+                )
             }
             (None, None) => match dialect {
                 Dialect::Own => Length::Time(Duration::from_secs(5)),
@@ -407,6 +551,15 @@ impl Flags {
             }
             given => given,
         };
+        if let Some(wrong) = self.print_percentiles.iter().find(|&wanted| !(0.0..=100.0).contains(wanted)) {
+            return Err(format!("--print-percentiles {wrong}: 0 to 100"));
+        }
+        if let Some(wrong) = self.expect_hits.filter(|wanted| !(0.0..=100.0).contains(wanted)) {
+            return Err(format!("--expect-hits {wrong}: 0 to 100"));
+        }
+        if self.key_prefix.as_ref().is_some_and(|prefix| prefix.len() > KEY_PREFIX_BYTES_MAX) {
+            return Err(format!("--key-prefix: at most {KEY_PREFIX_BYTES_MAX} bytes"));
+        }
         let prefill = self.prefill || (!self.no_prefill && dialect == Dialect::Own);
         let sure = prefill && expiry == (0, 0) && !self.no_verify;
         Ok(Plan {
@@ -417,7 +570,8 @@ impl Flags {
             password,
             database: self.database,
             connections,
-            pipeline,
+            // In open loop each is sent when it is due.
+            pipeline: if rates.is_empty() { pipeline } else { 1 },
             tests,
             length,
             rates,
@@ -448,6 +602,7 @@ impl Flags {
                     (_, _, true) => Form::Line,
                     (false, false, false) => Form::Table,
                 },
+                file: self.out_file,
                 json_file: self.json_out_file,
                 hdr_file: self.hdr_file,
                 percentiles: self.print_percentiles,
@@ -460,7 +615,7 @@ impl Flags {
             "set" => Ok(Test { name: "SET", mix: Mix::SetGet(1, 0) }),
             "get" => Ok(Test { name: "GET", mix: Mix::SetGet(0, 1) }),
             "ping" | "ping_inline" | "ping_mbulk" => Ok(Test { name: "PING", mix: Mix::Ping }),
-            other => Err(format!("-t {other}: only set, get and ping have answers that can be checked")),
+            other => Err(format!("-t {other}: {NOT_CHECKED}")),
         };
         let is_tests = |text: &&str| text.parse::<u32>().is_err();
         if let Some(tests) = self.threads_or_tests.as_deref().filter(is_tests) {
@@ -479,12 +634,23 @@ impl Flags {
         }
     }
 
-    fn patterns(&self, dialect: Dialect) -> Result<(Pattern, Pattern), String> {
+    fn patterns(&self, dialect: Dialect, key_count: u64) -> Result<(Pattern, Pattern), String> {
         let exponent = self.key_zipf_exp.unwrap_or(if dialect == Dialect::Memtier { 1.0 } else { 0.99 });
         if !(exponent > 0.0 && exponent <= 10.0) {
             return Err(format!("--key-zipf-exp {exponent}: above 0, at most 10"));
         }
         let rank_of_median = self.key_median.map(|median| median - self.key_minimum.unwrap_or(0) as f64);
+        // Far outside, nearly no draw would be one of the keys.
+        if !(0.0..key_count as f64).contains(&rank_of_median.unwrap_or(0.0)) {
+            return Err(format!("--key-median {}: not one of the keys", self.key_median.unwrap_or_default()));
+        }
+        if let Some(deviation) = self.key_stddev
+            && !(deviation > 0.0 && deviation <= key_count as f64)
+        {
+            return Err(format!(
+                "--key-stddev {deviation}: above 0, at most the number of keys ({key_count})"
+            ));
+        }
         let one = |name: &str| match name {
             "R" | "uniform" | "random" => Ok(Pattern::Uniform),
             "Z" | "zipf" => Ok(Pattern::Zipf { exponent }),
@@ -502,7 +668,7 @@ impl Flags {
         let sizes = if let Some(text) = &self.data_size_lognormal {
             let numbers: Vec<f64> = text.split(',').filter_map(|part| part.parse().ok()).collect();
             match numbers[..] {
-                [median, sigma, max] if median >= 1.0 && sigma >= 0.0 && max >= median => {
+                [median, sigma, max] if median >= 1.0 && (0.0..=100.0).contains(&sigma) && max >= median => {
                     Sizes::Lognormal { median, sigma, max: max as usize }
                 }
                 _ => return Err(format!("--data-size-lognormal {text}: MEDIAN,SIGMA,MAX")),
@@ -524,6 +690,9 @@ impl Flags {
 const CONNECTIONS_MAX: usize = 50_000;
 const PIPELINE_MAX: u32 = 10_000;
 const VALUE_BYTES_MAX: usize = 64 << 20;
+const KEY_PREFIX_BYTES_MAX: usize = 60_000;
+/// A century; beyond it, nanoseconds leave their 64 bits.
+const SECONDS_MAX: f64 = 3.2e9;
 
 fn pick_str<'a>(dialect: Dialect, own: &'a str, memtier: &'a str, redis: &'a str) -> &'a str {
     match dialect {
@@ -542,7 +711,10 @@ fn range_of(text: &str) -> Result<(u32, u32), String> {
 }
 
 fn seconds_of(seconds: f64) -> Result<Duration, String> {
-    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{seconds} is not a number of seconds"))
+    let bounded = Some(seconds).filter(|&seconds| seconds <= SECONDS_MAX);
+    bounded
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| format!("{seconds} is not a number of seconds"))
 }
 
 #[cfg(test)]
@@ -585,10 +757,95 @@ mod tests {
     fn the_dialect_is_guessed_from_what_only_one_tool_says() {
         assert_eq!(plan("-t 4 -c 10").connections, 40);
         assert_eq!(plan("-t set -c 10").connections, 10);
+        assert_eq!(
+            plan("-c 2 -n 1000 --threads 4 -r 100").length,
+            Length::Requests(1000),
+            "-r is redis-benchmark's"
+        );
         assert_eq!(plan("-P 16").pipeline, 16);
         assert_eq!(plan("-P resp3").protocol, Protocol::Resp3);
         assert_eq!(plan("").length, Length::Time(Duration::from_secs(5)));
         assert!(plan("").prefill);
+    }
+
+    /// Once, these hung at full CPU, panicked, or printed what there is not.
+    #[test]
+    fn numbers_out_of_their_range_are_refused() {
+        for line in [
+            "-n 10 --key-pattern G --key-median 1000000000",
+            "--key-pattern G --key-median -1",
+            "--key-pattern G --key-median NaN",
+            "--key-minimum 50 --key-maximum 60 --key-median 49",
+            "--key-pattern G --key-stddev NaN",
+            "--key-stddev 0",
+            "--key-stddev 1e18",
+            "memtier_benchmark -n 18446744073709551615 -t 2 -c 2",
+            "--print-percentiles 50,101",
+            "--print-percentiles -3",
+            "--print-percentiles nan",
+            "--expect-hits nan",
+            "--test-time 1e300",
+        ] {
+            let parsed = parse(
+                line.replace("--print-percentiles -", "--print-percentiles=-")
+                    .split_whitespace()
+                    .map(OsString::from),
+            );
+            assert!(parsed.is_err(), "{line}");
+        }
+        let inside = plan("--key-minimum 50 --key-maximum 60 --key-median 50 --key-pattern G");
+        assert_eq!(inside.get_pattern, Pattern::Gaussian { median: Some(0.0), deviation: None });
+    }
+
+    #[test]
+    fn harmless_flags_of_the_tools_are_taken() {
+        let of_memtier =
+            plan("memtier_benchmark -D --debug -o out.txt --show-config -4 --print-all-runs -n 10");
+        assert_eq!(of_memtier.output.file, Some(PathBuf::from("out.txt")));
+        assert_eq!(plan("redis-benchmark -3 -n 10").protocol, Protocol::Resp3);
+        for (uri, address, user, password, database) in [
+            ("redis://127.0.0.1", "127.0.0.1:6379", None, None, 0),
+            ("redis://secret@127.0.0.1:7000/3", "127.0.0.1:7000", None, Some("secret"), 3),
+            ("redis://me:se@cret@127.0.0.1:7000", "127.0.0.1:7000", Some("me"), Some("se@cret"), 0),
+            ("redis://:secret@[::1]/", "[::1]:6379", None, Some("secret"), 0),
+        ] {
+            let plan = plan(&format!("redis-benchmark -u {uri}"));
+            assert_eq!(plan.address.to_string(), address);
+            assert_eq!(
+                (plan.user.as_deref(), plan.password.as_deref(), plan.database),
+                (user, password, database)
+            );
+        }
+        assert_eq!(plan("--rate 500 --pipeline 16").pipeline, 1, "in open loop there is none");
+    }
+
+    #[test]
+    fn what_is_not_done_here_is_refused_by_its_name() {
+        for (line, name) in [
+            ("memtier_benchmark --tls", "--tls"),
+            ("memtier_benchmark --data-size-list 10:1,20:2", "--data-size-list"),
+            ("memtier_benchmark --data-size-pattern S", "--data-size-pattern"),
+            ("memtier_benchmark --data-offset 8", "--data-offset"),
+            ("memtier_benchmark --multi-key-get 5", "--multi-key-get"),
+            ("memtier_benchmark --reconnect-interval 5", "--reconnect-interval"),
+            ("memtier_benchmark --wait-ratio 1:2", "--wait-ratio"),
+            ("memtier_benchmark --command __key__", "--command"),
+            ("memtier_benchmark --client-stats x", "--client-stats"),
+            ("memtier_benchmark --generate-keys", "--generate-keys"),
+            ("redis-benchmark -l", "-l"),
+            ("redis-benchmark -I", "-I"),
+            ("redis-benchmark -x", "-x"),
+            ("redis-benchmark --enable-tracking", "--enable-tracking"),
+            ("redis-benchmark -t incr", "-t incr"),
+            ("redis-benchmark -n 10 LPUSH list x", "LPUSH list x"),
+            ("-u http://127.0.0.1", "--uri"),
+        ] {
+            let said = parse(line.split_whitespace().map(OsString::from)).expect_err(line).to_string();
+            assert!(
+                said.starts_with(&format!("{name}:")) || said.starts_with(&format!("{name} ")),
+                "{line}: {said}"
+            );
+        }
     }
 
     #[test]

@@ -96,6 +96,20 @@ impl Items {
         }
     }
 
+    /// Whether this is the key of this rank.
+    #[inline]
+    pub fn is_key(&self, rank: u64, key: &[u8]) -> bool {
+        let mut number = self.minimum + rank;
+        key.len() == self.key_bytes(rank)
+            && key.strip_prefix(self.prefix.as_slice()).is_some_and(|digits| {
+                digits.iter().rev().all(|&digit| {
+                    let right = digit == b'0' + (number % 10) as u8;
+                    number /= 10;
+                    right
+                })
+            })
+    }
+
     /// Bytes of the value of this rank.
     #[inline]
     pub fn value_bytes(&self, rank: u64) -> usize {
@@ -185,6 +199,9 @@ mod tests {
             items.write_key(rank, &mut key);
             assert_eq!(key, expected.as_bytes());
             assert_eq!(key.len(), items.key_bytes(rank));
+            assert!(items.is_key(rank, &key) && !items.is_key(rank + 1, &key));
+            key[0] ^= 1;
+            assert!(!items.is_key(rank, &key), "another prefix");
         }
     }
 }

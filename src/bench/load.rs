@@ -54,17 +54,25 @@ pub enum Failure {
         /// Requests that will not be answered.
         pending: usize,
     },
-    /// Nothing came for too long.
+    /// No whole answer came for too long.
     #[error("no answer for {seconds} s on {lanes} connections, the oldest to a {verb:?} of {address}")]
     Silent {
         /// The bound.
-        seconds: u64,
+        seconds: f64,
         /// How many connections are silent.
         lanes: usize,
         /// What was asked.
         verb: Verb,
         /// Of whom.
         address: SocketAddr,
+    },
+    /// The time was over, and the answers did not come to an end.
+    #[error("{pending} requests are still unanswered {seconds} s after the time was over")]
+    Unfinished {
+        /// Requests.
+        pending: usize,
+        /// The bound.
+        seconds: f64,
     },
     /// What no honest server says.
     #[error("connection {0} to {1}: {2}")]
@@ -90,15 +98,24 @@ pub struct Targets {
 }
 
 impl Targets {
+    /// The node of a key in cluster mode; `key` is room to write it.
+    #[inline]
+    fn node_of(&self, items: &Items, rank: u64, key: &mut Vec<u8>) -> Option<usize> {
+        let node_of_slot = self.node_of_slot.as_ref()?;
+        key.clear();
+        items.write_key(rank, key);
+        Some(usize::from(node_of_slot[usize::from(slot_of(key).number())]))
+    }
+
     /// How many of the first `count` keys belong to each node.
     pub fn count_keys(&self, items: &Items, count: u64) -> Vec<u64> {
-        let Some(node_of_slot) = &self.node_of_slot else { return vec![count] };
+        if self.node_of_slot.is_none() {
+            return vec![count];
+        }
         let mut counts = vec![0; self.nodes.len()];
         let mut key = Vec::new();
         for rank in 0..count {
-            key.clear();
-            items.write_key(rank, &mut key);
-            counts[usize::from(node_of_slot[usize::from(slot_of(&key).number())])] += 1;
+            counts[self.node_of(items, rank, &mut key).unwrap_or(0)] += 1;
         }
         counts
     }
@@ -171,7 +188,9 @@ struct Lane {
     dirty: bool,
     /// When its last batch was handed over.
     since: u64,
-    /// When it was last heard or, if later, first asked.
+    /// Nothing was awaited before what is staged.
+    fresh: bool,
+    /// When its last whole answer came or, if later, when it was asked after nothing was awaited.
     heard: u64,
 }
 
@@ -192,6 +211,8 @@ pub struct Load<'a> {
     dice: Dice,
     silence_nanos_max: u64,
     busy_poll: bool,
+    /// The timer has struck: when everything that came is taken, silence is looked for.
+    struck: bool,
     key: Vec<u8>,
 }
 
@@ -206,7 +227,7 @@ pub struct Options {
     pub pipeline: u32,
     /// For all random choices.
     pub seed: u64,
-    /// How long an answer may take.
+    /// How long an answer may take, and what is unanswered when the time is over.
     pub silence_max: Duration,
     /// Look at the ring without sleeping in closed loop, too.
     pub busy_poll: bool,
@@ -228,7 +249,8 @@ impl<'a> Load<'a> {
         let piece_bytes = batch_bytes.next_power_of_two().clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX);
         let per_lane = batch_bytes.div_ceil(piece_bytes);
         let count = (streams.len() * per_lane).next_power_of_two().clamp(BUFFERS_MIN, BUFFERS_MAX);
-        let buffers = Buffers::new(ring.inner(), count as u16, piece_bytes)?;
+        let count = u16::try_from(count).expect("BUFFERS_MAX fits");
+        let buffers = Buffers::new(ring.inner(), count, piece_bytes)?;
         let mut lanes_of_node = vec![Vec::new(); targets.nodes.len()];
         let lanes: Vec<Lane> = streams
             .into_iter()
@@ -248,6 +270,7 @@ impl<'a> Load<'a> {
                     in_flight: false,
                     dirty: false,
                     since: 0,
+                    fresh: false,
                     heard: 0,
                 }
             })
@@ -267,6 +290,7 @@ impl<'a> Load<'a> {
             dice: Dice::new(options.seed),
             silence_nanos_max: options.silence_max.as_nanos() as u64,
             busy_poll: options.busy_poll,
+            struck: false,
             key: Vec::new(),
         };
         for place in 0..load.lanes.len() {
@@ -324,6 +348,7 @@ impl<'a> Load<'a> {
                     self.fill(lane, phase, &mut budget, tally);
                 }
             }
+            self.look_for_silence(now, &budget)?;
         }
     }
 
@@ -373,6 +398,7 @@ impl<'a> Load<'a> {
             for completion in &completions {
                 self.take(completion, Latency::SinceDue, now, tally, progress)?;
             }
+            self.look_for_silence(now, &budget)?;
         }
     }
 
@@ -390,11 +416,11 @@ impl<'a> Load<'a> {
                 return;
             }
             let verb = self.draw_verb(phase.mix);
-            let rank = loop {
-                let rank = draw(verb, phase, &mut self.dice, Asker { lane, node });
-                if self.node_of(rank).is_none_or(|owner| owner == node) {
-                    break rank;
-                }
+            let Load { dice, key, items, targets, .. } = self;
+            let is_own = |rank| targets.node_of(items, rank, key).is_none_or(|owner| owner == node);
+            let rank = match phase.keys(verb) {
+                Some(keys) => keys.draw_own(dice, Asker { lane, node }, is_own),
+                None => 0,
             };
             self.ask(lane, Pending::new(verb, rank, 0), phase.expiry, tally);
         }
@@ -418,17 +444,8 @@ impl<'a> Load<'a> {
     /// A key and the node it belongs to.
     fn draw_anywhere(&mut self, verb: Verb, phase: &mut Phase) -> (u64, usize) {
         let lane = self.next_lane_of_node[0] % self.lanes.len();
-        let rank = draw(verb, phase, &mut self.dice, Asker { lane, node: 0 });
-        (rank, self.node_of(rank).unwrap_or(0))
-    }
-
-    /// The node of a key in cluster mode.
-    #[inline]
-    fn node_of(&mut self, rank: u64) -> Option<usize> {
-        let node_of_slot = self.targets.node_of_slot.as_ref()?;
-        self.key.clear();
-        self.items.write_key(rank, &mut self.key);
-        Some(usize::from(node_of_slot[usize::from(slot_of(&self.key).number())]))
+        let rank = phase.keys(verb).map_or(0, |keys| keys.draw(&mut self.dice, Asker { lane, node: 0 }));
+        (rank, self.targets.node_of(self.items, rank, &mut self.key).unwrap_or(0))
     }
 
     #[inline]
@@ -441,6 +458,7 @@ impl<'a> Load<'a> {
         let Pending { verb, rank, .. } = request;
         speech::write(self.protocol, verb, rank, seconds, lane.asked, self.items, &mut lane.staged);
         lane.asked = lane.asked.wrapping_add(1);
+        lane.fresh |= lane.pending.is_empty();
         lane.pending.push_back(request);
         tally.asked += 1;
         self.outstanding += 1;
@@ -462,7 +480,9 @@ impl<'a> Load<'a> {
             lane.sent = 0;
             lane.in_flight = true;
             lane.since = now;
-            lane.heard = lane.heard.max(now);
+            if std::mem::take(&mut lane.fresh) {
+                lane.heard = now;
+            }
             self.ring.send(lane.stream.as_raw_fd(), id(place), &lane.sending);
         }
     }
@@ -487,6 +507,7 @@ impl<'a> Load<'a> {
                     let since = lane.since;
                     let mut gets = 0;
                     let mut others = 0;
+                    let outstanding = self.outstanding;
                     let read = lane.reader.read(piece, &mut lane.pending, self.items, |request, answer| {
                         tally.count(&request, answer);
                         match (latency, request.verb) {
@@ -504,7 +525,9 @@ impl<'a> Load<'a> {
                     if tally.first_refusal.is_none() && !lane.reader.refusal.is_empty() {
                         tally.first_refusal = Some(lane.reader.refusal.clone());
                     }
-                    lane.heard = now;
+                    if self.outstanding < outstanding {
+                        lane.heard = now;
+                    }
                     read.map_err(|lie| Failure::Lie(place, lane.address, lie))?;
                 }
                 match completion.result {
@@ -541,7 +564,7 @@ impl<'a> Load<'a> {
             Kind::Timer => {
                 self.ring.timer(TICK_NANOS);
                 progress.show(now, tally.answered());
-                self.check_silence(now)?;
+                self.struck = true;
             }
             Kind::OriginConnect
             | Kind::OriginReceive
@@ -559,14 +582,26 @@ impl<'a> Load<'a> {
         Failure::Closed { lane: place, address: lane.address, cause, pending: lane.pending.len() }
     }
 
-    fn check_silence(&self, now: u64) -> Result<(), Failure> {
+    /// Whether the server is dead or too slow, as often as the timer strikes.
+    ///
+    /// Not before all that came is taken in: if this process was stopped for a while, the answers wait in the ring. Bytes
+    /// alone are no sign of life, a server could send them one by one for ever: only whole answers are.
+    fn look_for_silence(&mut self, now: u64, budget: &Budget) -> Result<(), Failure> {
+        if !std::mem::take(&mut self.struck) {
+            return Ok(());
+        }
+        let seconds = self.silence_nanos_max as f64 / 1e9;
+        if self.outstanding > 0 && budget.ended().is_some_and(|end| now > end + self.silence_nanos_max) {
+            return Err(Failure::Unfinished { pending: self.outstanding, seconds });
+        }
         let is_silent = |lane: &&Lane| {
-            !lane.pending.is_empty() && now.saturating_sub(lane.heard) > self.silence_nanos_max
+            // What is fresh was not handed over yet.
+            !lane.fresh && !lane.pending.is_empty() && now.saturating_sub(lane.heard) > self.silence_nanos_max
         };
         let silent = self.lanes.iter().filter(is_silent);
         let Some(oldest) = silent.clone().min_by_key(|lane| lane.heard) else { return Ok(()) };
         Err(Failure::Silent {
-            seconds: self.silence_nanos_max / 1_000_000_000,
+            seconds,
             lanes: silent.count(),
             verb: oldest.pending[0].verb,
             address: oldest.address,
@@ -583,12 +618,15 @@ enum Latency {
     SinceDue,
 }
 
-#[inline]
-fn draw(verb: Verb, phase: &mut Phase, dice: &mut Dice, asker: Asker) -> u64 {
-    match verb {
-        Verb::Get => phase.get_keys.draw(dice, asker),
-        Verb::Set => phase.set_keys.draw(dice, asker),
-        Verb::Ping => 0,
+impl Phase {
+    /// Where the keys of a verb come from, if it has any.
+    #[inline]
+    fn keys(&mut self, verb: Verb) -> Option<&mut Keys> {
+        match verb {
+            Verb::Get => Some(&mut self.get_keys),
+            Verb::Set => Some(&mut self.set_keys),
+            Verb::Ping => None,
+        }
     }
 }
 
@@ -630,6 +668,14 @@ impl Budget {
     fn look(&mut self, now: u64) {
         if let Budget::Until { end, over } = self {
             *over = now >= *end;
+        }
+    }
+
+    /// When the time is over, if that is what ends it.
+    fn ended(&self) -> Option<u64> {
+        match self {
+            Budget::Until { end, .. } => Some(*end),
+            Budget::Requests(_) | Budget::RequestsOfNode(_) => None,
         }
     }
 

@@ -17,7 +17,7 @@ mod server_cpu;
 mod speech;
 mod tally;
 
-use dice::{Keys, Pattern};
+use dice::{Askers, Keys, Pattern};
 use flags::{Form, Length, Plan, Test};
 use items::Items;
 use load::{End, Failure, Load, Mix, Pace, Phase, Targets};
@@ -28,6 +28,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tally::Tally;
 
+/// An open loop that cannot tell even these has failed; of those beyond, what it cannot tell is left out.
+const PERCENTILES_NEEDED: [f64; 2] = [50.0, 99.0];
 /// Requests of a batch while keys are written before measuring.
 const PREFILL_PIPELINE: u32 = 16;
 
@@ -66,16 +68,23 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn print(plan: &Plan, measured: &[Measured]) -> std::io::Result<()> {
-    std::io::stdout().write_all(report::print(plan, measured).as_bytes())?;
+    let report = report::print(plan, measured);
+    match &plan.output.file {
+        Some(file) => std::fs::write(file, report)?,
+        None => std::io::stdout().write_all(report.as_bytes())?,
+    }
     if let Some(file) = &plan.output.json_file {
         std::fs::write(file, format!("{:#}\n", report::json(plan, measured)))?;
     }
     if let Some(file) = &plan.output.hdr_file {
-        let mut all = Tally::default().latency();
-        for one in measured.iter().filter(|one| one.tally.fell_behind().is_none()) {
-            all.add(one.tally.latency()).map_err(std::io::Error::other)?;
+        for (i, one) in measured.iter().enumerate() {
+            // What was measured under other conditions is another distribution.
+            let mut name = file.clone().into_os_string();
+            if measured.len() > 1 {
+                name.push(format!(".{}", i + 1));
+            }
+            std::fs::write(name, report::distribution(&one.tally))?;
         }
-        std::fs::write(file, report::distribution(&all))?;
     }
     Ok(())
 }
@@ -104,7 +113,7 @@ fn measure(plan: &Plan, measured: &mut Vec<Measured>) -> Result<(), Failure> {
             streams.push((node, connect::connect(address, &greeting)?));
         }
     }
-    let lanes = streams.len();
+    let askers = Askers { lanes_of_node: plan.connections, lanes: streams.len(), nodes: targets.nodes.len() };
     let options = load::Options {
         protocol: plan.protocol,
         verify: plan.verify,
@@ -116,7 +125,7 @@ fn measure(plan: &Plan, measured: &mut Vec<Measured>) -> Result<(), Failure> {
     let mut load = Load::new(&options, streams, &targets, &items)?;
     let progress = std::io::stderr().is_terminal();
     let phase = |test: &Test, end: End, pace: Pace, name: &'static str| {
-        let keys = |pattern| Keys::new(pattern, plan.key_count, lanes, targets.nodes.len());
+        let keys = |pattern| Keys::new(pattern, plan.key_count, askers);
         Phase {
             mix: test.mix,
             set_keys: keys(plan.set_pattern),
@@ -132,7 +141,7 @@ fn measure(plan: &Plan, measured: &mut Vec<Measured>) -> Result<(), Failure> {
     if plan.prefill {
         let test = Test { name: "prefill", mix: Mix::SetGet(1, 0) };
         let mut fill = phase(&test, End::RequestsOfNode(keys_of_node), Pace::Closed, test.name);
-        fill.set_keys = Keys::new(Pattern::Sequential, plan.key_count, lanes, targets.nodes.len());
+        fill.set_keys = Keys::new(Pattern::Sequential, plan.key_count, askers);
         fill.pipeline = PREFILL_PIPELINE;
         let mut tally = Tally::default();
         load.run(&mut fill, &mut tally)?;
@@ -210,7 +219,7 @@ fn complaints(plan: &Plan, test: &Test, rate: Option<f64>, tally: &Tally) -> Vec
         found.push(format!("nothing was answered in {}", test.name));
     }
     if rate.is_some() {
-        found.extend(tally.fell_behind());
+        found.extend(tally.fell_behind(&PERCENTILES_NEEDED).map(|behind| behind.to_string()));
     }
     found
 }

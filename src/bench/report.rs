@@ -45,9 +45,9 @@ fn millis(nanos: u64) -> f64 {
 }
 
 fn line(one: &Measured) -> String {
-    let p50 = match one.tally.fell_behind() {
-        Some(_) => "no percentiles".to_string(),
-        None => format!("p50={:.3} msec", millis(one.tally.latency().value_at_quantile(0.5))),
+    let p50 = match one.tally.value_at(&one.tally.latency(), 0.5) {
+        None => "no percentiles".to_string(),
+        Some(nanos) => format!("p50={:.3} msec", millis(nanos)),
     };
     let cpu = one.cpu_micros_per_request().map_or(String::new(), |cpu| format!(", cpu={cpu:.3} us/request"));
     format!("{}: {:.2} requests per second, {p50}{cpu}\n", one.name, one.tally.rate())
@@ -60,14 +60,10 @@ fn csv(measured: &[Measured]) -> String {
             .to_string();
     for one in measured {
         let all = one.tally.latency();
-        let cells = match one.tally.fell_behind() {
-            Some(_) => vec![String::new(); 6],
-            None => {
-                let at = |quantile| format!("{:.3}", millis(all.value_at_quantile(quantile)));
-                let mean = format!("{:.3}", all.mean() / 1e6);
-                vec![mean, format!("{:.3}", millis(all.min())), at(0.5), at(0.95), at(0.99), at(1.0)]
-            }
-        };
+        let cell = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.3}"));
+        let at = |quantile| cell(one.tally.value_at(&all, quantile).map(millis));
+        let mean = cell(one.tally.mean_of(&all).map(|nanos| nanos / 1e6));
+        let cells = [mean, at(0.0), at(0.5), at(0.95), at(0.99), at(1.0)];
         // Writing to a string cannot fail.
         let _ = writeln!(text, "\"{}\",\"{:.2}\",\"{}\"", one.name, one.tally.rate(), cells.join("\",\""));
     }
@@ -124,24 +120,38 @@ fn table(plan: &Plan, one: &Measured) -> String {
             ),
         );
     }
-    if tally.fell_behind().is_none() {
-        for (label, histogram) in [("GET ms", &tally.get_latency), ("SET ms", &tally.set_latency)] {
-            if histogram.is_empty() {
-                continue;
-            }
-            let mut words = String::new();
-            for percentile in &plan.output.percentiles {
-                let value = millis(histogram.value_at_quantile(percentile / 100.0));
-                let _ = write!(words, "p{percentile} {value:.3}  ");
-            }
-            let _ = write!(words, "max {:.3}", millis(histogram.max()));
-            say(label, words);
+    for (label, histogram) in [("GET ms", &tally.get_latency), ("SET ms", &tally.set_latency)] {
+        if histogram.is_empty() {
+            continue;
         }
+        let mut words = String::new();
+        let labels = plan.output.percentiles.iter().map(|&percentile| (format!("p{percentile}"), percentile));
+        for (name, percentile) in labels.chain([("max".to_string(), 100.0)]) {
+            let value = tally.value_at(histogram, percentile / 100.0);
+            let value = value.map_or("-".to_string(), |nanos| format!("{:.3}", millis(nanos)));
+            let gap = if words.is_empty() { "" } else { "  " };
+            let _ = write!(words, "{gap}{name} {value}");
+        }
+        say(label, words);
+    }
+    if let Some(behind) = tally.fell_behind(&told(plan))
+        && one.complaints.is_empty()
+    {
+        say("left out", behind.to_string());
     }
     for complaint in &one.complaints {
         say("WRONG", complaint.clone());
     }
     text
+}
+
+/// Percentiles of JSON.
+const PERCENTILES: [(&str, f64); 6] =
+    [("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0), ("p99.9", 99.9), ("p99.99", 99.99)];
+
+/// The percentiles that are printed in any form.
+fn told(plan: &Plan) -> Vec<f64> {
+    PERCENTILES.iter().map(|&(_, percentile)| percentile).chain(plan.output.percentiles.clone()).collect()
 }
 
 /// The whole run for machines.
@@ -155,22 +165,25 @@ pub fn json(plan: &Plan, measured: &[Measured]) -> Value {
         "value_bytes_max": plan.sizes.max(),
         "cluster": plan.cluster,
         "verified": plan.verify,
-        "tests": measured.iter().map(one_json).collect::<Vec<_>>(),
+        "tests": measured.iter().map(|one| one_json(plan, one)).collect::<Vec<_>>(),
     })
 }
 
-fn one_json(one: &Measured) -> Value {
+fn one_json(plan: &Plan, one: &Measured) -> Value {
     let tally = &one.tally;
-    let behind = tally.fell_behind();
+    let behind = tally.fell_behind(&told(plan)).map(|behind| behind.to_string());
     let latency = |histogram: &Histogram<u64>| -> Value {
-        if behind.is_some() || histogram.is_empty() {
+        if histogram.is_empty() {
             return Value::Null;
         }
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        json!({
-            "mean": histogram.mean() / 1e3, "min": histogram.min() as f64 / 1e3, "p50": at(0.5), "p90": at(0.9),
-            "p95": at(0.95), "p99": at(0.99), "p99.9": at(0.999), "p99.99": at(0.9999), "max": at(1.0),
-        })
+        let at = |quantile| tally.value_at(histogram, quantile).map(|nanos| nanos as f64 / 1e3);
+        let mut values = json!({
+            "mean": tally.mean_of(histogram).map(|nanos| nanos / 1e3), "min": at(0.0), "max": at(1.0),
+        });
+        for (name, percentile) in PERCENTILES {
+            values[name] = json!(at(percentile / 100.0));
+        }
+        values
     };
     json!({
         "test": one.name,
@@ -194,12 +207,16 @@ fn one_json(one: &Measured) -> Value {
     })
 }
 
-/// A distribution as HdrHistogram's tools read it, in milliseconds.
-pub fn distribution(histogram: &Histogram<u64>) -> String {
+/// The distribution of all latencies as HdrHistogram's tools read it, in milliseconds, as far as it is the server's.
+pub fn distribution(tally: &Tally) -> String {
+    let histogram = &tally.latency();
     let mut text =
         format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
     for step in histogram.iter_quantiles(5) {
         let quantile = step.quantile_iterated_to();
+        if tally.value_at(histogram, quantile).is_none() {
+            continue;
+        }
         let value = millis(step.value_iterated_to());
         let total = histogram.count_between(0, step.value_iterated_to());
         // Writing to a string cannot fail.
@@ -209,13 +226,15 @@ pub fn distribution(histogram: &Histogram<u64>) -> String {
             writeln!(text, "{value:>12.3} {quantile:>2.12} {total:>10}")
         };
     }
-    let _ = writeln!(
-        text,
-        "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]\n#[Max     = {:>12.3}, Total count    = {:>12}]",
-        histogram.mean() / 1e6,
-        histogram.stdev() / 1e6,
-        millis(histogram.max()),
-        histogram.len()
-    );
+    if let (Some(mean), Some(max)) = (tally.mean_of(histogram), tally.value_at(histogram, 1.0)) {
+        let _ = writeln!(
+            text,
+            "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]\n#[Max     = {:>12.3}, Total count    = {:>12}]",
+            mean / 1e6,
+            histogram.stdev() / 1e6,
+            millis(max),
+            histogram.len()
+        );
+    }
     text
 }

@@ -4,6 +4,9 @@
 //! wherever the buffers cut them. Only a line that is cut in two is copied.
 
 use super::items::Items;
+use crate::wire::native::frame::{
+    Frame, HEADER_BYTES, Header, MAGIC_REPLY, MAGIC_REQUEST, META_BYTES, Meta, Opcode, Status, flags,
+};
 use std::collections::VecDeque;
 
 /// A protocol of the load.
@@ -85,10 +88,19 @@ pub enum Lie {
     Endless(Verb),
     #[error("a value of {0} bytes is followed by {1:?}")]
     Tail(usize, String),
+    #[error(
+        "a value of {announced} bytes was announced where one of {put} was put \
+         (data of another tool? --prefill)"
+    )]
+    Length { announced: usize, put: usize },
+    #[error("the server sent what is no frame of the native protocol: {0}")]
+    Frame(&'static str),
 }
 
 /// Longest line of an answer: memcached repeats the key (250) in it, errors are sentences.
 const LINE_BYTES_MAX: usize = 1024;
+/// Longest text of a native refusal.
+const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 
 /// Appends a request; `number` is how many were made on this connection before it.
 #[inline]
@@ -178,23 +190,13 @@ fn write_number(number: u64, into: &mut Vec<u8>) {
     into.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// A frame of the native protocol (proto-spec/native.md sections 2 to 4).
+/// A frame of the native protocol, written in place: a key and a value need no buffer of their own.
 fn write_native(verb: Verb, rank: u64, expiry: u32, number: u32, items: &Items, into: &mut Vec<u8>) {
-    let (key_bytes, rest_bytes) = match verb {
-        Verb::Get => (items.key_bytes(rank), 0),
-        Verb::Set => (items.key_bytes(rank), META_BYTES + items.value_bytes(rank)),
-        Verb::Ping => (0, 0),
-    };
-    let mut header = [0; HEADER_BYTES];
-    header[..3].copy_from_slice(&[0xF5, 1, opcode(verb)]);
-    header[4..8].copy_from_slice(&number.to_le_bytes());
-    header[8..12].copy_from_slice(&((key_bytes + rest_bytes) as u32).to_le_bytes());
-    header[12..14].copy_from_slice(&(key_bytes as u16).to_le_bytes());
-    into.extend_from_slice(&header);
+    let key_bytes = if verb == Verb::Ping { 0 } else { items.key_bytes(rank) };
+    let key_bytes = u16::try_from(key_bytes).expect("the command line keeps keys short");
+    let frame = Frame::begin(MAGIC_REQUEST, opcode(verb) as u8, 0, number, key_bytes, 0, into);
     if verb == Verb::Set {
-        let mut meta = [0; META_BYTES];
-        meta[..8].copy_from_slice(&(u64::from(expiry) * 1000).to_le_bytes());
-        into.extend_from_slice(&meta);
+        into.extend_from_slice(&Meta { ttl_millis: u64::from(expiry) * 1000, ..Meta::PLAIN }.to_bytes());
     }
     if key_bytes > 0 {
         items.write_key(rank, into);
@@ -202,19 +204,16 @@ fn write_native(verb: Verb, rank: u64, expiry: u32, number: u32, items: &Items, 
     if verb == Verb::Set {
         items.write_value(rank, into);
     }
+    frame.end(into);
 }
 
-fn opcode(verb: Verb) -> u8 {
+fn opcode(verb: Verb) -> Opcode {
     match verb {
-        Verb::Ping => 0x03,
-        Verb::Get => 0x10,
-        Verb::Set => 0x20,
+        Verb::Ping => Opcode::Ping,
+        Verb::Get => Opcode::Get,
+        Verb::Set => Opcode::Put,
     }
 }
-
-/// Bytes of a native frame's header, and of the meta block before a value.
-const HEADER_BYTES: usize = 16;
-const META_BYTES: usize = 20;
 
 /// Most bytes of one answer to this verb, to size receive buffers.
 pub fn answer_bytes_max(verb: Verb, items: &Items) -> usize {
@@ -234,7 +233,7 @@ pub struct Reader {
     /// The beginning of a line (or of a native header) that the receive buffer cut.
     line: Vec<u8>,
     /// Native: the frame whose body is being read.
-    frame: Option<Frame>,
+    frame: Option<Coming>,
     /// Native: how many requests have left the front of the pending ones.
     front: u32,
     /// The last refusal's words.
@@ -250,7 +249,7 @@ enum At {
 
 /// A native reply whose body is not read to its end.
 #[derive(Clone, Copy, Debug)]
-struct Frame {
+struct Coming {
     number: u32,
     answer: Answer,
     body_bytes: usize,
@@ -260,7 +259,11 @@ struct Frame {
 /// What a line says.
 enum Line {
     Done(Answer),
-    Value(usize),
+    /// A value of `size` bytes follows; `wrong` if it is said to be another key's.
+    Value {
+        size: usize,
+        wrong: bool,
+    },
 }
 
 impl Reader {
@@ -307,11 +310,11 @@ impl Reader {
                     let (line, rest) = bytes.split_at(end + 1);
                     bytes = rest;
                     let said = if self.line.is_empty() {
-                        self.interpret(line, &asked)?
+                        self.interpret(line, &asked, items)?
                     } else {
                         let mut whole = std::mem::take(&mut self.line);
                         whole.extend_from_slice(line);
-                        let said = self.interpret(&whole, &asked)?;
+                        let said = self.interpret(&whole, &asked, items)?;
                         whole.clear();
                         self.line = whole;
                         said
@@ -321,8 +324,11 @@ impl Reader {
                             pending.pop_front();
                             done(asked, answer);
                         }
-                        Line::Value(size) => {
-                            let wrong = size != items.value_bytes(asked.rank);
+                        Line::Value { size, wrong } => {
+                            let put = items.value_bytes(asked.rank);
+                            if size != put {
+                                return Err(Lie::Length { announced: size, put });
+                            }
                             self.at = At::Body { size, seen: 0, wrong };
                         }
                     }
@@ -380,7 +386,7 @@ impl Reader {
                     if self.line.len() < HEADER_BYTES {
                         return Ok(());
                     }
-                    let frame = native_header(&self.line, self.front, pending)?;
+                    let frame = native_header(&self.line, self.front, pending, items)?;
                     self.line.clear();
                     if frame.answer == Answer::Refused {
                         self.refusal.clear();
@@ -396,8 +402,7 @@ impl Reader {
                 Answer::Hit => {
                     let from_meta = META_BYTES.saturating_sub(frame.seen).min(piece.len());
                     let start = (frame.seen + from_meta).saturating_sub(META_BYTES);
-                    let whole = frame.body_bytes - META_BYTES == items.value_bytes(asked.rank);
-                    if !whole || (self.verify && !items.holds(asked.rank, start, &piece[from_meta..])) {
+                    if self.verify && !items.holds(asked.rank, start, &piece[from_meta..]) {
                         frame.answer = Answer::Wrong;
                     }
                 }
@@ -434,10 +439,10 @@ impl Reader {
     }
 
     #[inline]
-    fn interpret(&mut self, line: &[u8], asked: &Pending) -> Result<Line, Lie> {
+    fn interpret(&mut self, line: &[u8], asked: &Pending, items: &Items) -> Result<Line, Lie> {
         let said = match self.protocol {
             Protocol::Resp2 | Protocol::Resp3 => resp_line(line, asked.verb),
-            Protocol::Memcached => memcached_line(line, asked.verb),
+            Protocol::Memcached => memcached_line(line, asked, self.verify.then_some(items)),
             Protocol::Meta => meta_line(line, asked.verb),
             Protocol::Native => None,
         };
@@ -449,39 +454,54 @@ impl Reader {
 }
 
 /// Reads a native reply's header and finds what it answers.
-fn native_header(header: &[u8], front: u32, pending: &VecDeque<Pending>) -> Result<Frame, Lie> {
-    let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let (number, body_bytes) = (u32_at(4), u32_at(8) as usize);
-    let status = u16::from_le_bytes([header[12], header[13]]);
+fn native_header(
+    bytes: &[u8],
+    front: u32,
+    pending: &VecDeque<Pending>,
+    items: &Items,
+) -> Result<Coming, Lie> {
+    let header = match Header::read(MAGIC_REPLY, bytes) {
+        Ok(Some(header)) => header,
+        Ok(None) => return Err(Lie::Frame("too short")),
+        Err(status) => return Err(Lie::Frame(status.name())),
+    };
+    let Header { id: number, key_len_or_status: status, .. } = header;
+    let body_bytes = header.body_len as usize;
     let said = || {
         format!(
-            "a frame {:#x} of version {}, opcode {:#x}, flags {:#x}, id {number}, status {status}, {body_bytes} bytes",
-            header[0], header[1], header[2], header[3]
+            "a frame of opcode {:#x}, flags {:#x}, id {number}, status {status}, {body_bytes} bytes",
+            header.opcode, header.flags
         )
     };
     let asked = pending.get(number.wrapping_sub(front) as usize).filter(|asked| !asked.answered);
     let asked = asked.ok_or_else(|| Lie::Unasked(said()))?;
-    let answer = match (status, asked.verb) {
-        (0, Verb::Get) if body_bytes >= META_BYTES => Some(Answer::Hit),
-        (1, Verb::Get) if body_bytes == 0 => Some(Answer::Miss),
-        (0, Verb::Set) if body_bytes == 8 => Some(Answer::Stored),
-        (0, Verb::Ping) if body_bytes == 0 => Some(Answer::Pong),
-        (64..128, _) => Some(Answer::Refused),
+    let answer = match (Status(status), asked.verb) {
+        (Status::OK, Verb::Get) if body_bytes >= META_BYTES => Some(Answer::Hit),
+        (Status::NOT_FOUND, Verb::Get) if body_bytes == 0 => Some(Answer::Miss),
+        (Status::OK, Verb::Set) if body_bytes == 8 => Some(Answer::Stored),
+        (Status::OK, Verb::Ping) if body_bytes == 0 => Some(Answer::Pong),
+        (status, _) if !status.is_answer() && !status.closes() && body_bytes <= REFUSAL_BYTES_MAX => {
+            Some(Answer::Refused)
+        }
         _ => None,
     };
-    // Beside the flags, only that there is a new shard map may be said (4).
-    let is_frame = header[..2] == [0xF6, 1] && header[2] == opcode(asked.verb) && header[3] & !4 == 0;
-    match answer {
-        Some(answer) if is_frame => Ok(Frame { number, answer, body_bytes, seen: 0 }),
-        _ => Err(Lie::Nonsense(asked.verb, said())),
+    let Some(answer) = answer else { return Err(Lie::Nonsense(asked.verb, said())) };
+    // Neither a checksum nor more frames were asked for.
+    if header.opcode != opcode(asked.verb) as u8 || header.flags & !flags::NEW_MAP != 0 {
+        return Err(Lie::Nonsense(asked.verb, said()));
     }
+    let put = items.value_bytes(asked.rank);
+    if answer == Answer::Hit && body_bytes - META_BYTES != put {
+        return Err(Lie::Length { announced: body_bytes - META_BYTES, put });
+    }
+    Ok(Coming { number, answer, body_bytes, seen: 0 })
 }
 
 #[inline]
 fn resp_line(line: &[u8], verb: Verb) -> Option<Line> {
     match (verb, line) {
         (Verb::Get, b"$-1\r\n" | b"_\r\n") => Some(Line::Done(Answer::Miss)),
-        (Verb::Get, [b'$', size @ .., b'\r', b'\n']) => decimal(size).map(Line::Value),
+        (Verb::Get, [b'$', size @ .., b'\r', b'\n']) => value(size, false),
         (Verb::Set, b"+OK\r\n") => Some(Line::Done(Answer::Stored)),
         (Verb::Ping, b"+PONG\r\n") => Some(Line::Done(Answer::Pong)),
         (_, [b'-', .., b'\r', b'\n']) => Some(Line::Done(Answer::Refused)),
@@ -490,13 +510,17 @@ fn resp_line(line: &[u8], verb: Verb) -> Option<Line> {
 }
 
 #[inline]
-fn memcached_line(line: &[u8], verb: Verb) -> Option<Line> {
-    match (verb, line) {
+fn memcached_line(line: &[u8], asked: &Pending, verified: Option<&Items>) -> Option<Line> {
+    match (asked.verb, line) {
         (Verb::Get, b"END\r\n") => Some(Line::Done(Answer::Miss)),
         // VALUE <key> <flags> <bytes>
         (Verb::Get, [b'V', b'A', b'L', b'U', b'E', b' ', rest @ .., b'\r', b'\n']) => {
             let space = memchr::memrchr(b' ', rest)?;
-            decimal(&rest[space + 1..]).map(Line::Value)
+            // All items are put with flags of 0.
+            let wrong = verified.is_some_and(|items| {
+                !rest[..space].strip_suffix(b" 0").is_some_and(|key| items.is_key(asked.rank, key))
+            });
+            value(&rest[space + 1..], wrong)
         }
         (Verb::Set, b"STORED\r\n") => Some(Line::Done(Answer::Stored)),
         (Verb::Ping, b"MN\r\n") => Some(Line::Done(Answer::Pong)),
@@ -511,7 +535,7 @@ fn meta_line(line: &[u8], verb: Verb) -> Option<Line> {
         (Verb::Get, b"EN\r\n") => Some(Line::Done(Answer::Miss)),
         (Verb::Get, [b'V', b'A', b' ', rest @ .., b'\r', b'\n']) => {
             let size = rest.split(|&byte| byte == b' ').next().unwrap_or(rest);
-            decimal(size).map(Line::Value)
+            value(size, false)
         }
         (Verb::Set, b"HD\r\n") => Some(Line::Done(Answer::Stored)),
         (Verb::Ping, b"MN\r\n") => Some(Line::Done(Answer::Pong)),
@@ -524,6 +548,11 @@ fn meta_line(line: &[u8], verb: Verb) -> Option<Line> {
 /// Whether it is one of memcached's three kinds of error.
 fn refuses(line: &[u8]) -> bool {
     [&b"ERROR"[..], b"CLIENT_ERROR", b"SERVER_ERROR", b"NOT_STORED"].iter().any(|word| line.starts_with(word))
+}
+
+#[inline]
+fn value(size: &[u8], wrong: bool) -> Option<Line> {
+    decimal(size).map(|size| Line::Value { size, wrong })
 }
 
 #[inline]
@@ -628,13 +657,57 @@ mod tests {
 
     #[test]
     fn the_value_of_another_key_is_wrong_and_the_stream_goes_on() {
-        let items = items();
+        let items = Items::new(b"key:", 12, 0, Sizes::Fixed(30));
         for protocol in [Protocol::Resp2, Protocol::Memcached, Protocol::Meta] {
             let mut bytes = answer(protocol, Verb::Get, 1, &items);
             bytes.extend_from_slice(&answer(protocol, Verb::Get, 3, &items));
-            let asked = [pending(Verb::Get, 2), pending(Verb::Get, 3)];
-            let answers = read_all(&mut Reader::new(protocol, true), &[&bytes], &asked);
-            assert_eq!(answers, Ok(vec![Answer::Wrong, Answer::Hit]));
+            let mut asked = [pending(Verb::Get, 2), pending(Verb::Get, 3)].into();
+            let mut answers = Vec::new();
+            let done = |_, answer| answers.push(answer);
+            assert_eq!(Reader::new(protocol, true).read(&bytes, &mut asked, &items, done), Ok(()));
+            assert_eq!(answers, [Answer::Wrong, Answer::Hit]);
+        }
+    }
+
+    /// Once, only the last word of the line was looked at.
+    #[test]
+    fn a_memcached_value_under_another_key_or_other_flags_is_wrong() {
+        let items = items();
+        let mut value = Vec::new();
+        items.write_value(1, &mut value);
+        for (key, flags, expected) in [
+            ("key:000000000001", 0, Answer::Hit),
+            ("key:000000000001", 77, Answer::Wrong),
+            ("key:000000000002", 0, Answer::Wrong),
+            ("key:1", 0, Answer::Wrong),
+            ("some-other-key", 77, Answer::Wrong),
+        ] {
+            let head = format!("VALUE {key} {flags} {}\r\n", value.len());
+            let said = [head.as_bytes(), &value, b"\r\nEND\r\n"].concat();
+            let read = |verify| {
+                read_all(&mut Reader::new(Protocol::Memcached, verify), &[&said], &[pending(Verb::Get, 1)])
+            };
+            assert_eq!(read(true), Ok(vec![expected]), "{key} {flags}");
+            assert_eq!(read(false), Ok(vec![Answer::Hit]), "told not to look, it does not");
+        }
+    }
+
+    #[test]
+    fn another_length_than_was_put_is_a_lie_before_the_value_comes() {
+        let items = items();
+        let put = items.value_bytes(1);
+        for (protocol, head) in [
+            (Protocol::Resp2, b"$500000000\r\n".to_vec()),
+            (Protocol::Memcached, b"VALUE key:000000000001 0 500000000\r\n".to_vec()),
+            (Protocol::Meta, b"VA 500000000\r\n".to_vec()),
+            (Protocol::Native, {
+                let mut head = frame(0x10, 0, 0, b"");
+                head[8..12].copy_from_slice(&500_000_020u32.to_le_bytes());
+                head
+            }),
+        ] {
+            let read = read_all(&mut Reader::new(protocol, false), &[&head], &[pending(Verb::Get, 1)]);
+            assert_eq!(read, Err(Lie::Length { announced: 500_000_000, put }), "{protocol:?}");
         }
     }
 
@@ -701,9 +774,16 @@ mod tests {
         let read = |bytes: &[u8]| read_all(&mut Reader::new(Protocol::Native, true), &[bytes], &one);
         assert_eq!(read(&frame(0x10, 0, 1, b"")), Ok(vec![Answer::Miss]));
         assert_eq!(read(&frame(0x10, 0, 71, b"busy")), Ok(vec![Answer::Refused]));
-        let other = [&[0; 20], b"not this".as_slice()].concat();
-        assert_eq!(read(&frame(0x10, 0, 0, &other)), Ok(vec![Answer::Wrong]));
+        let other = [0; 20].into_iter().chain(std::iter::repeat_n(b'x', items().value_bytes(1)));
+        assert_eq!(read(&frame(0x10, 0, 0, &other.collect::<Vec<u8>>())), Ok(vec![Answer::Wrong]));
+        let endless = {
+            let mut head = frame(0x10, 0, 71, b"");
+            head[8..12].copy_from_slice(&(1u32 << 30).to_le_bytes());
+            head
+        };
         for lie in [
+            endless,
+            vec![0xF6; 16],
             frame(0x20, 0, 0, &[0; 8]),
             frame(0x10, 1, 0, &[0; 20]),
             frame(0x10, 0, 0, &[0; 19]),

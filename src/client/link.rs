@@ -3,9 +3,10 @@
 //! A link holds the frames of the call under way until it ends, so that what may be repeated can be sent again as it is.
 //! Their request ids are their places in `pending`.
 
-use super::{Error, Options};
+use super::{Breach, Error, Options};
 use crate::wire::native::frame::{
-    self, Decoded, Hello, NAME_BYTES_MAX, Reply, Request, Status, VERSION, capabilities,
+    self, Decoded, HEADER_BYTES, Header, Hello, MAGIC_REPLY, NAME_BYTES_MAX, Reply, Request, Status, VERSION,
+    capabilities,
 };
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -171,7 +172,7 @@ impl Link {
         for id in 0..awaited {
             let reply = self.receive(deadline)?;
             if reply.id != id && !reply.status.closes() {
-                return Err(Error::Protocol("a greeting answered out of turn"));
+                return Err(Error::Protocol(Breach::Greeting));
             }
             if reply.status != Status::OK {
                 return Err(fault(&reply));
@@ -221,22 +222,22 @@ impl Link {
 
     /// The next reply, waited for.
     pub fn receive(&mut self, deadline: Instant) -> Result<Reply<'_>, Error> {
+        const BROKEN: Error = Error::Protocol(Breach::Frame);
         let len = loop {
             let held = &self.input[self.input_start..self.input_end];
-            match frame::decode_reply(held) {
-                Ok(Decoded::Reply { len, .. }) => break len,
-                Ok(Decoded::More { at_least }) => {
-                    let missing = at_least - held.len();
-                    self.read_some(missing, deadline)?;
-                }
-                Err(_) => return Err(Error::Protocol("not a reply of version 1, or a wrong checksum")),
+            let header = Header::read(MAGIC_REPLY, held).map_err(|_| BROKEN)?;
+            let len = header.map_or(HEADER_BYTES, |header| header.frame_len());
+            if header.is_some() && held.len() >= len {
+                break len;
             }
+            let missing = len - held.len();
+            self.read_some(missing, deadline)?;
         };
         let start = self.input_start;
         self.input_start += len;
         match frame::decode_reply(&self.input[start..start + len]) {
             Ok(Decoded::Reply { reply, .. }) => Ok(reply),
-            _ => unreachable!("decoded above"),
+            Ok(Decoded::More { .. }) | Err(_) => Err(BROKEN),
         }
     }
 

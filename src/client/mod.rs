@@ -42,7 +42,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-pub use pipeline::{Pipeline, Reply};
+pub use pipeline::{PIPELINE_REQUESTS_MAX, Pipeline, Reply};
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -108,10 +108,41 @@ pub enum Error {
     },
     /// The server sent what no server of this protocol sends. The connection is closed.
     #[error("the server broke the protocol: {0}")]
-    Protocol(&'static str),
-    /// The request cannot be sent: an empty or too long key, or too long a value.
+    Protocol(Breach),
+    /// The request cannot be sent.
     #[error("the request cannot be sent: {0}")]
-    Unsendable(&'static str),
+    Unsendable(Unsendable),
+}
+
+/// What no server of this protocol sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    /// Bytes that are no reply.
+    #[error("not a reply of version 1, or a wrong checksum")]
+    Frame,
+    /// A reply that does not belong to the request it names.
+    #[error("a reply that does not fit its request")]
+    Unfit,
+    /// HELLO and AUTH are answered in their order.
+    #[error("a greeting answered out of turn")]
+    Greeting,
+}
+
+/// What keeps a request from being sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsendable {
+    /// Keys have a byte at least.
+    #[error("the key is empty")]
+    KeyEmpty,
+    /// Beyond what a frame can say.
+    #[error("the key is longer than 65,535 bytes")]
+    KeyLong,
+    /// Beyond half of what a frame can hold.
+    #[error("the value is too long")]
+    ValueLong,
+    /// A pipeline has as many requests as it can have, [`PIPELINE_REQUESTS_MAX`].
+    #[error("the pipeline is full")]
+    PipelineFull,
 }
 
 /// An item as it was found.
@@ -245,14 +276,11 @@ impl Client {
         }
         let mut client =
             Client { links: vec![Link::to(seeds.clone())], options, seeds, shards: None, map_is_old: true };
-        let deadline = client.deadline();
+        let deadline = Instant::now() + client.options.deadline;
         client.links[0].connect(&client.options, deadline)?;
-        client.learn_map();
+        let left = deadline.saturating_duration_since(Instant::now());
+        client.learn_map(left);
         Ok(client)
-    }
-
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.options.deadline
     }
 
     /// Changes [`Options::deadline`] for the calls to come.
@@ -270,27 +298,37 @@ impl Client {
         self.links.iter().filter(|link| link.is_open()).count()
     }
 
-    /// Requests to be sent together: one round trip for all.
+    /// Requests to be sent together: one round trip for all. Where the shard map is out of date it is asked for first, which
+    /// may take half of the deadline and is taken off what [`Pipeline::run`] may take.
     pub fn pipeline(&mut self) -> Pipeline<'_> {
+        let mut left = self.options.deadline;
         if self.map_is_old {
-            self.learn_map();
+            let begun = Instant::now();
+            self.learn_map(left / 2);
+            left = left.saturating_sub(begun.elapsed());
         }
-        Pipeline::new(self)
+        Pipeline::new(self, left)
     }
 
-    /// Asks for the map where one is followed; without an answer the old one stays, and the next call asks again.
-    fn learn_map(&mut self) {
+    /// Asks for the map where one is followed; without an answer in time the old one stays, and the next call asks again. A
+    /// server that has none to give is not asked again until it says that there is a new one.
+    fn learn_map(&mut self, patience: Duration) {
         if !self.options.follow_map {
             self.map_is_old = false;
             return;
         }
         let known = self.map_epoch();
-        let mut pipeline = Pipeline::new(self);
+        let mut pipeline = Pipeline::new(self, patience);
         pipeline.map(known);
-        let Ok(reply) = pipeline.one() else { return };
-        self.map_is_old = false;
-        if let Reply::Map(shards) = reply {
-            self.follow(*shards);
+        match pipeline.one() {
+            Ok(reply) => {
+                self.map_is_old = false;
+                if let Reply::Map(shards) = reply {
+                    self.follow(*shards);
+                }
+            }
+            Err(Error::Fault { status: Status::UNSUPPORTED, .. }) => self.map_is_old = false,
+            Err(_) => {}
         }
     }
 
@@ -503,7 +541,7 @@ impl Client {
 }
 
 /// A reply that does not belong to the request it names.
-const UNFIT: Error = Error::Protocol("a reply that does not fit its request");
+const UNFIT: Error = Error::Protocol(Breach::Unfit);
 
 fn found(reply: Reply) -> Result<Option<Item>, Error> {
     match reply {

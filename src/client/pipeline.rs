@@ -2,12 +2,15 @@
 
 use super::link::{Link, Pending, fault};
 use super::shards::Shards;
-use super::{Client, Error, Item, Lease, Leased, Meta, PutOptions, UNFIT, Written, millis};
+use super::{Client, Error, Item, Lease, Leased, Meta, PutOptions, UNFIT, Unsendable, Written, millis};
 use crate::ids::Version;
 use crate::wire::native::frame::{self, BatchWriter, KEY_BYTES_MAX, Opcode, Request, Status, lease};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+/// Requests that a pipeline can hold, items of batches counted each; further ones are refused by
+/// [`Unsendable::PipelineFull`].
+pub const PIPELINE_REQUESTS_MAX: usize = 1 << 20;
 /// Bytes after which a batch is ended and another begun: a server holds a batch with checksum whole.
 const BATCH_BYTES: usize = 4 << 20;
 /// Longest value that goes into a batch; longer ones get frames of their own.
@@ -46,6 +49,8 @@ type Answer = Result<Reply, Error>;
 pub struct Pipeline<'c> {
     client: &'c mut Client,
     answers: Vec<Option<Answer>>,
+    /// How long `run` may take.
+    patience: Duration,
 }
 
 impl Drop for Pipeline<'_> {
@@ -55,8 +60,8 @@ impl Drop for Pipeline<'_> {
 }
 
 impl<'c> Pipeline<'c> {
-    pub(super) fn new(client: &'c mut Client) -> Self {
-        Pipeline { client, answers: Vec::new() }
+    pub(super) fn new(client: &'c mut Client, patience: Duration) -> Self {
+        Pipeline { client, answers: Vec::new(), patience }
     }
 
     /// Number of requests in it, items of batches counted each.
@@ -93,7 +98,7 @@ impl<'c> Pipeline<'c> {
     /// Stores: [`Reply::Written`].
     pub fn put(&mut self, key: &[u8], value: &[u8], options: PutOptions) {
         match value.len() > frame::BODY_BYTES_MAX as usize / 2 {
-            true => self.refuse("the value is too long"),
+            true => self.refuse(Unsendable::ValueLong),
             false => self.add_keyed(key, &Request::Put(options.framed(key, value))),
         }
     }
@@ -102,7 +107,7 @@ impl<'c> Pipeline<'c> {
     pub fn lease_put(&mut self, key: &[u8], lease: Lease, value: &[u8], ttl: Option<Duration>) {
         let options = PutOptions { ttl, only: super::Only::IfVersion(lease.version), ..PutOptions::PLAIN };
         match value.len() > frame::BODY_BYTES_MAX as usize / 2 {
-            true => self.refuse("the value is too long"),
+            true => self.refuse(Unsendable::ValueLong),
             false => self.add_keyed(key, &Request::LeasePut(options.framed(key, value))),
         }
     }
@@ -150,7 +155,7 @@ impl<'c> Pipeline<'c> {
         self.batch(Opcode::InvalidateMany, keys.into_iter().map(|key| (key, &b""[..])), None);
     }
 
-    fn refuse(&mut self, why: &'static str) {
+    fn refuse(&mut self, why: Unsendable) {
         self.answers.push(Some(Err(Error::Unsendable(why))));
     }
 
@@ -162,6 +167,9 @@ impl<'c> Pipeline<'c> {
     }
 
     fn add(&mut self, link: usize, request: &Request<'_>) {
+        if self.answers.len() >= PIPELINE_REQUESTS_MAX {
+            return self.refuse(Unsendable::PipelineFull);
+        }
         let link = &mut self.client.links[link];
         let start = link.out.len();
         request.encode(link.pending.len() as u32, self.client.options.crc, &mut link.out);
@@ -186,7 +194,8 @@ impl<'c> Pipeline<'c> {
         // The batch that each link has open.
         let mut open: Vec<Option<Started>> = self.client.links.iter().map(|_| None).collect();
         for (key, value) in items {
-            if let Some(why) = refusal(key) {
+            let full = (self.answers.len() >= PIPELINE_REQUESTS_MAX).then_some(Unsendable::PipelineFull);
+            if let Some(why) = full.or_else(|| refusal(key)) {
                 self.refuse(why);
                 continue;
             }
@@ -225,7 +234,7 @@ impl<'c> Pipeline<'c> {
     ///
     /// Each request has its own result: one lost connection to a core of several fails only what went there.
     pub fn run(mut self) -> Vec<Result<Reply, Error>> {
-        let deadline = self.client.deadline();
+        let deadline = Instant::now() + self.patience;
         let client = &mut *self.client;
         let busy: Vec<usize> =
             (0..client.links.len()).filter(|&place| !client.links[place].pending.is_empty()).collect();
@@ -292,10 +301,10 @@ impl Started {
     }
 }
 
-fn refusal(key: &[u8]) -> Option<&'static str> {
+fn refusal(key: &[u8]) -> Option<Unsendable> {
     match key.len() {
-        0 => Some("the key is empty"),
-        len if len > KEY_BYTES_MAX => Some("the key is longer than 65,535 bytes"),
+        0 => Some(Unsendable::KeyEmpty),
+        len if len > KEY_BYTES_MAX => Some(Unsendable::KeyLong),
         _ => None,
     }
 }

@@ -29,7 +29,7 @@ pub struct Connection {
     pub ended: bool,
     /// To be closed when everything is sent.
     pub closing: bool,
-    /// To be closed at once, whatever is left to be sent.
+    /// To be closed at once: of what is left to be said, only what the socket takes without waiting is sent.
     pub cut: bool,
     /// Shut down; waits only for its operations to complete.
     pub dying: bool,

@@ -1,6 +1,7 @@
 //! Bad inputs and faults of the connection kind. None may crash a core, hurt others or cost memory without bound.
 
 use crate::support::{PATIENCE, Server, ask, bulk, connect, eventually, expect, resp, rest, serve_command};
+use foreshadow::wire::native::frame::{Decoded, Opcode, Request, Status, decode_reply};
 use rlimit::Resource;
 use socket2::SockRef;
 use std::collections::VecDeque;
@@ -160,6 +161,52 @@ fn a_stranger_who_floods_and_never_reads_is_gone_at_once() {
         assert!(began.elapsed() < Duration::from_secs(20), "it is still listened to");
     }
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+/// What a native stranger is told before the server closes, as status and opcode. Sent at once, read to the end.
+fn told_to_a_stranger(server: &Server, bytes: &[u8]) -> Vec<(Status, u8)> {
+    let mut stranger = server.connect();
+    stranger.write_all(bytes).unwrap();
+    let said = rest(&mut stranger);
+    let (mut left, mut told) = (said.as_slice(), Vec::new());
+    while !left.is_empty() {
+        match decode_reply(left) {
+            Ok(Decoded::Reply { reply, len }) => {
+                told.push((reply.status, reply.opcode));
+                left = &left[len..];
+            }
+            other => panic!("no whole reply: {other:?}"),
+        }
+    }
+    told
+}
+
+/// Sections 4.2 and 6.3 of the native protocol. Once, the connection was cut before anything was sent.
+#[test]
+fn a_native_stranger_is_told_why_before_the_connection_is_cut() {
+    let mut command = crate::support::serve_command(&[]);
+    command.env("FORESHADOW_PASSWORD", "sesame");
+    let server = Server::of_command(command);
+    for _ in 0..20 {
+        let mut wrong = Vec::new();
+        for id in 0..4 {
+            Request::Auth { user: b"", password: b"wrong" }.encode(id, false, &mut wrong);
+        }
+        let denied = (Status::DENIED, Opcode::Auth as u8);
+        assert_eq!(told_to_a_stranger(&server, &wrong), [denied; 3], "the third closes");
+        let mut long = Vec::new();
+        Request::Get(&[b'k'; 20_000]).encode(1, false, &mut long);
+        assert_eq!(told_to_a_stranger(&server, &long), [(Status::FRAME_SIZE, 0)]);
+        assert_eq!(
+            told_to_a_stranger(&server, &long[..16]),
+            [(Status::FRAME_SIZE, 0)],
+            "by the header alone"
+        );
+    }
+    // The same for those who speak text.
+    let mut stranger = server.connect();
+    stranger.write_all(b"set x 0 0 20000\r\n").unwrap();
+    assert_eq!(String::from_utf8_lossy(&rest(&mut stranger)), "CLIENT_ERROR unauthenticated\r\n");
 }
 
 /// A client that has nothing to say may stay.

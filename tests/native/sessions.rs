@@ -324,13 +324,15 @@ fn without_a_password_nothing_but_hello_auth_and_ping_is_done() {
 #[test]
 fn what_the_vectors_refuse_is_refused_with_their_status_however_it_is_cut() {
     for Vector { name, says, bytes } in vectors("refused.json") {
-        for piece in [1, 3, 17, usize::MAX >> 1] {
+        let mut stream = bytes.clone();
+        Request::Ping(b"after").encode(5, false, &mut stream);
+        // Byte by byte, and in two pieces cut at each.
+        let cuts = std::iter::once(vec![1]).chain((1..=bytes.len()).map(|cut| vec![cut, usize::MAX >> 1]));
+        for cut in cuts {
             let (mut world, mut session) =
                 (World::new(CORES), session_with(|options| options.protocol = Protocol::Native));
-            let mut stream = bytes.clone();
-            Request::Ping(b"after").encode(5, false, &mut stream);
-            let (replies, end) = converse(&mut world, &mut session, &stream, &[piece], 0);
-            assert_eq!(replies[0].status.name(), says, "{name}, cut by {piece}");
+            let (replies, end) = converse(&mut world, &mut session, &stream, &cut, 0);
+            assert_eq!(replies[0].status.name(), says, "{name}, cut by {cut:?}");
             assert_eq!(world.calls, 0, "{name}: nothing was executed");
             if replies[0].status.closes() {
                 assert_eq!((replies.len(), end), (1, End::Closed(Reason::Protocol)), "{name}");
@@ -340,6 +342,29 @@ fn what_the_vectors_refuse_is_refused_with_their_status_however_it_is_cut() {
                 assert_eq!((replies[0].id, replies[0].more), (7, false), "{name}");
                 assert_eq!((replies[1].id, replies[1].body.as_slice()), (5, &b"after"[..]), "{name}");
             }
+        }
+    }
+}
+
+/// What the vectors ask is answered the same wherever the stream is cut.
+#[test]
+fn requests_of_the_vectors_get_the_same_answers_cut_at_every_byte() {
+    for Vector { name, bytes, .. } in vectors("requests.json") {
+        let answered = |pieces: &[usize]| {
+            let mut session = session_with(|options| options.protocol = Protocol::Native);
+            let mut world = World::new(CORES);
+            let (mut replies, end) = converse(&mut world, &mut session, &bytes, pieces, 0);
+            assert_eq!(session.awaited(), 0, "{name}");
+            // Which frame of a batch is the last depends on who overtook whom.
+            replies.iter_mut().for_each(|got| got.more = false);
+            replies.sort_by_key(|got| got.detail);
+            (replies, end)
+        };
+        let whole = answered(&[usize::MAX >> 1]);
+        assert!(!whole.0.is_empty() && whole.1 == End::Open, "{name}: {whole:?}");
+        assert_eq!(answered(&[1]), whole, "{name}, byte by byte");
+        for cut in 1..bytes.len() {
+            assert_eq!(answered(&[cut, usize::MAX >> 1]), whole, "{name}, cut at {cut}");
         }
     }
 }

@@ -79,6 +79,7 @@ impl Core {
             return;
         }
         if connection.cut {
+            say_last_words(connection);
             self.kill(id);
             return;
         }
@@ -197,6 +198,18 @@ impl Core {
     }
 }
 
+/// Sends as much of what is left to be said as the socket takes at once, without waiting: one whose connection is cut is told
+/// why, if there is room for it.
+#[cold]
+fn say_last_words(connection: &mut Connection) {
+    // Behind a send under way nothing may go out by another one.
+    if !connection.in_flight && connection.stage_output() {
+        // What is not taken is lost with the connection.
+        let _ =
+            connection.socket.send_with_flags(&connection.sending, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    }
+}
+
 /// Opens what came over TLS and takes it in.
 fn open(works: &mut Works, connection: &mut Connection, now: Now, sealed: &mut [u8]) {
     let Some(mut tls) = connection.tls.take() else { return };
@@ -300,7 +313,7 @@ pub(super) fn serve_from(
         }
         Next::Close(reason) => {
             connection.closing = true;
-            // A stranger who takes nothing of what he caused is not waited for.
+            // A stranger who takes nothing of what he caused is not waited for; he is told why if he can be at once.
             connection.cut = reason == Reason::Unauthenticated;
             if reason != Reason::Quit {
                 works.engine.counters.connections_dropped_total += 1;

@@ -147,7 +147,7 @@ impl Native {
         self.writer.awaited()
     }
 
-    /// Whether the client may do everything.
+    /// Whether a body is being skipped whose end has not come.
     pub fn midway(&self) -> bool {
         matches!(self.state, State::Skip { .. })
     }
@@ -357,8 +357,6 @@ impl<B: Backend> Turn<'_, B> {
         self.commands += 1;
     }
 
-    // -- single requests ---------------------------------------------------------------------------------------------
-
     /// Does a request that came whole; answers what to do next if that is not to go on.
     #[inline]
     fn execute(&mut self, header: &Header, opcode: Opcode, request: &Request<'_>) -> Option<Next> {
@@ -490,8 +488,6 @@ impl<B: Backend> Turn<'_, B> {
             self.call(Target::Core(CoreId(core)), &wish, Ask { batch: Some((place, core)), ..ask });
         }
     }
-
-    // -- batches -----------------------------------------------------------------------------------------------------
 
     fn begin_batch(&mut self, header: &Header, opcode: Opcode) -> Step {
         let crc = header.has_crc();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   client:  Request --encode--> bytes            bytes --decode_reply--> Reply --Reply::item, stored, ..--> fields
-//!   server:  bytes --Header::read, Request::decode--> Request             Head --ReplyWriter--> bytes
+//!   server:  bytes --Header::read, Request::decode--> Request    status, fields --Frame::begin, end--> bytes
 //! ```
 //! Nothing here allocates but the `Vec` that is written to, and nothing is copied when reading. Section numbers are those of
 //! `proto-spec/native.md`.
