@@ -372,7 +372,8 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Plan, clap::Error> 
     let show = flags.show_config;
     let plan = flags.plan(named).map_err(refuse)?;
     if show {
-        eprintln!("{plan:#?}");
+        let password = plan.password.as_ref().map(|_| "(given)".to_string());
+        eprintln!("{:#?}", Plan { password, ..plan.clone() });
     }
     Ok(plan)
 }
@@ -842,7 +843,7 @@ mod tests {
         ] {
             let said = parse(line.split_whitespace().map(OsString::from)).expect_err(line).to_string();
             assert!(
-                said.starts_with(&format!("{name}:")) || said.starts_with(&format!("{name} ")),
+                said.starts_with(&format!("error: {name}:")) || said.starts_with(&format!("error: {name} ")),
                 "{line}: {said}"
             );
         }

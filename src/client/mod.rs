@@ -1,10 +1,15 @@
 //! A client of the native protocol: synchronous, plain `std`, one owner.
 //!
-//! ```no_run
-//! use foreshadow::client::{Client, Options};
+//! ```
+//! # // A server of the example's own, so that it runs as a test.
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/small_server.rs"));
+//! # fn main() -> Result<(), foreshadow::client::Error> {
+//! use foreshadow::client::{Client, Options, Reply};
 //! use std::time::Duration;
 //!
-//! let mut client = Client::connect("127.0.0.1:7400", Options::default())?;
+//! let address = "127.0.0.1:7400";
+//! # let address = &small_server();
+//! let mut client = Client::connect(address, Options::default())?;
 //! client.put(b"user:1", b"Ada", Some(Duration::from_secs(60)))?;
 //! let item = client.get(b"user:1")?.expect("just stored");
 //! assert_eq!(item.value, b"Ada");
@@ -12,11 +17,12 @@
 //! let mut pipeline = client.pipeline();
 //! pipeline.get(b"user:1");
 //! pipeline.invalidate(b"user:1");
-//! pipeline.get(b"user:2");
-//! for reply in pipeline.run() {
-//!     println!("{:?}", reply?);
-//! }
-//! # Ok::<(), foreshadow::client::Error>(())
+//! pipeline.get(b"user:1");
+//! let replies = pipeline.run();
+//! assert!(matches!(&replies[0], Ok(Reply::Item(item)) if item.value == b"Ada"));
+//! assert_eq!(replies[1..], [Ok(Reply::Removed), Ok(Reply::Missing)]);
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! 1. It asks for the shard map and keeps a connection to each core that has a port of its own, so that a request goes

@@ -1,5 +1,6 @@
 //! The vectors of the specification, through encoder and decoder.
 
+use crate::world::*;
 use foreshadow::wire::native::frame::{
     self, Condition, Decoded, HEADER_BYTES, Header, MAGIC_REQUEST, Meta, Opcode, Put, Reply, Request,
     ShardBlock, Status,
@@ -122,7 +123,9 @@ fn heard(header: &Header, reply: &Reply<'_>) -> String {
     if let (true, true, Some((meta, value))) = (item, reply.status.is_answer(), reply.item()) {
         let Meta { ttl_millis, version, flags } = meta;
         write!(line, " ttl {ttl_millis} version {} flags {flags} {}", version.0, quoted(value)).unwrap();
-    } else if let (Some(Opcode::Put), Some(version)) = (Opcode::of(reply.opcode), reply.stored()) {
+    } else if let (Some(Opcode::Put | Opcode::PutMany), true, Some(version)) =
+        (Opcode::of(reply.opcode), reply.status == Status::OK, reply.stored())
+    {
         write!(line, " version {}", version.0).unwrap();
     } else if let (Some(Opcode::Hello), Some(hello)) = (Opcode::of(reply.opcode), reply.hello()) {
         write!(
@@ -200,6 +203,62 @@ fn replies_of_the_vectors_mean_what_they_say_however_they_are_cut() {
         let header = Header::read(frame::MAGIC_REPLY, &bytes).expect("valid").expect("whole");
         let Ok(Decoded::Reply { reply, len }) = frame::decode_reply(&bytes) else { panic!("{name}") };
         assert_eq!((len, heard(&header, &reply)), (bytes.len(), says), "{name}");
+        if reply.status == Status::FULL {
+            assert_eq!(bytes, frame::FULL, "what listeners send is the vector");
+        }
+    }
+}
+
+/// What the server's reply writer makes of these requests is the vector, byte for byte.
+#[test]
+fn a_session_writes_the_replies_of_the_vectors() {
+    let replies: HashMap<String, Vec<u8>> =
+        vectors("replies.json").into_iter().map(|vector| (vector.name, vector.bytes)).collect();
+    let users = || {
+        session_with(|options| {
+            options.users = std::sync::Arc::new(foreshadow::wire::users::Users::with_password(Some("secret")))
+        })
+    };
+    let mut world = World::new(1);
+    ask(&mut world, &mut session(), &Request::Put(Put::plain(b"there", b"value", 0)));
+    let put = |condition, version| {
+        let meta = Meta { version: foreshadow::ids::Version(version), ..Meta::PLAIN };
+        Put { condition, meta, ..Put::plain(b"there", b"x", 0) }
+    };
+    let one = |id, request: Request<'_>| {
+        let mut bytes = Vec::new();
+        request.encode(id, false, &mut bytes);
+        bytes
+    };
+    let unknown = Header {
+        magic: MAGIC_REQUEST,
+        opcode: 0x7F,
+        flags: 0,
+        id: 99,
+        body_len: 0,
+        key_len_or_status: 0,
+        detail: 0,
+    };
+    let mut broken = one(7, Request::Get(b"there"));
+    broken[3] = frame::flags::CRC;
+    let auth = |password| Request::Auth { user: b"", password };
+    for (name, asked) in [
+        ("ping", one(4, Request::Ping(b"abc"))),
+        ("map not newer", one(5, Request::Map { known_epoch: 1 })),
+        ("get miss", one(7, Request::Get(b"nowhere"))),
+        ("put if absent, there is one", one(11, Request::Put(put(Condition::Absent, 0)))),
+        ("put refused", one(11, Request::Put(put(Condition::VersionIs, 1 << 60)))),
+        ("lease put, lost", one(12, Request::LeasePut(put(Condition::VersionIs, 1 << 60)))),
+        ("auth", one(2, auth(b"secret"))),
+        ("auth, wrong", one(2, auth(b"wrong"))),
+        ("fault", unknown.to_bytes().to_vec()),
+        ("error of the connection", broken),
+        ("invalidate", one(15, Request::Invalidate { key: b"there", stale: false })),
+    ] {
+        let mut session = if name.starts_with("auth") { users() } else { session() };
+        let node = world.node.clone();
+        session.serve(world.now, &node, &asked, &mut world);
+        assert_eq!(*session.output(), replies[name], "{name}");
     }
 }
 
