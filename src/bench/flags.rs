@@ -108,6 +108,9 @@ struct Flags {
     /// Bytes of values, evenly MIN-MAX.
     #[arg(long)]
     data_size_range: Option<String>,
+    /// Bytes of values, each as often as its weight says: SIZE:WEIGHT,SIZE:WEIGHT,..
+    #[arg(long)]
+    data_size_list: Option<String>,
     /// Bytes of values, logarithmically normal: MEDIAN,SIGMA,MAX.
     #[arg(long)]
     data_size_lognormal: Option<String>,
@@ -244,8 +247,6 @@ struct Flags {
     #[arg(long, hide = true)]
     data_size_pattern: Option<String>,
     #[arg(long, hide = true)]
-    data_size_list: Option<String>,
-    #[arg(long, hide = true)]
     data_offset: Option<String>,
     #[arg(long, hide = true)]
     multi_key_get: Option<String>,
@@ -264,11 +265,11 @@ struct Flags {
 const REFUSED_HELP: &str = "\
 Of memtier_benchmark and redis-benchmark, these are refused, since what they ask for is not done or not checked here:
   --tls, --enable-tracking, --command, --multi-key-get, --wait-ratio, --reconnect-interval, --generate-keys,
-  --data-size-list, --data-size-pattern, --data-offset, --client-stats, -l, -I, redis-benchmark's -x and COMMAND,
+  --data-size-pattern, --data-offset, --client-stats, -l, -I, redis-benchmark's -x and COMMAND,
   -t with anything but set, get and ping.";
 
 const NOT_CHECKED: &str = "only SET, GET and PING have answers that can be checked";
-const SIZES: &str = "sizes follow from -d, --data-size-range or --data-size-lognormal";
+const SIZES: &str = "sizes follow from -d, --data-size-range, --data-size-list or --data-size-lognormal";
 
 /// What is to be done, with nothing left to look up.
 #[derive(Clone, Debug)]
@@ -409,7 +410,6 @@ impl Flags {
             (self.tls, "--tls", "the load goes over plain TCP"),
             (self.enable_tracking, "--enable-tracking", "invalidations are not understood"),
             (self.generate_keys, "--generate-keys", "no data is imported that lacks them"),
-            (self.data_size_list.is_some(), "--data-size-list", SIZES),
             (self.data_size_pattern.is_some(), "--data-size-pattern", SIZES),
             (self.data_offset.is_some(), "--data-offset", NOT_CHECKED),
             (self.multi_key_get.is_some(), "--multi-key-get", NOT_CHECKED),
@@ -674,6 +674,16 @@ impl Flags {
                 }
                 _ => return Err(format!("--data-size-lognormal {text}: MEDIAN,SIGMA,MAX")),
             }
+        } else if let Some(text) = &self.data_size_list {
+            Sizes::Listed(
+                text.split(',')
+                    .map(|part| {
+                        let (size, weight) = part.split_once(':')?;
+                        Some((size.parse().ok()?, weight.parse().ok().filter(|&weight| weight > 0)?))
+                    })
+                    .collect::<Option<_>>()
+                    .ok_or_else(|| format!("--data-size-list {text}: SIZE:WEIGHT,SIZE:WEIGHT,.. with weights from 1 on"))?,
+            )
         } else if let Some(range) = &self.data_size_range {
             let (first, last) = range_of(range)?;
             Sizes::Range(first as usize, last as usize)
@@ -742,6 +752,16 @@ mod tests {
         );
         assert_eq!((plan.key_minimum, plan.key_count, plan.sizes), (1, 5000, Sizes::Fixed(64)));
         assert_eq!((plan.key_prefix.as_str(), plan.prefill), ("memtier-", false));
+    }
+
+    #[test]
+    fn a_list_of_sizes_is_taken() {
+        let sizes = |line| plan(line).sizes;
+        assert_eq!(
+            sizes("memtier_benchmark --data-size-list 10:1,2000:3"),
+            Sizes::Listed(vec![(10, 1), (2000, 3)])
+        );
+        assert_eq!(sizes("--data-size-list 7:9").max(), 7);
     }
 
     #[test]
@@ -824,7 +844,6 @@ mod tests {
     fn what_is_not_done_here_is_refused_by_its_name() {
         for (line, name) in [
             ("memtier_benchmark --tls", "--tls"),
-            ("memtier_benchmark --data-size-list 10:1,20:2", "--data-size-list"),
             ("memtier_benchmark --data-size-pattern S", "--data-size-pattern"),
             ("memtier_benchmark --data-offset 8", "--data-offset"),
             ("memtier_benchmark --multi-key-get 5", "--multi-key-get"),
@@ -861,6 +880,9 @@ mod tests {
             "--test-time -1",
             "-d 99999999999",
             "--data-size-range 9-3",
+            "--data-size-list 10",
+            "--data-size-list 10:0",
+            "--data-size-list 10:1,x:2",
             "--key-pattern Q",
             "--protocol smtp",
             "-s /tmp/redis.sock",

@@ -6,7 +6,7 @@
 use super::dice::{Dice, mix};
 
 /// How long values are.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Sizes {
     /// All the same.
     Fixed(usize),
@@ -21,15 +21,18 @@ pub enum Sizes {
         /// None is longer.
         max: usize,
     },
+    /// One of these, each as often as its weight says, to one part in 4096. There is at least one, and no weight is 0.
+    Listed(Vec<(usize, u32)>),
 }
 
 impl Sizes {
     /// The longest.
     pub fn max(&self) -> usize {
-        match *self {
-            Sizes::Fixed(size) => size,
-            Sizes::Range(_, last) => last,
-            Sizes::Lognormal { max, .. } => max,
+        match self {
+            Sizes::Fixed(size) => *size,
+            Sizes::Range(_, last) => *last,
+            Sizes::Lognormal { max, .. } => *max,
+            Sizes::Listed(list) => list.iter().map(|&(size, _)| size).max().unwrap_or(0),
         }
     }
 }
@@ -57,10 +60,11 @@ impl Items {
     pub fn new(prefix: &[u8], width: usize, minimum: u64, sizes: Sizes) -> Items {
         let mut dice = Dice::new(0x5eed_0f7a_11e5);
         let pattern = (0..sizes.max() + CUTS as usize).map(|_| b'!' + dice.below(90) as u8).collect();
-        let size_steps = match sizes {
+        let size_steps = match &sizes {
             Sizes::Lognormal { median, sigma, max } => (0..SIZE_STEPS)
-                .map(|_| (median * (sigma * dice.normal()).exp()).round().clamp(1.0, max as f64) as usize)
+                .map(|_| (median * (sigma * dice.normal()).exp()).round().clamp(1.0, *max as f64) as usize)
                 .collect(),
+            Sizes::Listed(list) => spread_out(list),
             Sizes::Fixed(_) | Sizes::Range(..) => Vec::new(),
         };
         Items { prefix: prefix.to_vec(), width, minimum, sizes, size_steps, pattern }
@@ -116,7 +120,7 @@ impl Items {
         match self.sizes {
             Sizes::Fixed(size) => size,
             Sizes::Range(first, last) => first + (mix(!rank) % (last - first + 1) as u64) as usize,
-            Sizes::Lognormal { .. } => self.size_steps[mix(!rank) as usize % SIZE_STEPS],
+            Sizes::Lognormal { .. } | Sizes::Listed(_) => self.size_steps[mix(!rank) as usize % SIZE_STEPS],
         }
     }
 
@@ -143,6 +147,18 @@ impl Items {
     }
 }
 
+/// Each size in as many of the steps as its weight says.
+fn spread_out(list: &[(usize, u32)]) -> Vec<usize> {
+    let all: u64 = list.iter().map(|&(_, weight)| u64::from(weight)).sum();
+    let mut steps = Vec::with_capacity(SIZE_STEPS);
+    let mut weight_so_far = 0;
+    for &(size, weight) in list {
+        weight_so_far += u64::from(weight);
+        steps.resize((SIZE_STEPS as u64 * weight_so_far).div_ceil(all.max(1)) as usize, size);
+    }
+    steps
+}
+
 /// The first bytes of a value (letters, so that text protocols show them) and where the rest is cut from the pattern.
 #[inline]
 fn head_and_cut(rank: u64) -> ([u8; 8], usize) {
@@ -163,8 +179,9 @@ mod tests {
             Sizes::Fixed(100),
             Sizes::Range(1, 40),
             Sizes::Lognormal { median: 30.0, sigma: 1.0, max: 500 },
+            Sizes::Listed(vec![(5, 1), (60, 2)]),
         ] {
-            let items = Items::new(b"key:", 12, 0, sizes);
+            let items = Items::new(b"key:", 12, 0, sizes.clone());
             for rank in 0..50 {
                 let mut value = Vec::new();
                 items.write_value(rank, &mut value);
@@ -183,6 +200,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn listed_sizes_come_as_often_as_they_weigh() {
+        let items = Items::new(b"key:", 12, 0, Sizes::Listed(vec![(10, 3), (2000, 1)]));
+        let mut counts = [0; 2];
+        for rank in 0..40_000 {
+            match items.value_bytes(rank) {
+                10 => counts[0] += 1,
+                2000 => counts[1] += 1,
+                other => panic!("{other} is not in the list"),
+            }
+        }
+        assert!((29_400..30_600).contains(&counts[0]), "{counts:?}");
+        assert_eq!(items.value_bytes_max(), 2000);
     }
 
     #[test]

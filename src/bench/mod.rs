@@ -103,7 +103,7 @@ fn measure(plan: &Plan, measured: &mut Vec<Measured>) -> Result<(), Failure> {
     } else {
         Targets { nodes: vec![plan.address], node_of_slot: None }
     };
-    let items = Items::new(plan.key_prefix.as_bytes(), plan.key_digits, plan.key_minimum, plan.sizes);
+    let items = Items::new(plan.key_prefix.as_bytes(), plan.key_digits, plan.key_minimum, plan.sizes.clone());
     let keys_of_node = targets.count_keys(&items, plan.key_count);
     let mut streams = Vec::new();
     for (node, &address) in targets.nodes.iter().enumerate() {
@@ -195,7 +195,7 @@ fn complaints(plan: &Plan, test: &Test, rate: Option<f64>, tally: &Tally) -> Vec
     let mut found = Vec::new();
     if tally.wrong > 0 {
         let mut key = Vec::new();
-        let items = Items::new(plan.key_prefix.as_bytes(), plan.key_digits, plan.key_minimum, plan.sizes);
+        let items = Items::new(plan.key_prefix.as_bytes(), plan.key_digits, plan.key_minimum, plan.sizes.clone());
         items.write_key(tally.first_wrong.unwrap_or(0), &mut key);
         found.push(format!(
             "{} GETs brought a value that was not put under their key, first {:?} (data of another tool? --prefill)",

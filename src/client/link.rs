@@ -8,6 +8,8 @@ use crate::wire::native::frame::{
     self, Decoded, HEADER_BYTES, Header, Hello, MAGIC_REPLY, NAME_BYTES_MAX, Reply, Request, Status, VERSION,
     capabilities,
 };
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
@@ -21,8 +23,6 @@ const BLOCKING_WRITE_BYTES: usize = 16 * 1024;
 const KEEP_BYTES: usize = 1 << 20;
 /// A connection that was not used for so long is looked at before it is used: its server may be gone.
 const TRUSTED: Duration = Duration::from_secs(1);
-/// Pause when neither writing nor reading goes on. `std` cannot wait for both.
-const PUMP_PAUSE: Duration = Duration::from_micros(100);
 
 /// A request of the call under way.
 pub(super) struct Pending {
@@ -200,13 +200,13 @@ impl Link {
                     Ok(0) => return Err(Error::Lost(ErrorKind::WriteZero)),
                     Ok(len) => at += len,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        left_until(deadline)?;
+                        let left = left_until(deadline)?;
                         make_room(&mut self.input, &mut self.input_start, &mut self.input_end, 1);
                         match stream.read(&mut self.input[self.input_end..]) {
                             Ok(0) => return Err(Error::Lost(ErrorKind::UnexpectedEof)),
                             Ok(len) => self.input_end += len,
                             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                                std::thread::sleep(PUMP_PAUSE);
+                                await_either(stream, left)?;
                             }
                             Err(error) if error.kind() == ErrorKind::Interrupted => {}
                             Err(error) => return Err(lost(&error)),
@@ -271,6 +271,15 @@ fn is_silent(stream: &TcpStream) -> bool {
     let silent = stream.set_nonblocking(true).is_ok()
         && matches!(stream.peek(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock);
     stream.set_nonblocking(false).is_ok() && silent
+}
+
+/// Waits until the stream can be written to or read from, or for so long.
+fn await_either(stream: &TcpStream, at_most: Duration) -> Result<(), Error> {
+    let millis = at_most.as_millis().clamp(1, i32::MAX as u128) as i32;
+    match poll(&mut [PollFd::new(stream, PollFlags::POLLIN | PollFlags::POLLOUT)], millis) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(lost(&error.into())),
+    }
 }
 
 /// Makes room behind `end` for a read; grows with what has come, not with what a length promises.
