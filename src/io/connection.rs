@@ -152,6 +152,15 @@ impl Connection {
         }
     }
 
+    /// Whether what there is to send is little, and more will follow as soon as another core has answered.
+    #[inline]
+    pub fn may_be_held(&mut self, bytes_max: usize) -> bool {
+        !self.in_flight
+            && self.session.has_gap()
+            && !(self.closing || self.ended || self.cut)
+            && self.session.output().len() < bytes_max
+    }
+
     /// Swaps what the session wrote into the sending buffer (or seals it there), if that is free and there is something.
     pub fn stage_output(&mut self) -> bool {
         if self.in_flight || !self.has_output() {

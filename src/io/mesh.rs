@@ -202,6 +202,12 @@ impl Mesh {
         self.peers.iter().flatten().any(|peer| !peer.out.is_empty())
     }
 
+    /// Whether an answer is due that does not wait for an origin.
+    #[inline]
+    pub fn awaits_answers(&self) -> bool {
+        self.peers.iter().flatten().any(|peer| peer.outstanding > 0)
+    }
+
     /// Whether there are other cores.
     pub fn has_peers(&self) -> bool {
         self.peers.len() > 1

@@ -418,6 +418,16 @@ impl Session {
         }
     }
 
+    /// Whether replies stand behind one that is awaited, which those of the native protocol never do.
+    #[inline]
+    pub fn has_gap(&self) -> bool {
+        match &self.codec {
+            Codec::Resp(codec) => codec.awaited() > 0,
+            Codec::Memcached(codec) => codec.awaited() > 0,
+            Codec::Native(_) | Codec::Sniffing => false,
+        }
+    }
+
     /// Whether the client may do everything; false until it authenticated, where that is asked for.
     pub fn authenticated(&self) -> bool {
         match &self.codec {

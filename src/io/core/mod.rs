@@ -112,6 +112,9 @@ struct Core {
     idle: Idle,
     completions: Vec<Completion>,
     dirty: Vec<ConnectionId>,
+    /// Connections whose output waits for what follows it, and until when at the latest.
+    held: Vec<ConnectionId>,
+    held_until: Mono,
     runnable: Vec<ConnectionId>,
     /// Requests of other cores that wait, in order, for room for what they bring.
     waiting: VecDeque<Waiting>,
@@ -238,6 +241,8 @@ impl Core {
             guests: Guests::new(),
             completions: Vec::new(),
             dirty: Vec::new(),
+            held: Vec::new(),
+            held_until: Mono(0),
             runnable: Vec::new(),
             waiting: VecDeque::new(),
             users,
@@ -351,7 +356,7 @@ impl Core {
             self.settle(now, id);
         }
         self.rearm_receivers();
-        self.send_outputs();
+        self.send_outputs(now);
         let handed = self.works.mesh.flush(&mut self.ring);
         self.works.engine.counters.hop_batches_total += handed;
         // A full ring empties without telling us, so while a batch waits the core keeps turning.
@@ -362,7 +367,7 @@ impl Core {
                 // Items that have ended; after this the core may sleep.
                 self.tell_observers();
                 self.do_chores(now);
-                self.send_outputs();
+                self.send_outputs(now);
                 self.works.engine.counters.hop_batches_total += self.works.mesh.flush(&mut self.ring);
             }
         }

@@ -1,20 +1,40 @@
 //! Output: one send in flight per connection.
+//!
+//! Of a pipeline some requests go to other cores, and what stands behind the first of them waits for its answer. What stands
+//! before it is held back for that moment, so that the replies leave by one send and not by two: the other core answers within
+//! a turn or two. Nothing is held back once every other core has answered, or for longer than [`HOLD_MICROS`].
 
 use super::Core;
-use crate::clock::Now;
+use crate::clock::{Mono, Now};
 use crate::io::ring::Completion;
 use std::os::fd::AsRawFd;
 
 /// Completions of sends that failed for lack of memory are tried again after this.
 const RETRY_MILLIS: u64 = 10;
+/// How long replies are held back for those behind them.
+const HOLD_MICROS: u64 = 1000;
+/// Output of so many bytes is worth a send of its own.
+const HOLD_BYTES_MAX: usize = 8 << 10;
 
 impl Core {
-    pub(super) fn send_outputs(&mut self) {
+    pub(super) fn send_outputs(&mut self, now: Now) {
         let mut dirty = std::mem::take(&mut self.dirty);
+        let mut may_hold = self.works.mesh.awaits_answers();
+        if !self.held.is_empty() && (!may_hold || now.mono >= self.held_until) {
+            may_hold = false;
+            dirty.append(&mut self.held);
+        }
         for id in dirty.drain(..) {
             let Some(connection) = self.table.of(id) else { continue };
             connection.dirty = false;
             if connection.dying {
+                continue;
+            }
+            if may_hold && connection.may_be_held(HOLD_BYTES_MAX) {
+                if self.held.is_empty() {
+                    self.held_until = Mono(now.mono.0 + HOLD_MICROS * 1000);
+                }
+                self.held.push(id);
                 continue;
             }
             if connection.stage_output() {
@@ -80,6 +100,7 @@ mod tests {
     use super::*;
     use crate::io::mesh;
     use crate::io::{BusyPoll, time};
+    use crate::request::{Answer, Outcome, Value};
     use crate::topology::{Node, ShardMap};
     use crate::wire::Protocol;
     use crate::{engine, store, wire};
@@ -88,6 +109,11 @@ mod tests {
     use std::sync::Arc;
 
     fn core(listener: std::net::TcpListener) -> Core {
+        core_of(listener, mesh::weave(1).remove(0), 1)
+    }
+
+    /// The first of some cores.
+    fn core_of(listener: std::net::TcpListener, mesh: mesh::Mesh, cores: u16) -> Core {
         let store =
             store::Options { memory_bytes_max: 16 << 20, item_bytes_max: 1 << 20, hash_secret: [1, 2] };
         let options = Options {
@@ -113,15 +139,14 @@ mod tests {
             address: "127.0.0.1".parse().expect("valid"),
             port: 0,
             core_ports: Vec::new(),
-            cpus: vec![0],
+            cpus: vec![0; usize::from(cores)],
             memory_bytes_max: 16 << 20,
             clients_max: 10,
             settings: Vec::new(),
-            map: ShardMap::on_cores(1),
+            map: ShardMap::on_cores(cores),
         });
         let listeners =
             vec![Listening { socket: listener.into(), protocol: Protocol::Sniff, own: false, tls: None }];
-        let mesh = mesh::weave(1).remove(0);
         // SAFETY: eventfd takes no memory of ours; the test keeps the descriptor to its end.
         let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
         let me = crate::ids::CoreId(0);
@@ -159,6 +184,69 @@ mod tests {
             assert!(!grow(1_048_578), "the second step is not");
             assert!(core.table.of(ids[0]).is_none_or(|connection| connection.dying));
             assert!(!core.table.of(ids[1]).expect("the other one stays").dying);
+        });
+        test.expect("an executor starts").join().expect("the test's own assertions");
+    }
+
+    /// Turns until the client has read something; nothing after so many turns is `None`.
+    fn turns_until_read(core: &mut Core, client: &mut TcpStream, now: Now, turns: usize) -> Option<Vec<u8>> {
+        let mut reply = [0; 256];
+        (0..turns).find_map(|_| {
+            core.ring.enter(false).expect("enters");
+            core.turn(now);
+            match client.read(&mut reply) {
+                Ok(len) => Some(reply[..len].to_vec()),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    None
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn replies_before_one_of_another_core_leave_with_it_or_a_millisecond_later() {
+        const PATIENCE: usize = 1_000_000;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let address = listener.local_addr().expect("bound");
+        let test = glommio::LocalExecutorBuilder::default().spawn(move || async move {
+            let mut meshes = mesh::weave(2);
+            let mut other = meshes.pop().expect("two");
+            let mut core = core_of(listener, meshes.pop().expect("two"), 2);
+            let mut other_ring = crate::io::ring::Ring::new().expect("io_uring");
+            other.open(&other_ring);
+            let mut client = TcpStream::connect(address).expect("listening");
+            client.set_nonblocking(true).expect("a socket can");
+            let far = (0..)
+                .map(|i| format!("k{i}"))
+                .find(|key| core.works.node.map.owner(crate::hash::slot_of(key.as_bytes()).shard()).0 == 1)
+                .expect("every other key is");
+            let both = format!("PING\r\nGET {far}\r\n");
+            for answered_in_time in [true, false] {
+                let now = time::now();
+                client.write_all(both.as_bytes()).expect("buffered");
+                let (from, batch) = (0..PATIENCE)
+                    .find_map(|_| {
+                        core.ring.enter(false).expect("enters");
+                        core.turn(now);
+                        other.receive()
+                    })
+                    .expect("the other core is asked");
+                assert_eq!(turns_until_read(&mut core, &mut client, now, 1000), None, "held back");
+                let later = Now { mono: Mono(now.mono.0 + HOLD_MICROS * 1000), ..now };
+                if !answered_in_time {
+                    let alone = turns_until_read(&mut core, &mut client, later, PATIENCE);
+                    assert_eq!(alone.as_deref(), Some(b"+PONG\r\n".as_slice()));
+                }
+                let back = batch.requests().next().expect("one request").0;
+                let miss = Outcome { answer: Answer::Miss, value: Value::EMPTY };
+                other.answer(from, back, &miss);
+                other.recycle(batch);
+                assert_eq!(other.flush(&mut other_ring), 1);
+                let rest = turns_until_read(&mut core, &mut client, now, PATIENCE).expect("answered");
+                let expected: &[u8] = if answered_in_time { b"+PONG\r\n$-1\r\n" } else { b"$-1\r\n" };
+                assert_eq!(rest, expected);
+            }
         });
         test.expect("an executor starts").join().expect("the test's own assertions");
     }
