@@ -341,6 +341,7 @@ impl<'a> Load<'a> {
             self.ring.enter(!self.busy_poll)?;
             let now = self.now();
             budget.look(now);
+            completions.clear();
             self.ring.take(&mut completions);
             for completion in &completions {
                 if self.take(completion, Latency::SinceHandedOver, now, tally, progress)? {
@@ -394,6 +395,7 @@ impl<'a> Load<'a> {
             }
             self.ring.enter(false)?;
             let now = self.now();
+            completions.clear();
             self.ring.take(&mut completions);
             for completion in &completions {
                 self.take(completion, Latency::SinceDue, now, tally, progress)?;

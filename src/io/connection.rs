@@ -7,7 +7,7 @@ use crate::wire::Session;
 use socket2::Socket;
 
 /// Capacity that an empty buffer of a connection may keep.
-const KEEP_BYTES: usize = 64 << 10;
+pub(super) const KEEP_BYTES: usize = 64 << 10;
 
 /// One connection.
 ///
@@ -191,7 +191,6 @@ impl Connection {
             return false;
         }
         self.sending.clear();
-        self.sending.shrink_to(KEEP_BYTES);
         self.in_flight = false;
         true
     }
@@ -218,9 +217,10 @@ impl Connection {
         self.tls.as_ref().is_some_and(|tls| tls.waiting_bytes() > 0)
     }
 
-    /// Bytes in its buffers. Capacity beyond them was never touched, so it is no memory yet.
+    /// Bytes in its buffers. Capacity beyond them is memory only of a long buffer, which another connection may have used.
     pub fn buffer_bytes(&self) -> usize {
         let sealed = self.tls.as_ref().map_or(0, |tls| tls.buffer_bytes());
-        self.input.len() + self.sending.len() + self.session.output_bytes() + sealed
+        let sending = if self.sending.capacity() > KEEP_BYTES { self.sending.capacity() } else { self.sending.len() };
+        self.input.len() + sending + self.session.output_bytes() + sealed
     }
 }

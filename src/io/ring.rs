@@ -275,9 +275,8 @@ impl Ring {
         Ok(())
     }
 
-    /// Moves completions into `into`, which is emptied first.
+    /// Moves completions to the end of `into`.
     pub fn take(&mut self, into: &mut Vec<Completion>) {
-        into.clear();
         for entry in self.ring.completion() {
             let data = entry.user_data();
             let kind = match (data >> 56) as u8 {

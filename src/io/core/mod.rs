@@ -110,7 +110,10 @@ struct Core {
     shared: Arc<Shared>,
     guests: Guests,
     idle: Idle,
+    /// Completions, those first that the turn before had no room for.
     completions: Vec<Completion>,
+    /// Bytes of replies that this turn has begun to send.
+    turn_output_bytes: usize,
     dirty: Vec<ConnectionId>,
     /// Connections whose output waits for what follows it, and until when at the latest.
     held: Vec<ConnectionId>,
@@ -153,6 +156,8 @@ struct Event {
 const TURNS_PER_YIELD: u64 = 8;
 /// Times the ring is entered once more at the end.
 const FAREWELL_TURNS: usize = 3;
+/// Bytes of replies after which a turn takes no more completions: about what a second-level cache holds beside the rest.
+const TURN_OUTPUT_BYTES_MAX: usize = 256 << 10;
 /// One turn in so many is measured.
 const TURNS_PER_MEASUREMENT: u64 = 8;
 
@@ -219,6 +224,7 @@ impl Core {
             lines_left: 0,
             lines_until: Mono(0),
             lines: Vec::new(),
+            spare_buffers: Vec::new(),
             guesses: wire::guesses::Guesses::default(),
             journal: wire::journal::Journal::default(),
         };
@@ -240,6 +246,7 @@ impl Core {
             shared,
             guests: Guests::new(),
             completions: Vec::new(),
+            turn_output_bytes: 0,
             dirty: Vec::new(),
             held: Vec::new(),
             held_until: Mono(0),
@@ -284,8 +291,10 @@ impl Core {
             // Sleeping submits what is queued and does not sleep when that completes at once, so a core alone need not enter
             // the ring twice. With others it would be woken for nothing by those who saw it asleep.
             let queued = self.works.mesh.has_peers() && self.ring.has_queued();
-            let at_work =
-                !self.runnable.is_empty() || !self.waiting.is_empty() || self.works.mesh.has_backlog();
+            let at_work = !self.runnable.is_empty()
+                || !self.waiting.is_empty()
+                || !self.completions.is_empty()
+                || self.works.mesh.has_backlog();
             if queued || at_work || self.ring.has_news() {
                 self.ring.enter(false)?;
             } else {
@@ -324,12 +333,24 @@ impl Core {
     fn turn(&mut self, now: Now) -> bool {
         self.works.engine.counters.turns_total += 1;
         let mut completions = std::mem::take(&mut self.completions);
+        let left_over = completions.len();
         self.ring.take(&mut completions);
         let mut busy = !completions.is_empty();
+        // First what was sent: it frees the buffers that the replies to come are written into.
+        for completion in completions[left_over..].iter().filter(|completion| completion.kind == Kind::Send) {
+            self.sent(now, completion);
+        }
+        self.turn_output_bytes = 0;
+        let mut done = 0;
         for completion in &completions {
+            // Long replies leave while they are in the processor's cache; who comes behind them has the next turn.
+            if self.turn_output_bytes >= TURN_OUTPUT_BYTES_MAX {
+                break;
+            }
+            done += 1;
             match completion.kind {
                 Kind::Receive => self.received(now, completion),
-                Kind::Send => self.sent(now, completion),
+                Kind::Send => {}
                 Kind::Accept => self.accepted(now, completion),
                 Kind::OriginReceive => self.origin_received(now, completion),
                 Kind::OriginSend => self.origin_sent(now, completion),
@@ -343,6 +364,8 @@ impl Core {
                 Kind::Wake | Kind::Ignore => {}
             }
         }
+        completions.drain(..done);
+        completions.retain(|completion| completion.kind != Kind::Send);
         self.completions = completions;
         busy |= self.read_mail(now);
         busy |= self.serve_runnable(now);

@@ -4,7 +4,7 @@ use super::Core;
 use super::works::{Desk, Works};
 use crate::clock::{Mono, Now};
 use crate::ids::ConnectionId;
-use crate::io::connection::{Connection, Receiving, Stage};
+use crate::io::connection::{Connection, KEEP_BYTES, Receiving, Stage};
 use crate::io::ring::Completion;
 use crate::io::tls::common_name;
 use crate::wire::{Next, Reason};
@@ -86,6 +86,7 @@ impl Core {
         let output = connection.has_output();
         if output && !connection.in_flight && !connection.dirty {
             connection.dirty = true;
+            self.turn_output_bytes += connection.session.output().len();
             self.dirty.push(id);
         }
         if connection.stage == Stage::Yielded && !connection.runnable {
@@ -272,6 +273,10 @@ pub(super) fn serve_from(
 ) -> usize {
     let node = works.node.clone();
     let before = works.engine.counters.commands_total;
+    let bare = connection.session.output().capacity() == 0 && !connection.in_flight;
+    if bare && let Some(spare) = works.spare_buffers.pop() {
+        *connection.session.output() = spare;
+    }
     let mut desk = Desk { works, now, connection: connection.id };
     let progress = match piece {
         Some(piece) => connection.session.serve(now, &node, piece, &mut desk),
@@ -282,6 +287,10 @@ pub(super) fn serve_from(
             progress
         }
     };
+    let output = connection.session.output();
+    if bare && output.is_empty() && output.capacity() > KEEP_BYTES {
+        works.keep_buffer(std::mem::take(output));
+    }
     if progress.consumed > 0 && connection.session.midway() {
         connection.unfinished_since.get_or_insert(now.mono);
         connection.unfinished_bytes += progress.consumed as u64;

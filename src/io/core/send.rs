@@ -6,6 +6,7 @@
 
 use super::Core;
 use crate::clock::{Mono, Now};
+use crate::io::connection::KEEP_BYTES;
 use crate::io::ring::Completion;
 use std::os::fd::AsRawFd;
 
@@ -75,6 +76,10 @@ impl Core {
                 self.ring.send(connection.socket.as_raw_fd(), id, rest);
             }
             return;
+        }
+        if connection.sending.capacity() > KEEP_BYTES {
+            let long = std::mem::take(&mut connection.sending);
+            self.works.keep_buffer(long);
         }
         self.unblock(id);
         self.settle(now, id);

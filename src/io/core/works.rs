@@ -38,6 +38,8 @@ pub(super) struct Works {
     pub(super) journal: Journal,
     /// Lines for them, made in this turn.
     pub(super) lines: Vec<Vec<u8>>,
+    /// Long buffers for output.
+    pub(super) spare_buffers: Vec<Vec<u8>>,
 }
 
 /// Lines that monitors are shown in so many milliseconds, per core: they see a sample.
@@ -53,7 +55,21 @@ pub(super) struct Chore {
     pub(super) verb: Verb,
 }
 
+/// Long output buffers kept for whoever needs one next, and the bytes of all of them.
+const SPARE_BUFFERS_MAX: usize = 8;
+const SPARE_BYTES_MAX: usize = 2 << 20;
+
 impl Works {
+    /// Keeps a long buffer that was sent for the next long output: memory that is new to the process costs a fault for each of
+    /// its pages.
+    pub(super) fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
+        let kept: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
+        if self.spare_buffers.len() < SPARE_BUFFERS_MAX && kept + buffer.capacity() <= SPARE_BYTES_MAX {
+            buffer.clear();
+            self.spare_buffers.push(buffer);
+        }
+    }
+
     /// Does a request on this core; `None` for those that must wait for the end of the turn.
     #[inline]
     pub(super) fn execute(
