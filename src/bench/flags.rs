@@ -682,7 +682,9 @@ impl Flags {
                         Some((size.parse().ok()?, weight.parse().ok().filter(|&weight| weight > 0)?))
                     })
                     .collect::<Option<_>>()
-                    .ok_or_else(|| format!("--data-size-list {text}: SIZE:WEIGHT,SIZE:WEIGHT,.. with weights from 1 on"))?,
+                    .ok_or_else(|| {
+                        format!("--data-size-list {text}: SIZE:WEIGHT,SIZE:WEIGHT,.. with weights from 1 on")
+                    })?,
             )
         } else if let Some(range) = &self.data_size_range {
             let (first, last) = range_of(range)?;

@@ -195,7 +195,8 @@ fn complaints(plan: &Plan, test: &Test, rate: Option<f64>, tally: &Tally) -> Vec
     let mut found = Vec::new();
     if tally.wrong > 0 {
         let mut key = Vec::new();
-        let items = Items::new(plan.key_prefix.as_bytes(), plan.key_digits, plan.key_minimum, plan.sizes.clone());
+        let items =
+            Items::new(plan.key_prefix.as_bytes(), plan.key_digits, plan.key_minimum, plan.sizes.clone());
         items.write_key(tally.first_wrong.unwrap_or(0), &mut key);
         found.push(format!(
             "{} GETs brought a value that was not put under their key, first {:?} (data of another tool? --prefill)",

@@ -220,7 +220,8 @@ impl Connection {
     /// Bytes in its buffers. Capacity beyond them is memory only of a long buffer, which another connection may have used.
     pub fn buffer_bytes(&self) -> usize {
         let sealed = self.tls.as_ref().map_or(0, |tls| tls.buffer_bytes());
-        let sending = if self.sending.capacity() > KEEP_BYTES { self.sending.capacity() } else { self.sending.len() };
+        let sending =
+            if self.sending.capacity() > KEEP_BYTES { self.sending.capacity() } else { self.sending.len() };
         self.input.len() + sending + self.session.output_bytes() + sealed
     }
 }

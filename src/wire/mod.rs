@@ -346,6 +346,17 @@ impl Session {
         }
     }
 
+    /// The key of the command that `input` holds, where that is one and easy to see. No more than a hint at what is asked next.
+    #[inline]
+    pub fn sole_key<'a>(&self, input: &'a [u8]) -> Option<&'a [u8]> {
+        match &self.codec {
+            Codec::Resp(codec) => codec.sole_key(input),
+            Codec::Memcached(_) => memcached::sole_key(input),
+            Codec::Native(_) => native::sole_key(input),
+            Codec::Sniffing => None,
+        }
+    }
+
     /// Hands in the outcome of a request that was sent on; encodes it and what waited behind it, as far as it is ready.
     pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>) {
         match &mut self.codec {

@@ -44,6 +44,7 @@ use crate::clock::{Mono, Now};
 use crate::control::{CoreReport, turn_histogram};
 use crate::engine::{self, Engine};
 use crate::ids::{ConnectionId, CoreId};
+use crate::store::APPROACH_MAX;
 use crate::topology::Node;
 use crate::wire;
 use crate::wire::users::Users;
@@ -342,10 +343,13 @@ impl Core {
         }
         self.turn_output_bytes = 0;
         let mut done = 0;
-        for completion in &completions {
+        for (i, completion) in completions.iter().enumerate() {
             // Long replies leave while they are in the processor's cache; who comes behind them has the next turn.
             if self.turn_output_bytes >= TURN_OUTPUT_BYTES_MAX {
                 break;
+            }
+            if i.is_multiple_of(APPROACH_MAX) {
+                self.look_ahead(&completions[i..]);
             }
             done += 1;
             match completion.kind {

@@ -5,8 +5,9 @@ use super::works::{Desk, Works};
 use crate::clock::{Mono, Now};
 use crate::ids::ConnectionId;
 use crate::io::connection::{Connection, KEEP_BYTES, Receiving, Stage};
-use crate::io::ring::Completion;
+use crate::io::ring::{Completion, Kind};
 use crate::io::tls::common_name;
+use crate::store::APPROACH_MAX;
 use crate::wire::{Next, Reason};
 use std::os::fd::AsRawFd;
 
@@ -58,6 +59,35 @@ impl Core {
         self.settle(now, id);
         if self.lent_bytes > 0 {
             self.relieve(now);
+        }
+    }
+
+    /// Has the memory fetched that the only commands of several connections will need, as a pipeline's are: so their waits
+    /// overlap.
+    pub(super) fn look_ahead(&mut self, completions: &[Completion]) {
+        if completions.len() < 2 {
+            return;
+        }
+        let mut keys = [&b""[..]; APPROACH_MAX];
+        let mut count = 0;
+        for completion in completions.iter().take(APPROACH_MAX) {
+            if completion.kind != Kind::Receive || completion.result <= 0 {
+                continue;
+            }
+            if let Some(buffer) = completion.buffer()
+                && let Some(connection) = self.table.of(completion.id)
+                && connection.tls.is_none()
+                && connection.stage == Stage::Reading
+                && connection.waiting_bytes() == 0
+                && let Some(key) =
+                    connection.session.sole_key(self.buffers.piece(buffer, completion.result as usize))
+            {
+                keys[count] = key;
+                count += 1;
+            }
+        }
+        if count > 1 {
+            self.works.expect(&keys[..count]);
         }
     }
 

@@ -70,6 +70,17 @@ impl Works {
         }
     }
 
+    /// Has the engine begin to fetch from memory what requests about these keys will touch, as far as they are this core's.
+    #[inline]
+    pub(super) fn expect(&mut self, keys: &[&[u8]]) {
+        let Works { node, me, engine, .. } = self;
+        if node.cpus.len() == 1 {
+            return engine.approach(keys.iter().copied());
+        }
+        let mine = |key: &&[u8]| node.map.owner(slot_of(key).shard()) == *me;
+        engine.approach(keys.iter().copied().filter(mine));
+    }
+
     /// Does a request on this core; `None` for those that must wait for the end of the turn.
     #[inline]
     pub(super) fn execute(
@@ -162,12 +173,7 @@ impl Backend for Desk<'_> {
 
     #[inline]
     fn expect(&mut self, keys: &[&[u8]]) {
-        let Works { node, me, engine, .. } = &mut *self.works;
-        if node.cpus.len() == 1 {
-            return engine.approach(keys.iter().copied());
-        }
-        let mine = |key: &&[u8]| node.map.owner(slot_of(key).shard()) == *me;
-        engine.approach(keys.iter().copied().filter(mine));
+        self.works.expect(keys);
     }
 
     #[inline]

@@ -13,33 +13,46 @@ const LINE_BYTES_MAX: usize = 512;
 #[inline]
 pub(super) fn keys<'a>(input: &'a [u8], keys: &mut [&'a [u8]; COMMANDS_MAX]) -> usize {
     let mut rest = input;
-    let mut count = 0;
-    while count < COMMANDS_MAX {
-        let window = &rest[..rest.len().min(LINE_BYTES_MAX)];
-        let Some(end) = memchr::memchr(b'\n', window) else { break };
-        let line = window[..end].strip_suffix(b"\r").unwrap_or(&window[..end]);
-        let (at, value_word) = match line {
-            [b'g', b'e', b't', b' ', ..] => (4, None),
-            [b'm', b'g', b' ', ..] => (3, None),
-            [b's', b'e', b't', b' ', ..] => (4, Some(2)),
-            [b'm', b's', b' ', ..] => (3, Some(0)),
-            _ => break,
-        };
-        let arguments = &line[at..];
-        let key_len = arguments.iter().position(|&b| b == b' ').unwrap_or(arguments.len());
-        keys[count] = &arguments[..key_len];
-        count += 1;
-        rest = &rest[end + 1..];
-        if let Some(place) = value_word {
-            let len = Words(&arguments[key_len..]).nth(place).and_then(super::words::unsigned);
-            let Some(behind) = len.and_then(|len| rest.get(usize::try_from(len).ok()?.checked_add(2)?..))
-            else {
-                break;
-            };
-            rest = behind;
-        }
+    for (count, place) in keys.iter_mut().enumerate() {
+        let Some((key, behind)) = command(rest) else { return count };
+        *place = key;
+        let Some(behind) = behind else { return count + 1 };
+        rest = behind;
     }
-    count
+    COMMANDS_MAX
+}
+
+/// The key of the command that is all of `input`.
+#[inline]
+pub(super) fn sole_key(input: &[u8]) -> Option<&[u8]> {
+    let (key, behind) = command(input)?;
+    behind?.is_empty().then_some(key)
+}
+
+/// The first key of the command that `input` begins with, and what is behind the command, if that is there.
+#[inline]
+fn command(input: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    let window = &input[..input.len().min(LINE_BYTES_MAX)];
+    let end = memchr::memchr(b'\n', window)?;
+    let line = window[..end].strip_suffix(b"\r").unwrap_or(&window[..end]);
+    let (at, value_word) = match line {
+        [b'g', b'e', b't', b' ', ..] => (4, None),
+        [b'm', b'g', b' ', ..] => (3, None),
+        [b's', b'e', b't', b' ', ..] => (4, Some(2)),
+        [b'm', b's', b' ', ..] => (3, Some(0)),
+        _ => return None,
+    };
+    let arguments = &line[at..];
+    let key_len = arguments.iter().position(|&b| b == b' ').unwrap_or(arguments.len());
+    let behind = &input[end + 1..];
+    let behind = match value_word {
+        None => Some(behind),
+        Some(place) => Words(&arguments[key_len..])
+            .nth(place)
+            .and_then(super::words::unsigned)
+            .and_then(|len| behind.get(usize::try_from(len).ok()?.checked_add(2)?..)),
+    };
+    Some((&arguments[..key_len], behind))
 }
 
 #[cfg(test)]
@@ -57,6 +70,24 @@ mod tests {
         let stream = b"get a\r\nset b 0 0 5 noreply\r\nget x\r\nmg c v\r\nms d 2\r\nxx\r\nget e f\r\nget g";
         assert_eq!(look(stream), ["a", "b", "c", "d", "e"]);
         assert_eq!(look(&b"get k\n".repeat(40)).len(), COMMANDS_MAX);
+    }
+
+    #[test]
+    fn a_key_is_the_only_one_where_nothing_else_stands() {
+        let whole: [(&[u8], &[u8]); 4] = [
+            (b"get a\r\n", b"a"),
+            (b"mg b v\n", b"b"),
+            (b"set c 0 0 2\r\nxx\r\n", b"c"),
+            (b"ms d 0\r\n\r\n", b"d"),
+        ];
+        for (input, key) in whole {
+            assert_eq!(sole_key(input), Some(key));
+            for end in 0..input.len() {
+                assert_eq!(sole_key(&input[..end]), None, "cut at {end}");
+            }
+            assert_eq!(sole_key(&[input, b"get x\r\n"].concat()), None);
+        }
+        assert_eq!(sole_key(b"delete a\r\n"), None);
     }
 
     #[test]

@@ -47,6 +47,12 @@ const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format";
 const BAD_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk";
 const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
 
+/// See [`super::Session::sole_key`].
+#[inline]
+pub(crate) fn sole_key(input: &[u8]) -> Option<&[u8]> {
+    ahead::sole_key(input)
+}
+
 /// A memcached session: both halves and the order between them.
 pub(crate) struct Memcached {
     options: Arc<Options>,

@@ -13,22 +13,36 @@ pub(super) const KEYS_MAX: usize = 16;
 pub(super) fn of_frames<'a>(input: &'a [u8], keys: &mut [&'a [u8]; KEYS_MAX]) -> usize {
     let mut rest = input;
     for (count, place) in keys.iter_mut().enumerate() {
-        let Ok(Some(header)) = Header::read(MAGIC_REQUEST, rest) else { return count };
-        let before = match Opcode::of(header.opcode) {
-            Some(Opcode::Get | Opcode::Invalidate) => 0,
-            Some(Opcode::GetNewer | Opcode::Touch) => 8,
-            Some(Opcode::LeaseGet) => 4,
-            Some(Opcode::Put | Opcode::LeasePut) => META_BYTES,
-            _ => return count,
-        };
-        let start = HEADER_BYTES + before;
-        let Some(key) = rest.get(start..start + usize::from(header.key_len_or_status)) else { return count };
+        let Some((key, behind)) = frame(rest) else { return count };
         *place = key;
         // A frame that is not all there is the last one that can be looked at.
-        let Some(behind) = rest.get(header.frame_len()..) else { return count + 1 };
+        let Some(behind) = behind else { return count + 1 };
         rest = behind;
     }
     KEYS_MAX
+}
+
+/// The key of the frame that is all of `input`.
+#[inline]
+pub(super) fn sole_key(input: &[u8]) -> Option<&[u8]> {
+    let (key, behind) = frame(input)?;
+    behind?.is_empty().then_some(key)
+}
+
+/// The key of the frame that `input` begins with, and what is behind the frame, if all of it is there.
+#[inline]
+fn frame(input: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    let header = Header::read(MAGIC_REQUEST, input).ok()??;
+    let before = match Opcode::of(header.opcode)? {
+        Opcode::Get | Opcode::Invalidate => 0,
+        Opcode::GetNewer | Opcode::Touch => 8,
+        Opcode::LeaseGet => 4,
+        Opcode::Put | Opcode::LeasePut => META_BYTES,
+        _ => return None,
+    };
+    let start = HEADER_BYTES + before;
+    let key = input.get(start..start + usize::from(header.key_len_or_status))?;
+    Some((key, input.get(header.frame_len()..)))
 }
 
 /// Puts the keys of the items that `input` begins with into `keys`, of `left` at most, and answers how many.
@@ -92,6 +106,9 @@ mod tests {
             let seen = frames(&bytes[..end]);
             assert_eq!(seen[..], ["a", "b", "c", "d", "e", "f"][..seen.len()]);
         }
+        let one = stream(&[Request::Put(put)]);
+        assert_eq!(sole_key(&one), Some(b"b".as_slice()));
+        assert_eq!((sole_key(&one[..one.len() - 1]), sole_key(&one.repeat(2))), (None, None));
         bytes = stream(&[Request::Get(b"k")]).repeat(40);
         assert_eq!(frames(&bytes).len(), KEYS_MAX);
         bytes[0] ^= 1;

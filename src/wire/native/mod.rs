@@ -45,6 +45,12 @@ const WRONG_AUTHS_MAX: u8 = 3;
 /// What this release can do for clients.
 const CAPABILITIES: u32 = capabilities::CRC | capabilities::MAP | capabilities::LEASE;
 
+/// See [`super::Session::sole_key`].
+#[inline]
+pub(crate) fn sole_key(input: &[u8]) -> Option<&[u8]> {
+    ahead::sole_key(input)
+}
+
 /// A native session.
 pub(crate) struct Native {
     options: Arc<Options>,

@@ -274,6 +274,16 @@ impl Resp {
         Progress { consumed, next }
     }
 
+    /// See [`super::Session::sole_key`].
+    #[inline]
+    pub fn sole_key<'a>(&self, input: &'a [u8]) -> Option<&'a [u8]> {
+        if !self.talk.plain || !self.parser.is_fresh() {
+            return None;
+        }
+        let short = Short::find(input, &self.talk.options)?;
+        (short.frame_len == input.len()).then_some(short.key)
+    }
+
     pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
         self.order.complete(now, node, ticket, outcome, &mut self.writer, out);
     }
