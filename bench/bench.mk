@@ -48,6 +48,16 @@ storm:
 bench-origin: bench-build
 	python3 bench/origin/hits.py $(ORIGIN)
 
+# How long a quiet client waits beside greedy ones; writes to a file with FAIRNESS="--out FILE".
+.PHONY: bench-fairness
+bench-fairness: bench-build
+	bench/fairness $(FAIRNESS)
+
+# What TLS costs the server beside plain; writes to a file with TLS="--out FILE".
+.PHONY: bench-tls
+bench-tls: bench-build
+	bench/tls $(TLS)
+
 # Every eviction policy on the traces (FORESHADOW_TRACES); writes bench/record and docs/internals/eviction.md.
 .PHONY: replay-record
 replay-record: bench-build

@@ -151,6 +151,14 @@ counters! {
     store_too_large_total Total;
     /// memcached values refused because memory had run out.
     store_no_memory_total Total;
+    /// Connections that are told of changes of keys (client-side caching).
+    observers Gauge;
+    /// Connections that watch what happens.
+    watchers Gauge;
+    /// Lines that were shown to those.
+    watch_lines_sent_total Total;
+    /// Lines that were not, because there were too many at a time.
+    watch_lines_skipped_total Total;
     /// memcached changes of expiry done, by touch and gat.
     touch_hits_total Total;
     /// memcached changes of expiry of absent items.

@@ -101,6 +101,20 @@ pub enum Verb {
         /// The client id that `CLIENT ID` answers.
         client: u64,
     },
+    /// Where a connection is. Answers `Page`; the value is empty if it is not of this core, else [`Observer::to_bytes`]. For the
+    /// shell, not the engine.
+    Locate {
+        /// The client id that `CLIENT ID` answers.
+        client: u64,
+    },
+    /// Show an observer what happens on this core, or (`kinds` 0) do so no longer. To every core. Answers `Number`, or the fault
+    /// `Busy` if there are too many who watch. For the shell, not the engine.
+    Watch {
+        /// Who.
+        observer: Observer,
+        /// Bits of [`crate::wire::events`].
+        kinds: u8,
+    },
     /// Tell a connection of the core something beside its replies. The request's key is the key that changed, its value the
     /// line. Answers `Number`. For the shell, not the engine.
     Notify {
@@ -152,6 +166,10 @@ pub enum Journal {
     Samples,
     /// Forget them; answers 1 if there were any.
     SamplesReset,
+    /// What was refused to whom, see [`crate::wire::denials`].
+    Denials,
+    /// Forget that.
+    DenialsReset,
 }
 
 /// Settings that change at run time by a number.
@@ -176,6 +194,27 @@ pub struct Observer {
     pub connection: ConnectionId,
 }
 
+impl Observer {
+    /// As bytes, to carry.
+    pub fn to_bytes(self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        bytes[..2].copy_from_slice(&self.core.0.to_le_bytes());
+        bytes[2..6].copy_from_slice(&self.connection.place.to_le_bytes());
+        bytes[6..].copy_from_slice(&self.connection.generation.to_le_bytes());
+        bytes
+    }
+
+    /// From bytes of [`Observer::to_bytes`].
+    pub fn from_bytes([c0, c1, p0, p1, p2, p3, g0, g1, g2, g3]: [u8; 10]) -> Observer {
+        let place = u32::from_le_bytes([p0, p1, p2, p3]);
+        let generation = u32::from_le_bytes([g0, g1, g2, g3]);
+        Observer {
+            core: CoreId(u16::from_le_bytes([c0, c1])),
+            connection: ConnectionId { place, generation },
+        }
+    }
+}
+
 /// What an observer is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Follow {
@@ -192,8 +231,16 @@ pub enum Notice {
     Changed,
     /// All keys have changed.
     AllChanged,
+    /// A key of this observer's has changed, who wants another connection to be told.
+    Redirected(Observer),
+    /// All keys of this observer's have.
+    AllRedirected(Observer),
+    /// The connection that was to be told in this one's place has gone.
+    RedirectBroken,
     /// A line of `MONITOR`.
     Line,
+    /// Lines of [`crate::wire::events`], behind how many were too many.
+    Events,
 }
 
 /// What the key of an invalidation names.

@@ -33,13 +33,15 @@ const SUBCOMMAND_OPTIONS: &[(&str, &str)] = &[
     ("client|kill", "`ID` `ADDR` `LADDR` `TYPE` `USER` `MAXAGE` `SKIPME`"),
     ("client|list", "`TYPE` `ID`"),
     ("client|reply", "`ON` `OFF` `SKIP`"),
-    ("client|tracking", "`ON` `OFF` `BCAST` `PREFIX` `OPTIN` `OPTOUT` `NOLOOP`; no `REDIRECT`"),
+    ("client|tracking", "`ON` `OFF` `BCAST` `PREFIX` `REDIRECT` `OPTIN` `OPTOUT` `NOLOOP`"),
     (
         "config|set",
         "`maxclients` `maxmemory` `slowlog-log-slower-than` `slowlog-max-len` `latency-monitor-threshold`; any other to \
          what it is",
     ),
     ("memory|usage", "`SAMPLES`"),
+    ("acl|log", "`RESET`, a number of entries"),
+    ("acl|setuser", "every rule of Redis 7.2, selectors too"),
     ("function|flush", "`SYNC` `ASYNC`"),
 ];
 

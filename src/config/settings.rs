@@ -161,7 +161,7 @@ pub const SETTINGS: &[Setting] = &[
                     return Err("names no user".to_owned());
                 }
                 users.set(name.as_bytes(), rules.as_bytes()).map_err(|(rule, why)| {
-                    format!("user {name}: the rule `{}`: {why}", String::from_utf8_lossy(rule))
+                    format!("user {name}: the rule `{}`: {why}", String::from_utf8_lossy(&rule))
                 })?;
             }
             if users.count() > USERS_MAX {

@@ -193,6 +193,16 @@ impl Engine {
         self.store.lend(bytes);
     }
 
+    /// See [`Store::watch_evictions`].
+    pub fn watch_evictions(&mut self, on: bool) {
+        self.store.watch_evictions(on);
+    }
+
+    /// See [`Store::take_victims`].
+    pub fn take_victims(&mut self) -> (Vec<store::Victim>, u64) {
+        self.store.take_victims()
+    }
+
     /// See [`Store::is_over`].
     pub fn is_over(&self) -> bool {
         self.store.is_over()
@@ -264,6 +274,8 @@ impl Engine {
             | Verb::Limit { .. }
             | Verb::Notify { .. }
             | Verb::Monitor { .. }
+            | Verb::Locate { .. }
+            | Verb::Watch { .. }
             | Verb::Journal(_)
             | Verb::SetUser
             | Verb::Configure { .. }

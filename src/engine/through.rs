@@ -472,6 +472,8 @@ impl Engine {
             | Verb::Disconnect { .. }
             | Verb::Notify { .. }
             | Verb::Monitor { .. }
+            | Verb::Locate { .. }
+            | Verb::Watch { .. }
             | Verb::Limit { .. }
             | Verb::SetUser
             | Verb::Configure { .. }

@@ -57,6 +57,11 @@ struct Standing {
 }
 
 impl Engine {
+    /// Number of connections that are told of changes, whatever core they are of.
+    pub fn observers(&self) -> usize {
+        self.tracking.as_ref().map_or(0, |tracking| tracking.observers.len())
+    }
+
     /// Whether there is somebody to be told something.
     #[inline]
     pub fn has_changes(&self) -> bool {

@@ -44,10 +44,12 @@ mod recent;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod victims;
 mod wheel;
 
 pub use copy::ShardWalk;
 pub use landing::Lander;
+pub use victims::Victim;
 
 use crate::clock::Mono;
 use crate::hash::{KeyHasher, slot_of};
@@ -175,6 +177,8 @@ pub struct Store {
     emptying: Option<Emptying>,
     landing: Option<Landing>,
     departures: Departures,
+    /// Who was evicted, if somebody wants to know.
+    victims: Option<Box<victims::Victims>>,
     /// Bytes of the limit that are somebody else's for a while.
     lent: u64,
     recent: Recent,
@@ -208,6 +212,7 @@ impl Store {
             emptying: None,
             landing: None,
             departures: Departures::default(),
+            victims: None,
             lent: 0,
             recent: Recent::new(Probe { hash: 0, slot: Slot::new(0) }),
             page: Vec::new(),

@@ -350,6 +350,10 @@ impl Store {
         self.departures.evicted += 1;
         self.departures.evicted_unused += u64::from(self.never_found(entry));
         self.departures.evicted_used += u64::from(entry.frequency() > 0);
+        if self.victims.is_some() {
+            let used = !self.never_found(entry);
+            self.note_victim(now, entry, used);
+        }
         self.drop_entry(place, location);
         0
     }

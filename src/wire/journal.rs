@@ -4,6 +4,7 @@
 //! Sessions write it, `SLOWLOG`, `LATENCY` and `INFO` read the journals of all cores together. The clock is the shell's: a
 //! plain GET or SET is never timed unless somebody asks for a threshold so low that it could matter.
 
+use super::denials::Denials;
 use crate::request::{Answer, Journal as Part};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -116,6 +117,8 @@ impl Errors {
 pub struct Journal {
     /// What is kept.
     pub thresholds: Thresholds,
+    /// What was refused.
+    pub denials: Denials,
     slow: VecDeque<Vec<u8>>,
     slow_count: u64,
     samples: VecDeque<[u64; 2]>,
@@ -212,6 +215,14 @@ impl Journal {
                     page.extend_from_slice(entry);
                 }
                 Answer::Page { cursor: 0 }
+            }
+            Part::Denials => {
+                self.denials.append_to(page);
+                Answer::Page { cursor: 0 }
+            }
+            Part::DenialsReset => {
+                self.denials.clear();
+                Answer::Number(0)
             }
             Part::SlowCount => Answer::Number(self.slow.len() as i64),
             Part::SlowReset => {

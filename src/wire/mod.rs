@@ -12,6 +12,8 @@
 //! byte and goes on where it stopped. A reply that needs more than the outcome (the key to echo, an opaque) has it as its
 //! *note*; how to write it is its *shape*, an enum of the codec.
 
+pub mod denials;
+pub mod events;
 pub mod guesses;
 pub mod journal;
 mod memcached;
@@ -26,6 +28,7 @@ use crate::ids::CoreId;
 use crate::metrics::Counters;
 use crate::request::{Notice, Observer, Outcome, Request};
 use crate::topology::Node;
+use denials::Denial;
 use journal::{Errors, Journal, Slow, Thresholds};
 use std::sync::Arc;
 use users::{Badge, Users};
@@ -43,6 +46,10 @@ pub enum Target {
     /// The core of the session.
     Here,
 }
+
+/// Bytes of replies that one connection is given in a turn beside the commands that it may have done there: copying so many
+/// takes about as long.
+pub(crate) const TURN_BYTES_MAX: usize = 1 << 20;
 
 /// What a session needs of the world behind it.
 pub trait Backend {
@@ -70,6 +77,9 @@ pub trait Backend {
 
     /// Takes in that one was wrong.
     fn distrust(&mut self, _now: Mono, _source: &str, _user: &[u8]) {}
+
+    /// Takes in what was refused to somebody, for `ACL LOG`.
+    fn denied(&mut self, _denial: &Denial<'_>) {}
 
     /// Fills `into` with bytes that nobody can guess; `false`: there are none to be had.
     fn dice(&mut self, _into: &mut [u8]) -> bool {
@@ -124,8 +134,8 @@ pub trait Backend {
         Thresholds::default()
     }
 
-    /// Counts a call of a RESP command by its place in the command table, for `INFO commandstats`.
-    fn called(&mut self, command: u8);
+    /// Counts a call of a RESP command or subcommand by its [`commands::place`], for `INFO commandstats`.
+    fn called(&mut self, place: u8);
 }
 
 /// Which protocol a listener speaks.
@@ -385,8 +395,18 @@ impl Session {
 
     /// Tells the client something beside its replies, behind those that are awaited.
     pub fn notify(&mut self, now: Now, node: &Node, notice: Notice, text: &[u8]) {
-        if let Codec::Resp(codec) = &mut self.codec {
-            codec.notify(now, node, notice, text, &mut self.out);
+        match &mut self.codec {
+            Codec::Resp(codec) => codec.notify(now, node, notice, text, &mut self.out),
+            Codec::Memcached(codec) if notice == Notice::Events => codec.show(text, &mut self.out),
+            Codec::Memcached(_) | Codec::Native(_) | Codec::Sniffing => {}
+        }
+    }
+
+    /// Who is to be told of changes in the place of this session's client, if it said so.
+    pub fn redirect(&self) -> Option<Observer> {
+        match &self.codec {
+            Codec::Resp(codec) => codec.redirect(),
+            Codec::Memcached(_) | Codec::Native(_) | Codec::Sniffing => None,
         }
     }
 
@@ -400,7 +420,16 @@ impl Session {
 
     /// Whether the client is told of changes or of commands, so that cores know its connection.
     pub fn observes(&self) -> bool {
-        matches!(&self.codec, Codec::Resp(codec) if codec.observes())
+        match &self.codec {
+            Codec::Resp(codec) => codec.observes(),
+            Codec::Memcached(codec) => codec.watches(),
+            Codec::Native(_) | Codec::Sniffing => false,
+        }
+    }
+
+    /// The client's address as `ip:port`.
+    pub fn peer(&self) -> &str {
+        &self.client.peer
     }
 
     /// Replies that are ready to be sent; the caller takes bytes from the front or swaps the buffer.
@@ -476,9 +505,16 @@ impl Session {
         match &self.codec {
             Codec::Resp(codec) => codec.describe(now, out),
             Codec::Memcached(_) | Codec::Native(_) | Codec::Sniffing => {
+                let user = match &self.codec {
+                    Codec::Memcached(codec) => codec.badge.user(),
+                    Codec::Native(codec) => codec.badge.user(),
+                    Codec::Resp(_) | Codec::Sniffing => self.badge.user(),
+                };
+                let user =
+                    user.map_or("(unauthenticated)".into(), |user| String::from_utf8_lossy(user.name()));
                 let age = now.mono.millis_since(self.client.since.mono) / 1000;
                 let line = format!(
-                    "id={} addr={} laddr={} name= age={age} idle=0 flags=N db=0 cmd=NULL resp=0\n",
+                    "id={} addr={} laddr={} name= age={age} idle=0 flags=N db=0 cmd=NULL user={user} resp=0\n",
                     self.client.id, self.client.peer, self.client.local
                 );
                 out.extend_from_slice(line.as_bytes());

@@ -124,6 +124,62 @@ fn a_second_signal_ends_at_once() {
     assert_ne!(server.wait().code(), Some(0), "what was cut off is not called clean");
 }
 
+/// Clients that ask without a pause until their connection ends; each answer is checked as far as it comes.
+fn full_load(server: &Server) -> Vec<std::thread::JoinHandle<usize>> {
+    let address = server.listen;
+    let pump = move || {
+        let mut client = connect(address);
+        let questions = resp(&["INCR", "n"]).repeat(500);
+        let mut bytes = 0;
+        let mut piece = [0; 65536];
+        while client.write_all(&questions).is_ok() {
+            match std::io::Read::read(&mut client, &mut piece) {
+                Ok(0) | Err(_) => break,
+                Ok(len) => {
+                    assert!(piece[..len].iter().all(|byte| b":0123456789\r\n".contains(byte)));
+                    bytes += len;
+                }
+            }
+        }
+        bytes
+    };
+    (0..4).map(|_| std::thread::spawn(pump)).collect()
+}
+
+/// Number 40.
+#[test]
+fn at_full_load_sigterm_drains_within_its_bound() {
+    let mut server = Server::start(&["--drain-timeout", "2s"]);
+    let clients = full_load(&server);
+    server.metric_becomes("foreshadow_commands_total", |count| count > 10_000.0);
+    let signalled = std::time::Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0), "{}", server.logged());
+    // What the process itself takes to go comes on top, on machines that are busy.
+    assert!(signalled.elapsed() < std::time::Duration::from_secs(12), "{:?}", signalled.elapsed());
+    assert!(clients.into_iter().all(|client| client.join().expect("only right answers") > 0));
+}
+
+/// Number 40.
+#[test]
+fn killed_at_full_load_it_starts_clean_on_the_same_address() {
+    let mut server = Server::start(&[]);
+    let address = server.listen.to_string();
+    for _ in 0..3 {
+        let clients = full_load(&server);
+        server.metric_becomes("foreshadow_commands_total", |count| count > 10_000.0);
+        server.signal("KILL");
+        server.wait();
+        let bytes: usize = clients.into_iter().map(|client| client.join().expect("only right answers")).sum();
+        assert!(bytes > 0);
+        // The kernel takes a process's ring apart a moment after the process has ended.
+        eventually("nobody listens any more", || std::net::TcpListener::bind(&address).is_ok().then_some(()));
+        server = Server::start(&["--listen", &address]);
+        ask(&mut server.connect(), resp(&["GET", "n"]), "$-1\r\n");
+        ask(&mut server.connect(), resp(&["INCR", "n"]), ":1\r\n");
+    }
+}
+
 #[test]
 fn it_ends_when_standard_input_closes() {
     let mut server = Server::start(&[]);

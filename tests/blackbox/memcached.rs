@@ -649,3 +649,78 @@ fn streams_made_by_dice_are_answered_as_by_memcached() {
     }
     assert!(wrong.is_empty(), "{}", wrong.concat());
 }
+
+/// What a watcher is shown of a command, in comparable form: lines of one type, without what each server makes up itself.
+fn watched(address: SocketAddr, commands: &[(&str, &str)]) -> Vec<String> {
+    let mut watcher = connect(address);
+    crate::support::ask(&mut watcher, "watch fetchers mutations deletions\r\n", "OK\r\n");
+    let mut client = connect(address);
+    crate::support::ask(&mut client, "mn\r\n", "MN\r\n");
+    let mut shown = Vec::new();
+    let mut text = String::new();
+    for (i, (command, kind)) in commands.iter().enumerate() {
+        client.write_all(&[command.as_bytes(), STEP].concat()).unwrap();
+        let mut reply = Vec::new();
+        while !reply.ends_with(STEP_DONE) {
+            let mut bytes = [0; 4096];
+            let len = client.read(&mut bytes).expect("an answer");
+            reply.extend_from_slice(&bytes[..len]);
+        }
+        // A read of a key that is nobody's ends what belongs to this command.
+        let mark = format!("key=mark{i} ");
+        client.write_all(format!("get mark{i}\r\n").as_bytes()).unwrap();
+        crate::support::expect(&mut client, "END\r\n");
+        while !text.contains(&mark) {
+            let mut bytes = [0; 4096];
+            let len = watcher.read(&mut bytes).expect("lines");
+            assert!(len > 0, "closed");
+            text.push_str(std::str::from_utf8(&bytes[..len]).expect("text"));
+        }
+        let end = text.find(&mark).map_or(0, |at| at + text[at..].find('\n').map_or(0, |rest| rest + 1));
+        for line in text[..end].lines() {
+            let told = line.contains(&format!(" type={kind} "))
+                && !line.contains("key=mark")
+                && !line.contains("key=. ");
+            let words = line.split(' ').filter(|word| {
+                !["ts=", "gid=", "clsid=", "cfd="].iter().any(|made_up| word.starts_with(made_up))
+            });
+            shown.extend(
+                told.then(|| format!("{}: {}", command.trim_end(), words.collect::<Vec<_>>().join(" "))),
+            );
+        }
+        text.drain(..end);
+    }
+    shown
+}
+
+#[test]
+fn watchers_are_shown_the_lines_of_memcached() {
+    let Some(pair) = Pair::start() else { return };
+    let commands = [
+        ("get a\r\n", "item_get"),
+        ("set a 0 0 3\r\nabc\r\n", "item_store"),
+        ("get a\r\n", "item_get"),
+        ("gets a b\r\n", "item_get"),
+        ("mg a v\r\n", "item_get"),
+        ("mg nobody s v\r\n", "item_get"),
+        ("mg vivid N30 v\r\n", "item_get"),
+        ("gat 100 a\r\n", "item_get"),
+        ("touch a 100\r\n", "item_get"),
+        ("me a\r\n", "item_get"),
+        ("add a 0 0 1\r\n1\r\n", "item_store"),
+        ("add fresh 0 50 1\r\n1\r\n", "item_store"),
+        ("replace a 0 100 4\r\nabcd\r\n", "item_store"),
+        ("replace nobody 0 0 1\r\n1\r\n", "item_store"),
+        ("ms m 2 T30\r\nhi\r\n", "item_store"),
+        ("ms m 2 ME\r\nhi\r\n", "item_store"),
+        ("cas a 0 0 1 9\r\n1\r\n", "item_store"),
+        ("cas nobody 0 0 1 9\r\n1\r\n", "item_store"),
+        ("set b%25\u{e9} 0 0 1\r\nx\r\n", "item_store"),
+        ("delete a\r\n", "deleted"),
+        ("delete a\r\n", "deleted"),
+    ];
+    let [theirs, ours] =
+        [pair.memcached.address, pair.ours.listen].map(|address| watched(address, &commands));
+    assert_eq!(ours, theirs);
+    assert!(ours.len() > commands.len() - 2, "{ours:?}");
+}

@@ -2,6 +2,7 @@
 //! has gone.
 
 use crate::support::{Server, ask, bulk, eventually, expect, resp};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 fn changed(key: &str) -> String {
@@ -110,4 +111,167 @@ fn a_monitor_sees_commands_of_other_connections_and_no_passwords() {
             .then_some(())
     });
     assert!(!seen.contains("sesame"), "{seen}");
+}
+
+fn id(client: &mut TcpStream) -> String {
+    client.write_all(&resp(&["CLIENT", "ID"])).unwrap();
+    let mut text = String::new();
+    while !text.ends_with("\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        text.push(char::from(byte[0]));
+    }
+    text.trim_matches([':', '\r', '\n']).to_owned()
+}
+
+#[test]
+fn another_connection_is_told_in_ones_place_whatever_core_it_is_on() {
+    let server = Server::start(&[]);
+    for _ in 0..4 {
+        let (mut reader, mut listener, mut writer) = (server.connect(), server.connect(), server.connect());
+        let id = id(&mut listener);
+        let subscribed = "*3\r\n$9\r\nsubscribe\r\n$20\r\n__redis__:invalidate\r\n:1\r\n";
+        ask(&mut listener, resp(&["SUBSCRIBE", "__redis__:invalidate"]), subscribed);
+        ask(
+            &mut reader,
+            resp(&["CLIENT", "TRACKING", "ON", "REDIRECT", "99999999"]),
+            "-ERR The client ID you want redirect to does not exist\r\n",
+        );
+        ask(&mut reader, resp(&["CLIENT", "TRACKING", "ON", "REDIRECT", &id]), "+OK\r\n");
+        ask(&mut reader, resp(&["CLIENT", "GETREDIR"]), format!(":{id}\r\n"));
+        ask(&mut reader, resp(&["FLUSHALL"]), "+OK\r\n");
+        let message = "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
+        expect(&mut listener, format!("{message}$-1\r\n"));
+        for i in 0..20 {
+            let key = format!("key:{i}");
+            ask(&mut reader, resp(&["GET", &key]), "$-1\r\n");
+            ask(&mut writer, resp(&["SET", &key, "v"]), "+OK\r\n");
+            expect(&mut listener, format!("{message}*1\r\n{}", bulk(&key)));
+        }
+        ask(&mut reader, "PING\r\n", "+PONG\r\n");
+        // When that one has gone the one who redirects is told, in RESP3.
+        ask(&mut reader, resp(&["CLIENT", "REPLY", "OFF"]), "");
+        ask(&mut reader, resp(&["HELLO", "3"]), "");
+        ask(&mut reader, resp(&["CLIENT", "REPLY", "ON"]), "+OK\r\n");
+        let before = server.metric("foreshadow_connections");
+        drop(listener);
+        server.metric_becomes("foreshadow_connections", |count| count < before);
+        ask(&mut reader, resp(&["GET", "key:0"]), bulk("v"));
+        ask(&mut writer, resp(&["SET", "key:0", "w"]), "+OK\r\n");
+        expect(&mut reader, format!(">2\r\n$21\r\ntracking-redir-broken\r\n:{id}\r\n"));
+        ask(&mut writer, resp(&["FLUSHALL"]), "+OK\r\n");
+        expect(&mut reader, format!(">2\r\n$21\r\ntracking-redir-broken\r\n:{id}\r\n"));
+        ask(&mut reader, "PING\r\n", "+PONG\r\n");
+    }
+}
+
+/// Reads lines until so many have come that hold a word.
+fn lines_with(stream: &mut TcpStream, word: &str, count: usize) -> Vec<String> {
+    let (mut text, mut found) = (String::new(), Vec::new());
+    while found.len() < count {
+        let mut piece = [0; 4096];
+        let len = stream.read(&mut piece).expect("more lines");
+        assert!(len > 0, "closed after {text}");
+        text.push_str(std::str::from_utf8(&piece[..len]).expect("text"));
+        let whole = text.rfind('\n').map_or(0, |at| at + 1);
+        found.extend(text[..whole].lines().filter(|line| line.contains(word)).map(str::to_owned));
+        text.drain(..whole);
+    }
+    found
+}
+
+#[test]
+fn a_memcached_watcher_sees_what_happens_on_all_cores_by_any_protocol() {
+    let server = Server::start(&["--memory", "16MiB"]);
+    let mut watcher = server.connect();
+    ask(&mut watcher, "watch fetchers mutations deletions connevents evictions\r\n", "OK\r\n");
+    let (mut memcached, mut redis) = (server.connect(), server.connect());
+    assert_eq!(lines_with(&mut watcher, "type=conn_new", 2).len(), 2);
+    for i in 0..20 {
+        let key = format!("key:{i}");
+        ask(&mut redis, resp(&["SET", &key, "value", "EX", "100"]), "+OK\r\n");
+        let stored = lines_with(&mut watcher, &format!("key=key%3A{i} "), 1).remove(0);
+        let (head, facts) = stored.split_once(" type=").expect("a type");
+        assert!(head.starts_with("ts=") && head.contains(" gid="), "{stored}");
+        let facts = facts.split(" cfd=").next().unwrap();
+        assert_eq!(facts, format!("item_store key=key%3A{i} status=stored cmd=set ttl=100 clsid=1"));
+        ask(&mut memcached, format!("get {key}\r\n"), format!("VALUE {key} 0 5\r\nvalue\r\nEND\r\n"));
+        let read = lines_with(&mut watcher, "type=item_get", 1).remove(0);
+        assert!(read.contains(" status=found clsid=1 cfd=") && read.ends_with(" size=5"), "{read}");
+        ask(&mut memcached, format!("delete {key}\r\n"), "DELETED\r\n");
+        let gone = lines_with(&mut watcher, "type=deleted", 1).remove(0);
+        assert!(gone.ends_with(&format!("type=deleted key=key%3A{i} cmd=delete clsid=1 size=5")), "{gone}");
+    }
+    drop(redis);
+    lines_with(&mut watcher, "type=conn_close rip=127.0.0.1 ", 1);
+    // More than fits: some are evicted.
+    let value = "x".repeat(4000);
+    for i in 0..6000 {
+        ask(&mut memcached, format!("set big:{i} 0 0 4000\r\n{value}\r\n"), "STORED\r\n");
+    }
+    let gone = lines_with(&mut watcher, "type=eviction", 1).remove(0);
+    assert!(
+        gone.contains(" key=big%3A") && gone.ends_with(" fetch=no ttl=-1 la=0 clsid=1 size=4000"),
+        "{gone}"
+    );
+    server.metric_becomes("foreshadow_watchers", |count| count == 1.0);
+    drop(watcher);
+    server.metric_becomes("foreshadow_watchers", |count| count == 0.0);
+}
+
+#[test]
+fn a_watcher_who_does_not_read_holds_nobody_and_is_told_how_much_it_missed() {
+    let server = Server::start(&[]);
+    let mut watcher = server.connect();
+    ask(&mut watcher, "watch fetchers\r\n", "OK\r\n");
+    let mut client = server.connect();
+    let key = "k".repeat(200);
+    let mut sent = 0;
+    // Until lines are skipped for want of room; the client is answered all the while.
+    eventually("lines are skipped", || {
+        let batch = format!("get {key}\r\n").repeat(2000);
+        ask(&mut client, batch, "END\r\n".repeat(2000));
+        sent += 2000;
+        (server.metric("foreshadow_watch_lines_skipped_total") > 0.0).then_some(())
+    });
+    assert!(server.metric("foreshadow_buffer_bytes") < 16e6);
+    let mut seen = 0u64;
+    let mut text = String::new();
+    // It reads again: what it sees and what it is told to have missed are all there was.
+    watcher.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+    eventually("everything is accounted for", || {
+        ask(&mut client, "get last\r\n", "END\r\n");
+        sent += 1;
+        let mut piece = [0; 65536];
+        while let Ok(len) = watcher.read(&mut piece) {
+            assert!(len > 0, "closed");
+            text.push_str(std::str::from_utf8(&piece[..len]).unwrap());
+        }
+        let whole = text.rfind('\n').map_or(0, |at| at + 1);
+        for line in text[..whole].lines() {
+            seen += match line.strip_prefix("skipped=") {
+                Some(count) => count.parse::<u64>().expect("a number"),
+                None => {
+                    assert!(line.starts_with("ts="), "{line}");
+                    1
+                }
+            };
+        }
+        text.drain(..whole);
+        assert!(seen <= sent);
+        (seen == sent).then_some(())
+    });
+}
+
+#[test]
+fn there_are_so_many_watchers() {
+    let server = Server::start(&[]);
+    let mut watchers: Vec<TcpStream> = (0..20).map(|_| server.connect()).collect();
+    watchers.iter_mut().for_each(|watcher| ask(watcher, "watch\r\n", "OK\r\n"));
+    let mut one_more = server.connect();
+    ask(&mut one_more, "watch\r\nmn\r\n", "WATCHER_TOO_MANY log watcher limit reached\r\nMN\r\n");
+    ask(&mut one_more, "watch proxyreqs\r\n", "CLIENT_ERROR there are no events of this kind here\r\n");
+    drop(watchers);
+    server.metric_becomes("foreshadow_watchers", |count| count == 0.0);
+    ask(&mut one_more, "watch\r\n", "OK\r\n");
 }

@@ -1,6 +1,7 @@
 //! New connections: taken, or refused with a word, or waited for when descriptors have run out.
 
 use super::Core;
+use super::works::asker;
 use crate::clock::Now;
 use crate::io::connection::{Connection, Receiving};
 use crate::io::ring::Completion;
@@ -84,6 +85,10 @@ impl Core {
         let connection = self.table.of(id).expect("inserted above");
         connection.receiving = Receiving::On;
         self.ring.receive(connection.socket.as_raw_fd(), id);
+        if self.works.watchers.any() {
+            let asker = asker(self.works.me, id, self.works.node.core_count());
+            self.works.watchers.connection(now, asker, connection.session.peer(), None);
+        }
     }
 
     pub(super) fn arm_listeners(&mut self) {

@@ -1,9 +1,11 @@
 //! Ends: of a connection, and of the core by draining.
 
 use super::Core;
+use super::works::asker;
 use crate::clock::Now;
 use crate::ids::ConnectionId;
 use crate::io::connection::Receiving;
+use crate::io::time;
 use std::sync::atomic::Ordering;
 
 impl Core {
@@ -27,6 +29,11 @@ impl Core {
         let Some(connection) = self.table.of(id) else { return };
         if connection.receiving != Receiving::Off || connection.in_flight {
             return;
+        }
+        if self.works.watchers.any() {
+            let reason = if connection.ended || connection.closing { "normal" } else { "error" };
+            let asker = asker(self.works.me, id, self.works.node.core_count());
+            self.works.watchers.connection(time::now(), asker, connection.session.peer(), Some(reason));
         }
         if connection.session.observes() {
             self.forget_observer(id);

@@ -8,7 +8,7 @@ use crate::engine::{Passage, Waiter};
 use crate::ids::CoreId;
 use crate::io::connection::Stage;
 use crate::message::{Batch, ReturnAddress};
-use crate::request::{Answer, Fault, Notice, Outcome, Request, Value, Verb};
+use crate::request::{Answer, Fault, Notice, Observer, Outcome, Request, Value, Verb};
 use crate::store::APPROACH_MAX;
 
 /// Output of fewer bytes need not be counted before its connection is looked at anyway.
@@ -88,6 +88,8 @@ impl Core {
                 | Verb::Limit { .. }
                 | Verb::Notify { .. }
                 | Verb::Monitor { .. }
+                | Verb::Locate { .. }
+                | Verb::Watch { .. }
                 | Verb::SetUser
                 | Verb::Configure { .. }
                 | Verb::Journal(_) => {
@@ -117,8 +119,20 @@ impl Core {
                 }
                 _ => {
                     guarded &= request.verb != Verb::Unguard;
+                    let waiter = Waiter { core: from, address };
+                    if works.watchers.any() {
+                        match works.serve_watched(now, waiter, &request) {
+                            Some(outcome) => {
+                                let (answer, value) = (outcome.answer, outcome.value.to_cow().into_owned());
+                                let outcome = Outcome { answer, value: Value::One(&value) };
+                                works.mesh.answer(from, address, &outcome);
+                            }
+                            None => works.mesh.park(from),
+                        }
+                        continue;
+                    }
                     // Executing through the works would borrow them whole, and answering needs their mesh.
-                    match works.engine.serve(now, Waiter { core: from, address }, &request) {
+                    match works.engine.serve(now, waiter, &request) {
                         Some(outcome) => works.mesh.answer(from, address, &outcome),
                         None => works.mesh.park(from),
                     }
@@ -156,8 +170,15 @@ impl Core {
         }
     }
 
-    /// Requests about connections and the core itself.
+    /// Requests about connections and the core itself. What they bring about is done as well: who is told something may have
+    /// somebody else told, and hear that he has gone, and that is the end of it.
     pub(super) fn do_chores(&mut self, now: Now) {
+        while !self.works.chores.is_empty() {
+            self.do_a_round_of_chores(now);
+        }
+    }
+
+    fn do_a_round_of_chores(&mut self, now: Now) {
         for chore in std::mem::take(&mut self.works.chores) {
             let mut bytes = Vec::new();
             let answer = match chore.verb {
@@ -181,8 +202,23 @@ impl Core {
                     }
                     Answer::Number(i64::from(found.is_some()))
                 }
+                Verb::Locate { client } => {
+                    let found = self.table.iter_mut().find(|c| !c.dying && c.session.client_id() == client);
+                    if let Some(connection) = found {
+                        let observer = Observer { core: self.works.me, connection: connection.id };
+                        bytes.extend_from_slice(&observer.to_bytes());
+                    }
+                    Answer::Page { cursor: 0 }
+                }
+                Verb::Watch { observer, kinds } => match self.watch(observer, kinds) {
+                    true => Answer::Number(0),
+                    false => Answer::Fault(Fault::Busy),
+                },
                 Verb::Notify { connection, notice } => {
-                    let text = if notice == Notice::Line { &chore.value } else { &chore.key };
+                    let text = match notice {
+                        Notice::Line | Notice::Events => &chore.value,
+                        _ => &chore.key,
+                    };
                     self.notify(now, connection, notice, text);
                     Answer::Number(0)
                 }

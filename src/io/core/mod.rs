@@ -228,6 +228,7 @@ impl Core {
             spare_buffers: Vec::new(),
             guesses: wire::guesses::Guesses::default(),
             journal: wire::journal::Journal::default(),
+            watchers: wire::events::Watchers::new(me.0, node.core_count()),
         };
         let due = Due {
             engine: now.mono,
@@ -375,8 +376,8 @@ impl Core {
         busy |= self.serve_runnable(now);
         self.mind_origins(now);
         self.spread_hints();
-        if self.works.engine.has_changes() || !self.works.lines.is_empty() {
-            self.tell_observers();
+        if self.works.engine.has_changes() || !self.works.lines.is_empty() || self.works.watchers.any() {
+            self.tell_observers(now);
         }
         self.do_chores(now);
         for id in std::mem::take(&mut self.orphans) {
@@ -392,7 +393,7 @@ impl Core {
             self.look_at_clock(now);
             if self.works.engine.has_changes() {
                 // Items that have ended; after this the core may sleep.
-                self.tell_observers();
+                self.tell_observers(now);
                 self.do_chores(now);
                 self.send_outputs(now);
                 self.works.engine.counters.hop_batches_total += self.works.mesh.flush(&mut self.ring);

@@ -9,7 +9,9 @@ use crate::engine::Change;
 use crate::ids::{ConnectionId, CoreId};
 use crate::message::ReturnAddress;
 use crate::request::{Notice, Observer, Request, Setting, Verb};
+use crate::store::Victim;
 use crate::wire;
+use crate::wire::events::{EVICTIONS, Evicted};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,18 +21,42 @@ const NOBODY: ReturnAddress = ReturnAddress { connection: ConnectionId::NOBODY, 
 impl Core {
     /// Sends what this turn has for observers on its way to their cores.
     #[cold]
-    pub(super) fn tell_observers(&mut self) {
+    pub(super) fn tell_observers(&mut self, now: Now) {
         for Change { observer, key } in self.works.engine.take_changes() {
             match key {
                 Some(key) => self.tell(observer, Notice::Changed, &key, b""),
                 None => self.tell(observer, Notice::AllChanged, b"", b""),
             }
         }
+        if self.works.watchers.any() {
+            self.tell_watchers(now);
+        }
         for line in std::mem::take(&mut self.works.lines) {
             for observer in self.works.monitors.clone() {
                 self.tell(observer, Notice::Line, b"", &line);
             }
         }
+    }
+
+    fn tell_watchers(&mut self, now: Now) {
+        let (victims, lost) = self.works.engine.take_victims();
+        for victim in &victims {
+            let Victim { key, value_bytes, expiry, used, idle_seconds } = victim;
+            let (value_bytes, expiry, used, idle_seconds) = (*value_bytes, *expiry, *used, *idle_seconds);
+            self.works.watchers.evicted(now, &Evicted { key, value_bytes, expiry, used, idle_seconds });
+        }
+        self.works.watchers.lost(EVICTIONS, lost);
+        for (observer, lines) in self.works.watchers.take() {
+            self.tell(observer, Notice::Events, b"", &lines);
+        }
+    }
+
+    /// Adds, changes or removes one who sees what happens; `false` if there are too many.
+    pub(super) fn watch(&mut self, observer: Observer, kinds: u8) -> bool {
+        let room = self.works.watchers.set(observer, kinds);
+        let evictions = self.works.watchers.want(EVICTIONS);
+        self.works.engine.watch_evictions(evictions);
+        room
     }
 
     fn tell(&mut self, observer: Observer, notice: Notice, key: &[u8], value: &[u8]) {
@@ -50,11 +76,23 @@ impl Core {
 
     /// Tells one of this core's connections.
     pub(super) fn notify(&mut self, now: Now, id: ConnectionId, notice: Notice, text: &[u8]) {
-        let Some(connection) = self.table.of(id) else { return };
-        if connection.dying || connection.closing {
+        let Some(connection) = self.table.of(id).filter(|it| !it.dying && !it.closing) else {
+            if let Notice::Redirected(source) | Notice::AllRedirected(source) = notice {
+                self.tell(source, Notice::RedirectBroken, b"", b"");
+            }
             return;
+        };
+        if let (Some(target), Notice::Changed | Notice::AllChanged) = (connection.session.redirect(), notice)
+        {
+            let source = Observer { core: self.works.me, connection: id };
+            let notice = match notice {
+                Notice::Changed => Notice::Redirected(source),
+                _ => Notice::AllRedirected(source),
+            };
+            return self.tell(target, notice, text, b"");
         }
         connection.session.notify(now, &self.works.node, notice, text);
+        connection.session.settle(&mut self.works.engine.counters, &mut self.works.journal);
         self.settle(now, id);
     }
 
@@ -134,7 +172,12 @@ impl Core {
     pub(super) fn forget_observer(&mut self, connection: ConnectionId) {
         let observer = Observer { core: self.works.me, connection };
         for core in 0..self.works.node.core_count() {
-            for verb in [Verb::Unobserve(observer), Verb::Monitor { observer, on: false }] {
+            let ends = [
+                Verb::Unobserve(observer),
+                Verb::Monitor { observer, on: false },
+                Verb::Watch { observer, kinds: 0 },
+            ];
+            for verb in ends {
                 self.send_to(CoreId(core), &Request { key: &[], value: &[], verb });
             }
         }

@@ -53,6 +53,7 @@ impl Core {
             self.due.sweep = now.mono.plus_millis(SWEEP_MILLIS);
             self.sweep(now);
             self.works.engine.counters.buffer_bytes = self.buffer_bytes + self.buffers.byte_count() as u64;
+            self.works.count_onlookers();
             let mut counters = Counters::default();
             let request = Request { key: b"", value: b"", verb: Verb::Counters };
             let page = self.works.engine.execute(now, &request);

@@ -10,6 +10,8 @@ use crate::message::ReturnAddress;
 use crate::metrics::Counters;
 use crate::request::{Answer, Condition, Expiry, Observer, Outcome, Put, Request, Value, Verb};
 use crate::topology::Node;
+use crate::wire::denials::Denial;
+use crate::wire::events::{Asker, DELETIONS, Watchers};
 use crate::wire::guesses::Guesses;
 use crate::wire::journal::{Errors, Journal, Slow, Thresholds};
 use crate::wire::{Backend, Target};
@@ -23,7 +25,7 @@ pub(super) struct Works {
     pub(super) node: Rc<Node>,
     /// Whether the name in a client's certificate is its user's.
     pub(super) certificates_name_users: bool,
-    /// Calls of each RESP command.
+    /// Calls of each RESP command and subcommand, by its place.
     pub(super) calls: Box<[u64; 256]>,
     /// Requests about connections, done when no session is at work.
     pub(super) chores: Vec<Chore>,
@@ -34,6 +36,8 @@ pub(super) struct Works {
     pub(super) lines_until: Mono,
     /// Wrong passwords of late.
     pub(super) guesses: Guesses,
+    /// Who watches what happens.
+    pub(super) watchers: Watchers,
     /// What is remembered of commands.
     pub(super) journal: Journal,
     /// Lines for them, made in this turn.
@@ -96,6 +100,8 @@ impl Works {
             | Verb::Limit { .. }
             | Verb::Notify { .. }
             | Verb::Monitor { .. }
+            | Verb::Locate { .. }
+            | Verb::Watch { .. }
             | Verb::SetUser
             | Verb::Configure { .. } => {
                 let (key, value) = (request.key.to_vec(), request.value.to_vec());
@@ -104,6 +110,7 @@ impl Works {
             }
             Verb::Counters => {
                 self.scratch.clear();
+                self.count_onlookers();
                 self.engine.execute(now, request).value.append_to(&mut self.scratch);
                 self.scratch.extend(self.calls.iter().flat_map(|calls| calls.to_le_bytes()));
                 let process = if self.me.index() == 0 { time::process() } else { [0; 3] };
@@ -121,9 +128,48 @@ impl Works {
                 let answer = self.journal.answer(part, &mut self.scratch);
                 Some(Outcome { answer, value: Value::One(&self.scratch) })
             }
+            _ if self.watchers.any() => self.serve_watched(now, Waiter { core: from, address }, request),
             _ => self.engine.serve(now, Waiter { core: from, address }, request),
         }
     }
+
+    /// Counts who watches and who is told of changes. All cores know the same ones, so one of them tells.
+    pub(super) fn count_onlookers(&mut self) {
+        if self.me.index() == 0 {
+            self.engine.counters.watchers = self.watchers.count() as u64;
+            self.engine.counters.observers = self.engine.observers() as u64;
+        }
+    }
+
+    /// Does a request while somebody watches.
+    #[cold]
+    pub(super) fn serve_watched(
+        &mut self,
+        now: Now,
+        waiter: Waiter,
+        request: &Request<'_>,
+    ) -> Option<Outcome<'_>> {
+        let mut len = None;
+        if matches!(request.verb, Verb::Remove(_)) && self.watchers.want(DELETIONS) {
+            // An answer does not tell how long the value was that is gone.
+            let look = Request { verb: Verb::Look, ..*request };
+            len = match self.engine.execute(now, &look).answer {
+                Answer::Item(item) => Some(item.len),
+                _ => None,
+            };
+        }
+        let asker = asker(waiter.core, waiter.address.connection, self.node.core_count());
+        let outcome = self.engine.serve(now, waiter, request);
+        // Who has to wait for an origin has not found it here.
+        let answer = outcome.as_ref().map_or(Answer::Miss, |outcome| outcome.answer);
+        self.watchers.request(now, asker, request, answer, len);
+        outcome
+    }
+}
+
+/// A connection as those who watch see it.
+pub(super) fn asker(core: CoreId, connection: ConnectionId, cores: u16) -> Asker {
+    Asker(u64::from(connection.place) * u64::from(cores) + u64::from(core.0))
 }
 
 /// A connection of a core as somebody whose value lands: no two have the same number at a time.
@@ -194,6 +240,11 @@ impl Backend for Desk<'_> {
         }
     }
 
+    fn denied(&mut self, denial: &Denial<'_>) {
+        let place = (self.works.me.0, self.works.node.core_count());
+        self.works.journal.denials.add(place, self.now.wall.0, denial);
+    }
+
     fn dice(&mut self, into: &mut [u8]) -> bool {
         rustls::crypto::ring::default_provider().secure_random.fill(into).is_ok()
     }
@@ -258,7 +309,7 @@ impl Backend for Desk<'_> {
     }
 
     #[inline]
-    fn called(&mut self, command: u8) {
-        self.works.calls[usize::from(command)] += 1;
+    fn called(&mut self, place: u8) {
+        self.works.calls[usize::from(place)] += 1;
     }
 }

@@ -8,7 +8,7 @@ use crate::request::{
     Condition, Count, Expire, ExpireOnly, ExpiryChange, LANDING_BYTES_MIN, Named, Put, Remove, Request,
     Splice, Step, Verb,
 };
-use crate::wire::{Backend, Next, Reason, Target};
+use crate::wire::{Backend, Next, Reason, Target, events};
 
 /// The storage commands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ enum Storage {
 const NO_SLABS: &[u8] = b"CLIENT_ERROR slab reassignment disabled";
 const NO_CRAWLER: &[u8] = b"CLIENT_ERROR lru crawler disabled";
 const NO_MEMLIMIT: &[u8] = b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust";
-const NO_WATCHER: &[u8] = b"WATCHER_FAILED failed to add log watcher";
+const NO_EVENTS: &[u8] = b"CLIENT_ERROR there are no events of this kind here";
 const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument";
 const ERROR: &[u8] = b"ERROR";
 
@@ -73,6 +73,7 @@ impl<B: Backend> Turn<'_, B> {
             b"flush_all" => self.flush(rest),
             b"invalidate" => self.invalidate(rest),
             b"stats" => self.stats(rest),
+            b"watch" => self.watch(rest),
             b"version" => self.exchange.say(Shape::Version, b""),
             b"verbosity" => self.verbosity(rest),
             b"quit" => return Advance::Stop(line_len, Next::Close(Reason::Quit)),
@@ -327,6 +328,46 @@ impl<B: Backend> Turn<'_, B> {
         self.exchange.say(Shape::Stats(page), b"");
     }
 
+    /// `watch [fetchers|mutations|evictions|connevents|deletions]*`: from here on the client is shown lines of what happens.
+    fn watch(&mut self, rest: &[u8]) {
+        let mut kinds = 0;
+        for word in Words(rest) {
+            kinds |= match word {
+                b"fetchers" => events::FETCHERS,
+                b"mutations" => events::MUTATIONS,
+                b"evictions" => events::EVICTIONS,
+                b"connevents" => events::CONNECTIONS,
+                b"deletions" => events::DELETIONS,
+                b"rawcmds" | b"sysevents" | b"proxyreqs" | b"proxyevents" | b"proxyuser" => {
+                    return self.fail(NO_EVENTS, false);
+                }
+                _ => return self.fail(ERROR, false),
+            };
+        }
+        let kinds = if kinds == 0 { events::FETCHERS } else { kinds };
+        let Some(observer) = self.exchange.backend.observer() else {
+            return self.fail(b"WATCHER_FAILED failed to add log watcher", false);
+        };
+        self.ask_all(Verb::Watch { observer, kinds }, Shape::FlushPart);
+        self.exchange.say(Shape::Watched, b"");
+        *self.state = State::Watch;
+    }
+
+    /// What a client says who watches: nothing that is listened to, unless it turns out that it may not watch.
+    pub(super) fn watching(&mut self, rest: &[u8]) -> Advance {
+        if !self.exchange.order.is_empty() {
+            return Advance::Stop(0, Next::Blocked);
+        }
+        if std::mem::take(&mut self.exchange.writer.refused) {
+            if let Some(observer) = self.exchange.backend.observer() {
+                self.ask_all(Verb::Watch { observer, kinds: 0 }, Shape::Nothing);
+            }
+            *self.state = State::Line;
+            return Advance::On(0);
+        }
+        Advance::On(rest.len())
+    }
+
     /// Asks every core.
     fn ask_all(&mut self, verb: Verb, shape: Shape) {
         for core in 0..self.exchange.node.core_count() {
@@ -351,23 +392,6 @@ impl<B: Backend> Turn<'_, B> {
                 ) =>
             {
                 NO_CRAWLER
-            }
-            b"watch"
-                if matches!(
-                    first,
-                    None | Some(
-                        b"fetchers"
-                            | b"mutations"
-                            | b"evictions"
-                            | b"connevents"
-                            | b"proxyreqs"
-                            | b"proxyevents"
-                            | b"proxyuser"
-                            | b"deletions"
-                    )
-                ) =>
-            {
-                NO_WATCHER
             }
             b"shutdown" => b"SERVER_ERROR: shutdown not enabled",
             // A command of one byte or none.

@@ -30,7 +30,7 @@ mod words;
 mod writer;
 
 use super::journal::Blame;
-use super::{Backend, Exchange, Next, Options, Order, Progress, Reason, Target};
+use super::{Backend, Exchange, Next, Options, Order, Progress, Reason, TURN_BYTES_MAX, Target};
 use crate::clock::Now;
 use crate::metrics::Counters;
 use crate::request::{ExpiryChange, Outcome, Request, Verb};
@@ -40,6 +40,8 @@ use std::sync::Arc;
 use words::{KEY_BYTES_MAX, Words, is_key, unsigned};
 use writer::{Shape, Writer};
 
+/// Bytes of lines that wait for a client who watches, beside those that are on their way to it.
+const WATCHED_BYTES_MAX: usize = 256 << 10;
 /// Longest line in bytes, its end not counted, unless it is a get.
 const LINE_BYTES_MAX: usize = 2048;
 
@@ -61,6 +63,8 @@ pub(crate) struct Memcached {
     pub(super) badge: Badge,
     writer: Writer,
     order: Order<Shape>,
+    /// Lines of what happens that the client was not shown, and not told of yet.
+    skipped: u64,
 }
 
 /// Where in the stream the next byte stands.
@@ -74,6 +78,8 @@ enum State {
     Refuse,
     /// Inside a block that is not wanted.
     Swallow { left: u64 },
+    /// Shown what happens; what the client says is not listened to any more.
+    Watch,
 }
 
 /// What a get line does with each of its keys.
@@ -96,6 +102,7 @@ impl Memcached {
             options,
             state: State::Line,
             order: Order::new(),
+            skipped: 0,
         }
     }
 
@@ -108,7 +115,9 @@ impl Memcached {
         backend: &mut B,
         out: &mut Vec<u8>,
     ) -> Progress {
+        let bytes = out.len() + TURN_BYTES_MAX;
         let mut turn = Turn {
+            bytes,
             exchange: Exchange {
                 now,
                 node,
@@ -156,7 +165,36 @@ impl Memcached {
 
     /// Whether it stopped inside a command that is taken in pieces.
     pub fn midway(&self) -> bool {
-        !matches!(self.state, State::Line)
+        !matches!(self.state, State::Line | State::Watch)
+    }
+
+    /// Whether the client is shown what happens, or has asked for it.
+    pub fn watches(&self) -> bool {
+        matches!(self.state, State::Watch)
+    }
+
+    /// Shows lines of what happens; `batch` is [`super::events::Watchers::take`]'s. A client that does not take them is told
+    /// later how many it missed.
+    pub fn show(&mut self, batch: &[u8], out: &mut Vec<u8>) {
+        let Some((dropped, lines)) = batch.split_first_chunk::<8>() else { return };
+        // What happens before the watch has begun everywhere is nobody's business.
+        if !self.watches() || !self.order.is_empty() || self.writer.refused {
+            return;
+        }
+        let dropped = u64::from_le_bytes(*dropped);
+        self.skipped += dropped;
+        let count = memchr::memchr_iter(b'\n', lines).count() as u64;
+        if out.len() + lines.len() > WATCHED_BYTES_MAX {
+            self.skipped += count;
+            self.writer.tally_watched(0, dropped + count);
+            return;
+        }
+        self.writer.tally_watched(count, dropped);
+        if self.skipped > 0 {
+            out.extend_from_slice(format!("skipped={}\n", self.skipped).as_bytes());
+            self.skipped = 0;
+        }
+        out.extend_from_slice(lines);
     }
 
     /// Whether the client may do everything.
@@ -174,6 +212,8 @@ struct Turn<'t, B: Backend> {
     badge: &'t mut Badge,
     /// Commands (keys, in a get line) that may still be executed in this turn.
     budget: usize,
+    /// Bytes of output at which the turn is over.
+    bytes: usize,
     /// Commands executed in this turn.
     commands: u64,
     /// Commands from here on whose keys the backend was told.
@@ -201,6 +241,7 @@ impl<B: Backend> Turn<'_, B> {
                 State::Keys(retrieval) => self.keys(rest, retrieval),
                 State::Refuse => self.refuse(rest),
                 State::Swallow { left } => self.swallow(rest, left),
+                State::Watch => self.watching(rest),
             };
             match step {
                 Advance::On(len) => at += len,
@@ -212,7 +253,7 @@ impl<B: Backend> Turn<'_, B> {
     /// What keeps the next command from being executed now.
     #[inline]
     fn obstacle(&self) -> Option<Next> {
-        if self.budget == 0 {
+        if self.budget == 0 || self.exchange.out.len() >= self.bytes {
             Some(Next::Yield)
         } else if !self.exchange.has_room(self.options.output_soft_bytes) {
             Some(Next::Blocked)

@@ -90,10 +90,12 @@ fn general(now: Now, node: &Node, sum: &Counters, out: &mut Vec<u8>) {
         ("reclaimed", sum.expired_total),
         ("crawler_reclaimed", sum.expired_total.saturating_sub(sum.expired_sought_total)),
         ("noreply_errors", sum.silent_errors_total),
-        // Memory is reserved at the start, tables grow by pages, watchers there are none.
+        // Memory is reserved at the start, tables grow by pages.
         ("malloc_fails", 0),
         ("hash_is_expanding", 0),
-        ("log_watchers", 0),
+        ("log_watcher_skipped", sum.watch_lines_skipped_total),
+        ("log_watcher_sent", sum.watch_lines_sent_total),
+        ("log_watchers", sum.watchers),
     ];
     for (name, value) in rows {
         stat(out, name, value);

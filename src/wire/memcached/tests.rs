@@ -5,7 +5,7 @@ mod escapes;
 use super::*;
 use crate::clock::{Mono, Wall};
 use crate::hash::crc16;
-use crate::ids::Version;
+use crate::ids::{ConnectionId, CoreId, Version};
 use crate::metrics::Counters;
 use crate::request::*;
 use crate::topology::ShardMap;
@@ -283,7 +283,7 @@ impl Model {
                 let line = b"id=7 addr=1.2.3.4:5 laddr=127.0.0.1:7400 name= age=3 idle=2 flags=N\n".to_vec();
                 (Answer::Page { cursor: 0 }, line)
             }
-            Verb::ResetCounters => (Answer::Number(0), empty),
+            Verb::ResetCounters | Verb::Watch { .. } => (Answer::Number(0), empty),
             verb => panic!("memcached does not ask for {verb:?}"),
         }
     }
@@ -348,6 +348,11 @@ impl Backend for World {
     }
 
     fn called(&mut self, _command: u8) {}
+
+    fn observer(&self) -> Option<Observer> {
+        let connection = ConnectionId { place: 4, generation: 1 };
+        Some(Observer { core: CoreId(0), connection })
+    }
 }
 
 /// A session, its world and what came out so far.
@@ -485,7 +490,7 @@ fn where_we_differ_from_memcached() {
         ("slabs automove 1\r\nmn\r\n", "CLIENT_ERROR slab reassignment disabled\r\n"),
         ("slabs reassign 1 2\r\nmn\r\n", "CLIENT_ERROR slab reassignment disabled\r\n"),
         ("lru_crawler metadump all\r\nmn\r\n", "CLIENT_ERROR lru crawler disabled\r\n"),
-        ("watch fetchers\r\nmn\r\n", "WATCHER_FAILED failed to add log watcher\r\n"),
+        ("watch proxyreqs\r\nmn\r\n", "CLIENT_ERROR there are no events of this kind here\r\n"),
         ("lru mode flat\r\nmn\r\n", "ERROR\r\n"),
         ("cache_memlimit 64\r\nmn\r\n", "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n"),
     ];
@@ -498,6 +503,63 @@ fn where_we_differ_from_memcached() {
         };
         assert_eq!(got, escape(format!("{expected}MN\r\n").as_bytes()), "{sent}");
     }
+}
+
+#[test]
+fn who_watches_is_shown_lines_and_told_how_many_it_missed() {
+    for defers in [false, true] {
+        let mut talk = Talk::with(Options::default(), World::new(3, defers));
+        let batch = |dropped: u64, lines: &str| [&dropped.to_le_bytes()[..], lines.as_bytes()].concat();
+        let shown = |talk: &mut Talk, batch: &[u8]| {
+            let before = talk.out.len();
+            talk.session.show(batch, &mut talk.out);
+            String::from_utf8(talk.out[before..].to_vec()).unwrap()
+        };
+        assert_eq!(shown(&mut talk, &batch(0, "early\n")), "", "it does not watch");
+        talk.send(b"watch fetchers mutations\r\n");
+        assert_eq!(shown(&mut talk, &batch(3, "early\n")), if defers { "" } else { "skipped=3\nearly\n" });
+        while talk.deliver() {}
+        assert!(talk.session.watches() && !talk.session.midway());
+        assert!(talk.out.starts_with(b"OK\r\n"));
+        assert_eq!(shown(&mut talk, &batch(0, "a\nb\n")), "a\nb\n");
+        // What the client says from now on is not listened to.
+        let before = talk.out.len();
+        talk.send(b"version\r\nno line");
+        assert_eq!((talk.out.len(), talk.unread.len()), (before, 0));
+        // It takes nothing: what finds no room is counted, and told when there is room.
+        let long = "x\n".repeat(WATCHED_BYTES_MAX / 2 - 100);
+        assert_eq!(shown(&mut talk, &batch(0, &long)), long);
+        assert_eq!(shown(&mut talk, &batch(5, &"y\n".repeat(200))), "");
+        talk.out.clear();
+        assert_eq!(shown(&mut talk, &batch(2, "z\n")), "skipped=207\nz\n");
+        assert_eq!(shown(&mut talk, &batch(0, "z\n")), "z\n");
+        // What was counted while the client was served is there already.
+        let mut counters = talk.world.counters.clone();
+        talk.session.settle(&mut counters);
+        let sent = if defers { 0 } else { 1 } + 2 + long.len() as u64 / 2 + 2;
+        let skipped = if defers { 207 } else { 210 };
+        assert_eq!((counters.watch_lines_sent_total, counters.watch_lines_skipped_total), (sent, skipped));
+    }
+}
+
+#[test]
+fn one_watcher_too_many_is_told_and_goes_on() {
+    for defers in [false, true] {
+        let mut world = World::new(3, defers);
+        world.fault = Some(Fault::Busy);
+        let mut talk = Talk::with(Options::default(), world);
+        talk.send(b"watch\r\n");
+        talk.send(b"mn\r\n");
+        while talk.deliver() {}
+        talk.send(b"mn\r\n");
+        while talk.deliver() {}
+        assert_eq!(escape(&talk.out), escape(b"WATCHER_TOO_MANY log watcher limit reached\r\nMN\r\nMN\r\n"));
+        assert!(!talk.session.watches());
+        talk.session.show(&[0; 9], &mut talk.out);
+        assert!(talk.out.ends_with(b"MN\r\n"));
+    }
+    let mut talk = Talk::new();
+    assert_eq!(talk.ask("watch fetchers bogus\r\nmn\r\n"), escape(b"ERROR\r\nMN\r\n"));
 }
 
 /// All vectors that do not end the connection, one after the other.

@@ -38,6 +38,8 @@ pub(super) enum Shape {
     FlushPart,
     /// The answer to `flush_all`, when all cores have done it.
     Flushed { noreply: bool },
+    /// The answer to `watch`, when all cores have been told.
+    Watched,
     /// The version line.
     Version,
     /// One core's counters, to be added up.
@@ -91,9 +93,11 @@ pub(super) enum Mode {
 /// The writing half and what it remembers between replies.
 pub(super) struct Writer {
     options: Arc<Options>,
+    /// The client may not watch: there are too many who do.
+    pub refused: bool,
     /// Parts of a `stats` page so far.
     sum: Counters,
-    /// Fault of a part of a `flush_all` so far.
+    /// Fault of a part of a `flush_all` or a `watch` so far.
     flush_fault: Option<Fault>,
     /// What was counted since [`Writer::settle`]: replies may be written where the core's counters are out of reach.
     tally: Counters,
@@ -104,6 +108,7 @@ impl Writer {
     pub fn new(options: Arc<Options>) -> Writer {
         Writer {
             options,
+            refused: false,
             sum: Counters::default(),
             flush_fault: None,
             tally: Counters::default(),
@@ -119,6 +124,13 @@ impl Writer {
             self.tally = Counters::default();
             self.tallied = false;
         }
+    }
+
+    /// Counts lines of what happens that were shown, and that were not.
+    pub fn tally_watched(&mut self, sent: u64, skipped: u64) {
+        let tally = self.tally();
+        tally.watch_lines_sent_total += sent;
+        tally.watch_lines_skipped_total += skipped;
     }
 
     fn tally(&mut self) -> &mut Counters {
@@ -256,6 +268,13 @@ impl Encode for Writer {
             Shape::Flushed { noreply } => match self.flush_fault.take() {
                 Some(fault) => self.fault(fault, noreply, out),
                 None if noreply => {}
+                None => out.extend_from_slice(b"OK\r\n"),
+            },
+            Shape::Watched => match self.flush_fault.take() {
+                Some(_) => {
+                    self.refused = true;
+                    out.extend_from_slice(b"WATCHER_TOO_MANY log watcher limit reached\r\n");
+                }
                 None => out.extend_from_slice(b"OK\r\n"),
             },
             Shape::Version => stats::version(node, out),

@@ -5,10 +5,12 @@ use super::parser::{Arguments, integer};
 use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
 use super::server::in_category;
 use super::{Backend, ECHO_BYTES_MAX, Ex, Reason, Talk, echo, is};
+use crate::clock::Now;
 use crate::ids::CoreId;
-use crate::request::{Request, Verb};
+use crate::request::{Journal as Part, Request, Verb};
 use crate::wire::Target;
-use crate::wire::users::{DEFAULT, Denied, RULES_BYTES_MAX, USERS_MAX};
+use crate::wire::denials::{self, Denial, Ground};
+use crate::wire::users::{DEFAULT, Denied, RULES_BYTES_MAX, Selector, UNMATCHED, USERS_MAX};
 
 const NO_FILE: &str = "ERR This instance is not configured to use an ACL file. You may want to specify users via the ACL \
                        SETUSER command and then issue a CONFIG REWRITE (assuming you have a configuration file set) in \
@@ -19,6 +21,8 @@ const PROTECTED: &str = "ERR protected mode: other machines reach this server, a
 /// Bits of a password that `ACL GENPASS` makes, unless told otherwise, and at most.
 const PASSWORD_BITS: i64 = 256;
 const PASSWORD_BITS_MAX: i64 = 4096;
+/// Entries that `ACL LOG` shows unless told otherwise.
+const DENIALS_SHOWN: u32 = 10;
 
 /// Appends why a command is not for a user. `argument`: what it names, where that may be told.
 pub(super) fn describe(
@@ -47,6 +51,50 @@ pub(super) fn describe(
             echo(text, &argument(at), ECHO_BYTES_MAX);
             let kind: &[u8] = if matches!(denied, Denied::Key(_)) { b"' key" } else { b"' channel" };
             text.extend_from_slice(kind);
+        }
+    }
+}
+
+/// What `ACL GETUSER` tells of a selector.
+fn selector_fields(selector: &Selector, out: &mut Vec<u8>) {
+    reply::bulk(out, b"commands");
+    reply::bulk(out, selector.command_rules().as_bytes());
+    reply::bulk(out, b"keys");
+    reply::bulk(out, &selector.key_rules());
+    reply::bulk(out, b"channels");
+    reply::bulk(out, &selector.channel_rules());
+}
+
+/// `ACL LOG` of what all cores remember.
+pub(super) fn write_denials(now: Now, gathered: &[u8], most: usize, protocol: u8, out: &mut Vec<u8>) {
+    let mut entries = denials::merged(gathered);
+    entries.truncate(most);
+    reply::header(out, b'*', entries.len());
+    for entry in entries {
+        reply::map(out, protocol, 10);
+        reply::bulk(out, b"count");
+        reply::number(out, entry.count as i64);
+        let age_seconds = now.wall.0.saturating_sub(entry.updated) as f64 / 1000.0;
+        for (name, text) in [
+            ("reason", entry.reason.as_bytes()),
+            ("context", entry.context.as_bytes()),
+            ("object", &entry.object),
+            ("username", &entry.user),
+        ] {
+            reply::bulk(out, name.as_bytes());
+            reply::bulk(out, text);
+        }
+        reply::bulk(out, b"age-seconds");
+        reply::double(out, protocol, age_seconds);
+        reply::bulk(out, b"client-info");
+        reply::bulk(out, &entry.client);
+        for (name, number) in [
+            ("entry-id", entry.number),
+            ("timestamp-created", entry.created),
+            ("timestamp-last-updated", entry.updated),
+        ] {
+            reply::bulk(out, name.as_bytes());
+            reply::number(out, number as i64);
         }
     }
 }
@@ -80,6 +128,7 @@ impl Talk {
             "dryrun" => self.acl_dryrun(ex, arguments),
             "genpass" => self.acl_genpass(ex, arguments),
             "load" | "save" => self.fail(ex, NO_FILE),
+            "log" => self.acl_log(ex, arguments),
             "cat" => self.acl_cat(ex, arguments),
             _ => self.help(ex, command),
         }
@@ -105,14 +154,13 @@ impl Talk {
             let hashes = user.password_hashes();
             reply::header(out, b'*', hashes.len());
             hashes.iter().for_each(|hash| reply::bulk(out, hash.as_bytes()));
-            reply::bulk(out, b"commands");
-            reply::bulk(out, user.command_rules().as_bytes());
-            reply::bulk(out, b"keys");
-            reply::bulk(out, &user.key_rules());
-            reply::bulk(out, b"channels");
-            reply::bulk(out, &user.channel_rules());
+            selector_fields(user.root(), out);
             reply::bulk(out, b"selectors");
-            reply::header(out, b'*', 0);
+            reply::header(out, b'*', user.selectors().len());
+            for selector in user.selectors() {
+                reply::map(out, protocol, 3);
+                selector_fields(selector, out);
+            }
         });
     }
 
@@ -137,9 +185,15 @@ impl Talk {
                 self.tell_cores(ex, name, &[b"reset ", &rules[..]].concat());
                 self.badge.change(|users| users.put(user));
             }
+            Err((start, UNMATCHED)) => {
+                let mut text = format!("ERR {UNMATCHED} starting at '").into_bytes();
+                echo(&mut text, &start, ECHO_BYTES_MAX);
+                text.extend_from_slice(b"'.");
+                return self.fail_bytes(ex, &text);
+            }
             Err((rule, why)) => {
                 let mut text = b"ERR Error in ACL SETUSER modifier '".to_vec();
-                echo(&mut text, rule, ECHO_BYTES_MAX);
+                echo(&mut text, &rule, ECHO_BYTES_MAX);
                 text.extend_from_slice(b"': ");
                 text.extend_from_slice(why.as_bytes());
                 return self.fail_bytes(ex, &text);
@@ -203,6 +257,64 @@ impl Talk {
                 self.say(ex, |_, out| reply::bulk(out, &text));
             }
         }
+    }
+
+    /// `ACL LOG [count | RESET]`.
+    fn acl_log<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let most = match arguments.len() {
+            2 => DENIALS_SHOWN,
+            3 if is(arguments.at(2), "reset") => {
+                self.ask_all(ex, Verb::Journal(Part::DenialsReset), Shape::SumPart);
+                return ex.say(Shape::OkEnd, &[]);
+            }
+            3 => match integer(arguments.at(2)) {
+                Some(count) => u32::try_from(count.max(0)).unwrap_or(u32::MAX),
+                None => return self.fail(ex, NOT_INTEGER),
+            },
+            _ => {
+                let mut text = b"ERR unknown subcommand or wrong number of arguments for '".to_vec();
+                echo(&mut text, arguments.at(1), ECHO_BYTES_MAX);
+                text.extend_from_slice(b"'. Try ACL HELP.");
+                return self.fail_bytes(ex, &text);
+            }
+        };
+        self.ask_all(ex, Verb::Journal(Part::Denials), Shape::PagePart);
+        ex.say(Shape::DenialsEnd { most }, &[]);
+    }
+
+    /// Writes down that a command is not for a user.
+    pub(super) fn note_denied<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        denied: Denied,
+        command: &'static Command,
+        arguments: Arguments<'_>,
+    ) {
+        let separator = if self.subcommand.is_empty() { "" } else { "|" };
+        let full_name = [command.name, separator, self.subcommand].concat();
+        let (ground, object) = match denied {
+            Denied::Command => (Ground::Command, full_name.as_bytes()),
+            Denied::Key(at) => (Ground::Key, arguments.at(at)),
+            Denied::Channel(at) => (Ground::Channel, arguments.at(at)),
+        };
+        let user = self.badge.user().map_or(Vec::new(), |user| user.name().to_vec());
+        // It is the last command of its connection, if only for this line.
+        let before = self.command.replace(command);
+        self.note(ex, ground, object, &user);
+        self.command = before;
+    }
+
+    /// Writes down that somebody did not come in; `word` is the command that tried.
+    pub(super) fn note_login<B: Backend>(&mut self, ex: &mut Ex<'_, B>, word: &[u8], user: &[u8]) {
+        self.note(ex, Ground::Login, word, user);
+    }
+
+    fn note<B: Backend>(&mut self, ex: &mut Ex<'_, B>, ground: Ground, object: &[u8], user: &[u8]) {
+        let mut line = Vec::new();
+        self.describe(ex.now, ex.order.held_bytes(), &mut line);
+        line.pop();
+        let queued = self.executing || self.queues();
+        ex.backend.denied(&Denial { ground, queued, object, user, client: &line });
     }
 
     fn acl_genpass<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {

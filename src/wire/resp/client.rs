@@ -46,6 +46,7 @@ impl Talk {
             Id::Punsubscribe => self.unsubscribe(ex, 1, command.name, arguments),
             Id::Sunsubscribe => self.unsubscribe(ex, 2, command.name, arguments),
             Id::Client if self.subcommand == "kill" => return self.kill(ex, arguments),
+            Id::Client if self.subcommand == "tracking" => return self.tracking(ex, arguments),
             Id::Client => self.client(ex, command, arguments),
             other => unreachable!("{other:?} is about something else"),
         }
@@ -85,6 +86,7 @@ impl Talk {
         if let Some((user, password)) = credentials
             && !self.badge.admit(&mut *ex.backend, ex.now.mono, user, password)
         {
+            self.note_login(ex, arguments.at(0), user);
             return self.fail(ex, WRONG_PASSWORD);
         }
         if self.badge.user().is_none() {
@@ -139,6 +141,7 @@ impl Talk {
         if self.badge.admit(&mut *ex.backend, ex.now.mono, user, password) {
             self.ok(ex);
         } else {
+            self.note_login(ex, arguments.at(0), user);
             self.fail(ex, WRONG_PASSWORD);
         }
     }
@@ -294,11 +297,12 @@ impl Talk {
                     self.silence = Silence::Next;
                 }
             }
-            "tracking" => self.tracking(ex, arguments),
             "caching" => self.caching(ex, arguments),
             "trackinginfo" => self.tracking_info(ex),
-            "getredir" if self.observing.is_some() => ex.say(Shape::Raw, b":0\r\n"),
-            "getredir" => ex.say(Shape::Raw, b":-1\r\n"),
+            "getredir" => {
+                let client = self.redirected_to();
+                self.say(ex, |_, out| reply::number(out, client));
+            }
             "capa" => self.ok(ex),
             "help" => self.help(ex, command),
             _ => self.fail(ex, SYNTAX),
@@ -309,11 +313,14 @@ impl Talk {
     fn list<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
         let mut note = Vec::new();
         let mut ids = 0;
+        let mut kept = Kept::All;
         match arguments.len() {
             2 => {}
             4 if is(arguments.at(2), "type") => {
                 let kind = arguments.at(3);
-                if is(kind, "normal") {
+                let pubsub = is(kind, "pubsub");
+                if is(kind, "normal") || pubsub {
+                    kept = if pubsub { Kept::Subscribers } else { Kept::Others };
                 } else if is_client_type(kind) {
                     return self.say(ex, |protocol, out| reply::verbatim(out, protocol, b""));
                 } else {
@@ -331,7 +338,7 @@ impl Talk {
         }
         self.describe(ex.now, ex.order.held_bytes(), &mut note);
         self.ask_all(ex, Verb::Connections, Shape::PagePart);
-        ex.say(Shape::ClientsEnd { ids }, &note);
+        ex.say(Shape::ClientsEnd { ids, kept }, &note);
     }
 
     fn unknown_type<B: Backend>(&mut self, ex: &mut Ex<'_, B>, kind: &[u8]) {
@@ -440,15 +447,20 @@ impl Talk {
                     self.unknown_type(ex, value);
                     return None;
                 }
-                filter.nobody |= !is(value, "normal");
+                match () {
+                    () if is(value, "normal") => filter.kept = Kept::Others,
+                    () if is(value, "pubsub") => filter.kept = Kept::Subscribers,
+                    () => filter.nobody = true,
+                }
             } else if is(option, "user") {
-                if value != b"default" {
+                if self.badge.users().find(value).is_none() {
                     let mut text = b"ERR No such user '".to_vec();
                     echo(&mut text, value, ECHO_BYTES_MAX);
                     text.push(b'\'');
                     self.fail_bytes(ex, &text);
                     return None;
                 }
+                filter.user = Some(value);
             } else if is(option, "maxage") {
                 match integer(value) {
                     Some(age @ 1..) => filter.age_seconds_min = age as u64,
@@ -474,15 +486,19 @@ impl Talk {
         let transaction = self.transaction.as_ref();
         let multi = transaction.filter(|t| t.open).map_or(-1, |transaction| transaction.len() as i64);
         let watch = transaction.map_or(0, |transaction| transaction.watched);
-        let flags = match (self.observing_flags(), channels + patterns + shard_channels) {
-            ("", 0) if self.monitors => "O",
-            ("", 0) => "N",
-            ("", _) => "P",
-            (flags, _) => flags,
+        let letters = [
+            if self.monitors { "O" } else { "" },
+            if channels + patterns + shard_channels > 0 { "P" } else { "" },
+            if multi >= 0 { "x" } else { "" },
+            self.observing_flags(),
+        ];
+        let flags = match letters.concat() {
+            none if none.is_empty() => "N".to_owned(),
+            letters => letters,
         };
         let text = format!(
             "id={} addr={} laddr={} name={} age={} idle={} flags={flags} db=0 sub={channels} psub={patterns} \
-             ssub={shard_channels} multi={multi} watch={watch} omem={held_bytes} cmd={}{}{} user={} redir=-1 resp={} lib-name={} \
+             ssub={shard_channels} multi={multi} watch={watch} omem={held_bytes} cmd={}{}{} user={} redir={} resp={} lib-name={} \
              lib-ver={} tot-cmds={}\n",
             self.client.id,
             self.client.peer,
@@ -494,6 +510,7 @@ impl Talk {
             if self.subcommand.is_empty() { "" } else { "|" },
             self.subcommand,
             self.badge.user().map_or("(unauthenticated)".into(), |user| String::from_utf8_lossy(user.name())),
+            self.redirected_to(),
             self.protocol,
             String::from_utf8_lossy(&self.library[0]),
             String::from_utf8_lossy(&self.library[1]),
@@ -503,12 +520,25 @@ impl Talk {
     }
 }
 
+/// Types of clients, as far as there are any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Kept {
+    #[default]
+    All,
+    /// `TYPE pubsub`.
+    Subscribers,
+    /// `TYPE normal`.
+    Others,
+}
+
 /// Which connections `CLIENT KILL` means.
 #[derive(Default)]
 struct KillFilter<'a> {
     ids: Vec<u64>,
     address: Option<&'a [u8]>,
     local: Option<&'a [u8]>,
+    user: Option<&'a [u8]>,
+    kept: Kept,
     age_seconds_min: u64,
     skip_own: bool,
     /// A type of client that there is not.
@@ -524,8 +554,22 @@ impl KillFilter<'_> {
             && (self.ids.is_empty() || reply::client_id(line).is_some_and(|id| self.ids.contains(&id)))
             && self.address.is_none_or(|address| field("addr") == Some(address))
             && self.local.is_none_or(|address| field("laddr") == Some(address))
+            && self.user.is_none_or(|user| field("user") == Some(String::from_utf8_lossy(user).as_bytes()))
+            && self.kept.keeps(line)
             && (self.age_seconds_min == 0
                 || field("age").and_then(unsigned).is_some_and(|age| age >= self.age_seconds_min))
+    }
+}
+
+impl Kept {
+    /// Whether a line of `CLIENT LIST` is one of these.
+    pub(super) fn keeps(self, line: &[u8]) -> bool {
+        let subscribes = || reply::client_field(line, "flags").is_some_and(|flags| flags.contains(&b'P'));
+        match self {
+            Kept::All => true,
+            Kept::Subscribers => subscribes(),
+            Kept::Others => !subscribes(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The commands we answer: one static table for lookup, `COMMAND`, `INFO commandstats` and the compatibility page.
 //!
 //! Arity, flags and key positions are facts of Redis 7.2 that clients act on; what each does here is the summary. A
-//! command's place in the table is its [`Id`] and its number in [`crate::wire::Backend::called`].
+//! command's row in the table is its [`Id`]; commands and subcommands together are numbered by [`place`].
 
 use crate::wire::users::Access;
 
@@ -476,6 +476,7 @@ commands! {
             "help" 2 (LOADING | STALE) 0 "Prints this help.";
             "list" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Users as in a file of users.";
             "load" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "An error: there is no file of users; the configuration names them.";
+            "log" -2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "What was refused to whom, the last 128, or forgets that.";
             "save" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "An error, as load.";
             "setuser" -3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Makes or changes a user, on all cores, until the end of the process.";
             "users" 2 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Names of users.";
@@ -545,6 +546,24 @@ pub(crate) const PLACE_COUNT: usize = {
     let last = COMMANDS.len() - 1;
     PLACES_OF[last] as usize + 1 + COMMANDS[last].subcommands.len()
 };
+
+const _: () = assert!(PLACE_COUNT <= 256, "calls are counted by place, in a byte");
+
+/// The command and subcommand at a place.
+pub(crate) fn at_place(place: usize) -> Option<(&'static Command, Option<&'static Subcommand>)> {
+    let i = PLACES_OF.partition_point(|first| usize::from(*first) <= place).checked_sub(1)?;
+    let command = &COMMANDS[i];
+    match place - usize::from(PLACES_OF[i]) {
+        0 => Some((command, None)),
+        sub => Some((command, Some(command.subcommands.get(sub - 1)?))),
+    }
+}
+
+/// The full name of what is at a place, as `client|setname`.
+pub(crate) fn name_at(place: usize) -> Option<String> {
+    let (command, sub) = at_place(place)?;
+    Some(sub.map_or(command.name.to_owned(), |sub| format!("{}|{}", command.name, sub.name)))
+}
 
 /// The place of a command, or of its subcommand where one is named; those of subcommands follow their command's.
 pub(crate) fn place(command: &Command, subcommand: &str) -> usize {
@@ -661,6 +680,22 @@ mod tests {
         for name in ["", "lpush", "g\0t", "a-very-long-name-of-no-command"] {
             assert!(lookup(name.as_bytes()).is_none());
         }
+    }
+
+    #[test]
+    fn every_place_has_a_name_of_its_own() {
+        let mut names = std::collections::BTreeSet::new();
+        for command in COMMANDS {
+            assert_eq!(name_at(place(command, "")).as_deref(), Some(command.name));
+            for sub in command.subcommands {
+                let (found, found_sub) = at_place(place(command, sub.name)).unwrap();
+                assert_eq!((found.name, found_sub.unwrap().name), (command.name, sub.name));
+            }
+        }
+        for place in 0..PLACE_COUNT {
+            assert!(names.insert(name_at(place).unwrap()));
+        }
+        assert_eq!(name_at(PLACE_COUNT), None);
     }
 
     #[test]

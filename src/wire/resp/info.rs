@@ -1,6 +1,6 @@
 //! `INFO`: the counters of all cores, in the sections and fields that monitoring tools read.
 
-use super::commands::COMMANDS;
+use super::commands;
 use super::reply::CALLS;
 use crate::clock::{Mono, Now};
 use crate::metrics::Counters;
@@ -165,7 +165,7 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
                 "cluster_connections" = 0,
                 "maxclients" = node.clients_max,
                 "blocked_clients" = 0,
-                "tracking_clients" = 0,
+                "tracking_clients" = counters.observers,
             );
         }
         "memory" => {
@@ -255,29 +255,28 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
         }
         "commandstats" => {
             let counts = totals.calls.iter().zip(totals.mishaps);
-            for (command, (calls, [refused, failed])) in COMMANDS.iter().zip(counts) {
+            for (place, (calls, [refused, failed])) in counts.enumerate() {
                 if calls + refused + failed == 0 {
                     continue;
                 }
-                let timing = totals.timings.iter().find(|(id, _)| *id == command.id as u8);
+                let Some(name) = commands::name_at(place) else { continue };
+                let timing = totals.timings.iter().find(|(timed, _)| usize::from(*timed) == place);
                 let (timed, micros) = timing.map_or((0, 0), |(_, timing)| (timing[0], timing[1]));
                 let mean = Hundredths(micros * 100 / timed.max(1));
                 let _ = write!(
                     out,
-                    "cmdstat_{}:calls={calls},usec={micros},usec_per_call={mean},rejected_calls={refused},\
-                     failed_calls={failed}\r\n",
-                    command.name
+                    "cmdstat_{name}:calls={calls},usec={micros},usec_per_call={mean},rejected_calls={refused},\
+                     failed_calls={failed}\r\n"
                 );
             }
         }
         "latencystats" => {
-            for (command, timing) in &totals.timings {
-                let Some(command) = COMMANDS.get(usize::from(*command)) else { continue };
+            for (place, timing) in &totals.timings {
+                let Some(name) = commands::name_at(usize::from(*place)) else { continue };
                 let [p50, p99, p999] = [500, 990, 999].map(|thousandths| percentile(timing, thousandths));
                 let _ = write!(
                     out,
-                    "latency_percentiles_usec_{}:p50={p50}.000,p99={p99}.000,p99.9={p999}.000\r\n",
-                    command.name
+                    "latency_percentiles_usec_{name}:p50={p50}.000,p99={p99}.000,p99.9={p999}.000\r\n"
                 );
             }
         }

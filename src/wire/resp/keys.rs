@@ -154,7 +154,7 @@ impl Talk {
                 None
             } else if !ex.has_room(self.options.output_soft_bytes) {
                 Some(Flow::Wait)
-            } else if *budget == 0 {
+            } else if *budget == 0 || ex.out.len() >= self.turn_bytes {
                 Some(Flow::Pause)
             } else {
                 None
@@ -176,10 +176,14 @@ impl Talk {
         if arguments.len().is_multiple_of(2) {
             return self.fail(ex, "ERR wrong number of arguments for 'msetnx' command");
         }
-        let mut owners =
-            (1..arguments.len()).step_by(2).map(|i| ex.node.map.owner(slot_of(arguments.at(i)).shard()));
-        let first = owners.next();
-        if owners.any(|owner| Some(owner) != first) {
+        // In a cluster one slot, else one core: what a client knows of.
+        let cluster = !ex.node.core_ports.is_empty();
+        let mut places = (1..arguments.len()).step_by(2).map(|i| {
+            let slot = slot_of(arguments.at(i));
+            if cluster { slot.number() } else { ex.node.map.owner(slot.shard()).0 }
+        });
+        let first = places.next();
+        if places.any(|place| Some(place) != first) {
             return self.fail(ex, CROSS_SLOT);
         }
         let mut pairs = Vec::new();

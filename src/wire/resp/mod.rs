@@ -39,10 +39,10 @@ mod tracking;
 mod transaction;
 
 use super::journal::{Blame, Errors};
-use super::{Backend, Client, Exchange, Next, Options, Order, Progress, Reason};
+use super::{Backend, Client, Exchange, Next, Options, Order, Progress, Reason, TURN_BYTES_MAX};
 use crate::clock::{Mono, Now};
 use crate::metrics::Counters;
-use crate::request::{LANDING_BYTES_MIN, Notice, Outcome, Put, Request, Verb};
+use crate::request::{LANDING_BYTES_MIN, Notice, Observer, Outcome, Put, Request, Verb};
 use crate::topology::Node;
 use crate::wire::Target;
 use crate::wire::users::{Badge, Users};
@@ -106,6 +106,8 @@ struct Talk {
     waiting: Waiting,
     /// For replies made here.
     scratch: Vec<u8>,
+    /// Bytes of output at which this turn is over.
+    turn_bytes: usize,
 }
 
 /// `CLIENT REPLY`.
@@ -177,6 +179,7 @@ impl Resp {
                 began: None,
                 waiting: Waiting::default(),
                 scratch: Vec::new(),
+                turn_bytes: usize::MAX,
             },
         }
     }
@@ -192,6 +195,7 @@ impl Resp {
         let Resp { parser, talk, writer, order } = self;
         let mut ex = Exchange { now, node, backend, writer, order, out, blame: Blame::NOBODY };
         let mut budget = talk.options.commands_per_turn.max(1);
+        talk.turn_bytes = ex.out.len() + TURN_BYTES_MAX;
         let mut consumed = 0;
         let next = loop {
             let rest = &input[consumed..];
@@ -202,7 +206,7 @@ impl Resp {
             if rest.is_empty() {
                 break Next::More { at_least: 1 };
             }
-            if budget == 0 {
+            if budget == 0 || ex.out.len() >= talk.turn_bytes {
                 break Next::Yield;
             }
             if !ex.has_room(talk.options.output_soft_bytes) {
@@ -297,10 +301,18 @@ impl Resp {
     }
 
     pub fn notify(&mut self, now: Now, node: &Node, notice: Notice, text: &[u8], out: &mut Vec<u8>) {
+        let gone = match notice {
+            Notice::RedirectBroken => match self.talk.break_redirect() {
+                Some(client) => client.to_string(),
+                None => return,
+            },
+            _ => String::new(),
+        };
+        let text = if gone.is_empty() { text } else { gone.as_bytes() };
         if self.talk.task != Task::None {
             return self.talk.waiting.push(notice, text);
         }
-        let shape = tracking::shape_of(notice);
+        let shape = self.talk.shape_of(notice);
         self.order.say(now, node, (shape, Blame::NOBODY), text, &mut self.writer, out);
     }
 
@@ -311,6 +323,11 @@ impl Resp {
 
     pub fn observes(&self) -> bool {
         self.talk.observing.is_some() || self.talk.monitors
+    }
+
+    /// See [`super::Session::redirect`].
+    pub fn redirect(&self) -> Option<Observer> {
+        self.talk.observing.as_ref()?.redirect.map(|redirect| redirect.target)
     }
 
     pub fn held_bytes(&self) -> usize {
@@ -419,7 +436,8 @@ impl Talk {
         ex.backend.expect(&keys[..count]);
         let (mut taken, mut spent) = (0, 0);
         for short in &shorts[..count.min(budget)] {
-            if spent > 0 && !ex.has_room(self.options.output_soft_bytes) {
+            if spent > 0 && (!ex.has_room(self.options.output_soft_bytes) || ex.out.len() >= self.turn_bytes)
+            {
                 break;
             }
             self.short(ex, short);
@@ -456,19 +474,31 @@ impl Talk {
             None => (Id::Get, Verb::Get, Shape::Bulk),
             Some(_) => (Id::Set, Verb::Put(Put::plain(crate::request::Expiry::Never)), Shape::Ok),
         };
-        self.count(ex, id.command());
+        self.count_short(ex, id);
         let request = Request { key: short.key, value: short.value.unwrap_or_default(), verb };
         ex.ask(Target::Owner, &request, shape, &[]);
     }
 
+    /// Counts a call of GET or SET, whose places are their rows.
     #[inline]
+    fn count_short<B: Backend>(&mut self, ex: &mut Ex<'_, B>, id: Id) {
+        self.command = Some(id.command());
+        self.subcommand = "";
+        self.last_at = ex.now;
+        self.commands += 1;
+        ex.backend.counters().commands_total += 1;
+        ex.backend.called(id as u8);
+        ex.blame = Blame::failed(id as u8);
+    }
+
     fn count<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &'static Command) {
         self.command = Some(command);
         self.last_at = ex.now;
         self.commands += 1;
         ex.backend.counters().commands_total += 1;
-        ex.backend.called(command.id as u8);
-        ex.blame = Blame::failed(command.id as u8);
+        let place = commands::place(command, self.subcommand) as u8;
+        ex.backend.called(place);
+        ex.blame = Blame::failed(place);
     }
 
     fn limits(&self) -> Limits {
@@ -493,7 +523,8 @@ impl Talk {
         }
         let name = arguments.at(0);
         let command = commands::lookup(name);
-        ex.blame = command.map_or(Blame::NOBODY, |command| Blame::refused(command.id as u8));
+        ex.blame =
+            command.map_or(Blame::NOBODY, |command| Blame::refused(commands::place(command, "") as u8));
         if self.badge.user().is_none() && command.is_none_or(|command| command.flags & commands::NO_AUTH == 0)
         {
             self.fail(ex, "NOAUTH Authentication required.");
@@ -550,6 +581,7 @@ impl Talk {
                     false
                 }
                 Some(sub) if !commands::arity_fits(sub.arity, count) => {
+                    ex.blame = Blame::refused(commands::place(command, sub.name) as u8);
                     let parts =
                         ["ERR wrong number of arguments for '", command.name, "|", sub.name, "' command"];
                     self.fail_parts(ex, &parts);
@@ -557,6 +589,7 @@ impl Talk {
                 }
                 Some(sub) => {
                     self.subcommand = sub.name;
+                    ex.blame = Blame::refused(commands::place(command, sub.name) as u8);
                     true
                 }
             },
@@ -606,6 +639,7 @@ impl Talk {
             );
         }
         acl::describe(denied, user.name(), command, self.subcommand, None, &mut text);
+        self.note_denied(ex, denied, command, arguments);
         self.fail_bytes(ex, &text);
         true
     }
@@ -635,7 +669,7 @@ impl Talk {
     /// Takes the command that `begin` decided on as far as it goes.
     fn run<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>, budget: &mut usize) -> Flow {
         let Some(command) = self.command else { return Flow::Done };
-        ex.blame = Blame::failed(command.id as u8);
+        ex.blame = Blame::failed(commands::place(command, self.subcommand) as u8);
         if self.observing.is_some() && self.task == Task::None {
             self.announce_reads(ex, command, arguments);
         }
@@ -663,7 +697,8 @@ impl Talk {
         }
         self.forget_caching();
         for (notice, text) in self.waiting.take() {
-            ex.say(tracking::shape_of(notice), &text);
+            let shape = self.shape_of(notice);
+            ex.say(shape, &text);
         }
         self.judge_plain();
     }

@@ -4,6 +4,7 @@
 //! *end*, which writes the sum. As encoding happens strictly in the order of the requests, one set of gathered things is
 //! enough for a connection.
 
+use super::client::Kept;
 use super::{info, lease};
 use crate::clock::Now;
 use crate::ids::Version;
@@ -125,6 +126,10 @@ pub(super) enum Shape {
     SlowEnd {
         most: u32,
     },
+    /// `ACL LOG`.
+    DenialsEnd {
+        most: u32,
+    },
     LatencyEnd {
         latest: bool,
     },
@@ -134,6 +139,7 @@ pub(super) enum Shape {
     /// `CLIENT LIST`: the note is this many ids (little-endian u64; none: all), then the client's own line.
     ClientsEnd {
         ids: u32,
+        kept: Kept,
     },
 
     /// Remembers a watched key, which is the note, as it is now.
@@ -151,6 +157,13 @@ pub(super) enum Shape {
     Changed,
     AllChanged,
     Line,
+    /// The same of another client's key, or of all: a push, or a message to one who subscribes.
+    Redirected {
+        subscribed: bool,
+        all: bool,
+    },
+    /// A push that who was told in this client's place has gone; the note is his id.
+    RedirectBroken,
 
     /// From here on this protocol version is spoken.
     Protocol(u8),
@@ -226,17 +239,31 @@ impl Writer {
             simple(out, &String::from_utf8_lossy(note));
             return;
         }
-        // RESP2 has no form for it.
-        if self.protocol != 3 {
-            return;
+        match shape {
+            Shape::RedirectBroken if self.protocol == 3 => {
+                push(out, 3, 2);
+                bulk(out, b"tracking-redir-broken");
+                out.extend_from_slice(&[b":", note, b"\r\n"].concat());
+                return;
+            }
+            Shape::Redirected { subscribed: true, .. } if self.protocol == 2 => {
+                header(out, b'*', 3);
+                bulk(out, b"message");
+                bulk(out, b"__redis__:invalidate");
+            }
+            // RESP2 has no form for the others.
+            _ if self.protocol != 3 => return,
+            _ => {
+                push(out, 3, 2);
+                bulk(out, b"invalidate");
+            }
         }
-        push(out, 3, 2);
-        bulk(out, b"invalidate");
-        if shape == Shape::Changed {
-            header(out, b'*', 1);
-            bulk(out, note);
-        } else {
-            null(out, 3);
+        match shape {
+            Shape::Changed | Shape::Redirected { all: false, .. } => {
+                header(out, b'*', 1);
+                bulk(out, note);
+            }
+            _ => null(out, self.protocol),
         }
     }
 
@@ -290,9 +317,15 @@ impl Writer {
             }
             (Shape::Exec { commands }, _) => header(out, b'*', commands as usize),
             (Shape::ExecEnd, _) => {}
-            (Shape::Mute(_) | Shape::Changed | Shape::AllChanged | Shape::Line, _) => {
-                unreachable!("handled before")
-            }
+            (
+                Shape::Mute(_)
+                | Shape::Changed
+                | Shape::AllChanged
+                | Shape::Line
+                | Shape::Redirected { .. }
+                | Shape::RedirectBroken,
+                _,
+            ) => unreachable!("handled before"),
 
             (Shape::SumPart, answer) => match answer {
                 Answer::Fault(fault) => self.fault = self.fault.or(Some(fault)),
@@ -334,6 +367,9 @@ impl Writer {
             (Shape::SlowEnd { most }, _) => self.end(out, |writer, out| {
                 super::timings::write_slow(&writer.gathered, most as usize, out);
             }),
+            (Shape::DenialsEnd { most }, _) => self.end(out, |writer, out| {
+                super::acl::write_denials(now, &writer.gathered, most as usize, writer.protocol, out);
+            }),
             (Shape::LatencyEnd { latest }, _) => self.end(out, |writer, out| {
                 super::timings::write_latencies(&writer.gathered, latest, out);
             }),
@@ -366,7 +402,7 @@ impl Writer {
                 let totals = self.totals.take().unwrap_or_default();
                 memory_stats(out, self.protocol, &totals.counters);
             }
-            (Shape::ClientsEnd { ids }, _) => {
+            (Shape::ClientsEnd { ids, kept }, _) => {
                 let (ids, own) = note.split_at(ids as usize * 8);
                 let mut text = std::mem::take(&mut self.gathered);
                 // The shell cannot describe the session that it is serving right now.
@@ -378,6 +414,9 @@ impl Writer {
                         client_id(line).is_some_and(|id| ids.chunks_exact(8).any(|c| c == id.to_le_bytes()))
                     };
                     text = client_lines(&text).filter(wanted).flatten().copied().collect();
+                }
+                if kept != Kept::All {
+                    text = client_lines(&text).filter(|line| kept.keeps(line)).flatten().copied().collect();
                 }
                 self.forget();
                 verbatim(out, self.protocol, &text);
@@ -524,7 +563,11 @@ impl Encode for Writer {
                 return;
             }
             // No replies, so no muting either.
-            Shape::Changed | Shape::AllChanged | Shape::Line => return self.tell(shape, note, out),
+            Shape::Changed
+            | Shape::AllChanged
+            | Shape::Line
+            | Shape::Redirected { .. }
+            | Shape::RedirectBroken => return self.tell(shape, note, out),
             _ => {}
         }
         let before = out.len();
@@ -608,7 +651,7 @@ fn fault_text(fault: Fault) -> &'static str {
         Fault::NotFinite => "ERR increment would produce NaN or Infinity",
         Fault::TooLarge => TOO_LONG,
         Fault::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.",
-        Fault::Busy => "TRYAGAIN the core is busy, try again",
+        Fault::Busy => "TRYAGAIN Multiple keys request during rehashing of slot",
         Fault::Unsupported => "ERR this operation is not supported by this server",
         Fault::Origin => "ERR the origin failed",
     }
@@ -706,6 +749,18 @@ pub(super) fn set(out: &mut Vec<u8>, protocol: u8, len: usize) {
 /// Begins a push: in RESP2 an array.
 pub(super) fn push(out: &mut Vec<u8>, protocol: u8, len: usize) {
     header(out, if protocol == 3 { b'>' } else { b'*' }, len);
+}
+
+/// Appends a decimal fraction: in RESP2 a bulk string.
+pub(super) fn double(out: &mut Vec<u8>, protocol: u8, value: f64) {
+    let text = value.to_string();
+    if protocol == 3 {
+        out.push(b',');
+        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    } else {
+        bulk(out, text.as_bytes());
+    }
 }
 
 /// Appends text for people: in RESP2 a bulk string.

@@ -6,6 +6,7 @@ use super::reply::{self, Shape};
 use super::{Backend, ECHO_BYTES_MAX, Ex, Talk, echo, is};
 use crate::request::{Setting, Verb};
 use crate::topology::Node;
+use crate::wire::denials::DENIALS_MAX;
 use crate::wire::journal::Thresholds;
 use std::borrow::Cow;
 
@@ -142,6 +143,7 @@ fn settings(node: &Node, thresholds: Thresholds) -> Vec<(&str, Cow<'_, str>)> {
     let mut settings: Vec<(&str, Cow<'_, str>)> =
         node.settings.iter().map(|(name, value)| (name.as_str(), value.into())).collect();
     let usual = [
+        ("acllog-max-len", DENIALS_MAX.to_string()),
         ("appendonly", "no".into()),
         ("appendfsync", "no".into()),
         ("bind", node.address.to_string()),

@@ -1,6 +1,6 @@
 //! `SLOWLOG` and `LATENCY`: what the journals of all cores tell together, and how a command gets into this core's.
 
-use super::commands::{self, COMMANDS, Command, Id};
+use super::commands::{self, Command, Id};
 use super::parser::{Arguments, integer};
 use super::reply::{self, SYNTAX, Shape};
 use super::{Backend, ECHO_BYTES_MAX, Ex, Talk, echo};
@@ -45,7 +45,8 @@ impl Talk {
         let micros = ended.0.saturating_sub(began.0) / 1000;
         let unix_seconds = ex.now.wall.0 / 1000;
         let secret = command.flags & commands::NO_AUTH != 0 || command.id == Id::Acl;
-        let keeps = ex.backend.took(command.id as u8, unix_seconds, micros) && !secret;
+        let place = commands::place(command, self.subcommand) as u8;
+        let keeps = ex.backend.took(place, unix_seconds, micros) && !secret;
         if !keeps {
             return;
         }
@@ -210,8 +211,16 @@ pub(super) fn write_histograms(
 ) {
     let wanted: Vec<&[u8]> = names.split(|byte| *byte == b' ').filter(|name| !name.is_empty()).collect();
     let chosen = || {
-        let named = timings.iter().filter_map(|(id, t)| COMMANDS.get(usize::from(*id)).map(|c| (c.name, t)));
-        named.filter(|(name, _)| wanted.is_empty() || wanted.contains(&name.as_bytes()))
+        let wanted = &wanted;
+        let named = timings
+            .iter()
+            .filter_map(|(place, t)| commands::name_at(usize::from(*place)).map(|name| (name, t)));
+        // A command with subcommands stands for all of them.
+        let is = |name: &str, wanted: &[u8]| {
+            name.as_bytes() == wanted
+                || name.split('|').next().is_some_and(|first| first.as_bytes() == wanted)
+        };
+        named.filter(move |(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| is(name, wanted)))
     };
     reply::map(out, protocol, chosen().count());
     for (name, timing) in chosen() {

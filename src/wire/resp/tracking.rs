@@ -7,7 +7,7 @@
 use super::commands::{self, Command};
 use super::parser::{Arguments, integer};
 use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
-use super::{Backend, ECHO_BYTES_MAX, Ex, Talk, echo, is};
+use super::{Backend, ECHO_BYTES_MAX, Ex, Flow, Talk, Task, echo, is};
 use crate::request::{Follow, Notice, Observer, Request, Verb};
 use crate::wire::Target;
 
@@ -22,9 +22,21 @@ pub(super) struct Observing {
     pub observer: Observer,
     pub mode: Mode,
     pub not_own: bool,
+    /// Who is told in this client's place.
+    pub redirect: Option<Redirect>,
     /// `CLIENT CACHING` for the next command.
     caching: Option<bool>,
     prefixes: Vec<Vec<u8>>,
+}
+
+/// Another connection that is told of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Redirect {
+    /// Its client's id.
+    pub client: u64,
+    pub target: Observer,
+    /// It has gone.
+    pub broken: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +53,56 @@ pub(super) enum Mode {
 
 impl Talk {
     /// `CLIENT TRACKING ON|OFF [REDIRECT id] [PREFIX prefix ..] [BCAST] [OPTIN] [OPTOUT] [NOLOOP]`.
-    pub(super) fn tracking<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+    pub(super) fn tracking<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) -> Flow {
+        let redirect = (3..arguments.len().saturating_sub(1)).find(|&i| is(arguments.at(i), "redirect"));
+        let wanted = redirect.and_then(|i| integer(arguments.at(i + 1))).map(|client| client as u64);
+        let target = match wanted {
+            Some(client) if client == self.client.id => ex.backend.observer(),
+            Some(client) => match self.locate(ex, client) {
+                Ok(found) => found,
+                Err(flow) => return flow,
+            },
+            None => None,
+        };
+        self.track(ex, arguments, target);
+        Flow::Done
+    }
+
+    /// Where a connection is, as soon as all cores have answered.
+    fn locate<B: Backend>(&mut self, ex: &mut Ex<'_, B>, client: u64) -> Result<Option<Observer>, Flow> {
+        if self.executing {
+            // The commands of a transaction are done in one go, and others have to be asked for this.
+            return Ok(None);
+        }
+        match self.task {
+            // Its parts would mix with those of commands that are not answered yet.
+            _ if !ex.order.is_empty() => {
+                if self.task == Task::None {
+                    self.task = Task::Arguments { phase: 0, next: 0 };
+                }
+                Err(Flow::Wait)
+            }
+            Task::Walk { .. } => {
+                let found = std::mem::take(&mut ex.writer.gathered);
+                ex.writer.forget();
+                Ok(found.first_chunk::<10>().map(|bytes| Observer::from_bytes(*bytes)))
+            }
+            _ => {
+                self.task = Task::Walk { asked: None };
+                for core in 0..ex.node.core_count() {
+                    let request = Request { key: &[], value: &[], verb: Verb::Locate { client } };
+                    ex.ask(Target::Core(crate::ids::CoreId(core)), &request, Shape::PagePart, &[]);
+                }
+                Err(Flow::Pause)
+            }
+        }
+    }
+
+    fn track<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>, target: Option<Observer>) {
         let on = is(arguments.at(2), "on");
         let (mut broadcast, mut opt_in, mut opt_out, mut not_own) = (false, false, false, false);
         let mut prefixes: Vec<Vec<u8>> = Vec::new();
+        let mut redirect = None;
         let mut i = 3;
         while i < arguments.len() {
             let (word, left) = (arguments.at(i), arguments.len() - i - 1);
@@ -54,10 +112,15 @@ impl Talk {
                 () if is(word, "optout") => opt_out = true,
                 () if is(word, "noloop") => not_own = true,
                 () if is(word, "redirect") && left > 0 => {
-                    if integer(arguments.at(i + 1)).is_none() {
-                        return self.fail(ex, NOT_INTEGER);
+                    if redirect.is_some() {
+                        return self.fail(ex, "ERR A client can only redirect to a single other client");
                     }
-                    return self.fail(ex, "ERR REDIRECT is not supported, use RESP3");
+                    i += 1;
+                    let Some(client) = integer(arguments.at(i)) else { return self.fail(ex, NOT_INTEGER) };
+                    let Some(target) = target else {
+                        return self.fail(ex, "ERR The client ID you want redirect to does not exist");
+                    };
+                    redirect = Some(Redirect { client: client as u64, target, broken: false });
                 }
                 () if is(word, "prefix") && left > 0 => {
                     i += 1;
@@ -139,7 +202,8 @@ impl Talk {
         if every {
             prefixes.push(Vec::new());
         }
-        self.observing = Some(Box::new(Observing { observer, mode, not_own, caching: None, prefixes }));
+        let caching = None;
+        self.observing = Some(Box::new(Observing { observer, mode, not_own, redirect, caching, prefixes }));
         ex.say(Shape::OkEnd, &[]);
     }
 
@@ -205,10 +269,13 @@ impl Talk {
                 if observing.not_own {
                     flags.push("noloop");
                 }
+                if observing.redirect.is_some_and(|redirect| redirect.broken) {
+                    flags.push("broken_redirect");
+                }
                 prefixes.clone_from(&observing.prefixes);
             }
         }
-        let redirect = if self.observing.is_some() { 0 } else { -1 };
+        let redirect = self.redirected_to();
         self.say(ex, |protocol, out| {
             reply::map(out, protocol, 3);
             reply::bulk(out, b"flags");
@@ -263,13 +330,45 @@ impl Talk {
         }
     }
 
-    /// Flags of `CLIENT LIST`.
-    pub(super) fn observing_flags(&self) -> &'static str {
-        match self.observing.as_ref().map(|observing| observing.mode) {
-            None => "",
-            Some(Mode::Broadcast) => "tB",
-            Some(_) => "t",
+    /// Id of the client that is told in this one's place; 0: itself, -1: nobody is told.
+    pub(super) fn redirected_to(&self) -> i64 {
+        match self.observing.as_ref().map(|observing| observing.redirect) {
+            None => -1,
+            Some(None) => 0,
+            Some(Some(redirect)) => redirect.client as i64,
         }
+    }
+
+    /// Letters of `CLIENT LIST`.
+    pub(super) fn observing_flags(&self) -> &'static str {
+        let Some(observing) = &self.observing else { return "" };
+        let broken = observing.redirect.is_some_and(|redirect| redirect.broken);
+        match (broken, observing.mode == Mode::Broadcast) {
+            (false, false) => "t",
+            (true, false) => "tR",
+            (false, true) => "tB",
+            (true, true) => "tRB",
+        }
+    }
+
+    /// The shape of what this connection is told.
+    pub(super) fn shape_of(&self, notice: Notice) -> Shape {
+        let subscribed = self.subscriptions.iter().any(|names| !names.is_empty());
+        match notice {
+            Notice::Changed => Shape::Changed,
+            Notice::AllChanged => Shape::AllChanged,
+            Notice::Redirected(_) => Shape::Redirected { subscribed, all: false },
+            Notice::AllRedirected(_) => Shape::Redirected { subscribed, all: true },
+            Notice::RedirectBroken => Shape::RedirectBroken,
+            Notice::Line | Notice::Events => Shape::Line,
+        }
+    }
+
+    /// Takes in that who was to be told in this client's place has gone; answers his id.
+    pub(super) fn break_redirect(&mut self) -> Option<u64> {
+        let redirect = self.observing.as_mut()?.redirect.as_mut()?;
+        redirect.broken = true;
+        Some(redirect.client)
     }
 }
 
@@ -285,7 +384,13 @@ impl Waiting {
         match self.bytes + text.len() > WAITING_BYTES_MAX {
             // Lines are a sample anyway.
             true if notice == Notice::Line => {}
-            true => (self.notices, self.bytes) = (vec![(Notice::AllChanged, Vec::new())], 0),
+            true => {
+                let all = match notice {
+                    Notice::Redirected(source) => Notice::AllRedirected(source),
+                    _ => Notice::AllChanged,
+                };
+                (self.notices, self.bytes) = (vec![(all, Vec::new())], 0);
+            }
             false => {
                 self.bytes += text.len() + 32;
                 self.notices.push((notice, text.to_vec()));
@@ -296,15 +401,6 @@ impl Waiting {
     pub fn take(&mut self) -> Vec<(Notice, Vec<u8>)> {
         self.bytes = 0;
         std::mem::take(&mut self.notices)
-    }
-}
-
-/// The shape of what a connection is told.
-pub(super) fn shape_of(notice: Notice) -> Shape {
-    match notice {
-        Notice::Changed => Shape::Changed,
-        Notice::AllChanged => Shape::AllChanged,
-        Notice::Line => Shape::Line,
     }
 }
 

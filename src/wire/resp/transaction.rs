@@ -215,7 +215,7 @@ impl Talk {
                     _ => command.subcommand(arguments.at(1)).map_or("", |sub| sub.name),
                 };
                 self.task = Task::None;
-                ex.blame = Blame::refused(command.id as u8);
+                ex.blame = Blame::refused(commands::place(command, self.subcommand) as u8);
                 if self.denied(ex, command, arguments) {
                     continue;
                 }
@@ -226,7 +226,7 @@ impl Talk {
             }
             (self.executing, self.task) = (false, Task::None);
             (self.command, self.subcommand) = (exec, "");
-            ex.blame = Blame::failed(Id::Exec as u8);
+            ex.blame = Blame::failed(commands::place(Id::Exec.command(), "") as u8);
         }
         if let Some(owner) = owner.filter(|_| !ex.writer.aborted) {
             let request = Request { key: &[], value: &[], verb: Verb::Unguard };

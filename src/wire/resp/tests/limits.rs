@@ -2,6 +2,30 @@
 
 use super::*;
 
+/// Number 24: a turn is as long for who asks for long values as for others.
+#[test]
+fn long_replies_end_a_turn_before_its_commands_are_done() {
+    for (sent, long) in [
+        (words("GET a").repeat(100), true),
+        (words(&format!("MGET{}", " a".repeat(100))), true),
+        (words("STRLEN a").repeat(100), false),
+    ] {
+        let mut model = Model::new(CORES);
+        let options = Options { output_soft_bytes: 64 << 20, ..Options::default() };
+        let mut session = Session::new(Arc::new(options), Client::default());
+        let value = "x".repeat(64 << 10);
+        session.serve(now(), &node(false), &command(&[b"SET", b"a", value.as_bytes()]), &mut model);
+        session.output().clear();
+        let progress = session.serve(now(), &node(false), &sent, &mut model);
+        let replies = session.output().len() / value.len();
+        if long {
+            assert_eq!((progress.next, replies), (Next::Yield, TURN_BYTES_MAX / value.len()));
+        } else {
+            assert_eq!(progress.consumed, sent.len());
+        }
+    }
+}
+
 #[test]
 fn keys_have_a_length_limit() {
     let options = Options { key_bytes_max: 250, ..Options::default() };

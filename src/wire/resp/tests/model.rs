@@ -70,6 +70,7 @@ impl Store {
             | Verb::Own(_)
             | Verb::Notify { .. }
             | Verb::Monitor { .. }
+            | Verb::Watch { .. }
             | Verb::Journal(_)
             | Verb::SetUser
             | Verb::Configure { .. }
@@ -277,6 +278,7 @@ impl Store {
                 let page = [counters.to_bytes(), calls.flat_map(u64::to_le_bytes).collect()].concat();
                 (Answer::Page { cursor: 0 }, page)
             }
+            Verb::Locate { .. } => (Answer::Page { cursor: 0 }, none()),
             Verb::Connections => {
                 let line = b"id=9 addr=9.9.9.9:9 laddr=1.1.1.1:1 name= age=5 cmd=get\n".to_vec();
                 (Answer::Page { cursor: 0 }, line)
@@ -350,6 +352,14 @@ impl Model {
     /// Has a core do a request; the counters of the first have what the session's own journal tells.
     pub fn execute(&mut self, core: usize, key: &[u8], value: &[u8], verb: Verb) -> (Answer, Vec<u8>) {
         let (answer, mut bytes) = self.stores[core].execute(self.now, key, value, verb);
+        if let (Verb::Locate { client: 9 }, 1) = (verb, core) {
+            let connection = ConnectionId { place: 7, generation: 1 };
+            bytes.extend_from_slice(&Observer { core: CoreId(1), connection }.to_bytes());
+        }
+        if let (Verb::Journal(part), 0) = (verb, core) {
+            bytes.clear();
+            return (self.journal.answer(part, &mut bytes), bytes);
+        }
         if verb == Verb::Counters && core == 0 {
             bytes.extend([0; 3 * 8]);
             self.journal.append_counts(&mut bytes);
@@ -394,6 +404,10 @@ impl Backend for Model {
 
     fn erred(&mut self, errors: &Errors) {
         self.journal.erred(errors);
+    }
+
+    fn denied(&mut self, denial: &Denial<'_>) {
+        self.journal.denials.add((0, CORES), self.now.wall.0, denial);
     }
 
     fn called(&mut self, command: u8) {

@@ -73,8 +73,96 @@ fn counters_tell_commands_and_errors() {
     shell.finish();
     shell.feed(&words("PING"));
     assert_eq!((shell.model.counters.commands_total, shell.model.counters.errors_total), (4, 2));
-    let called = [Id::Set, Id::Incr, Id::Get, Id::Ping].map(|id| id as u8);
-    assert_eq!(shell.model.calls, called);
+    shell.feed(&words("CLIENT SETNAME me"));
+    let place = |id: Id, sub: &str| commands::place(id.command(), sub) as u8;
+    let called = [place(Id::Set, ""), place(Id::Incr, ""), place(Id::Get, ""), place(Id::Ping, "")];
+    assert_eq!(shell.model.calls, [&called[..], &[place(Id::Client, "setname")]].concat());
+}
+
+#[test]
+fn a_redirection_names_a_connection_that_is_there() {
+    let missing = "-ERR The client ID you want redirect to does not exist|";
+    for near in [CORES, 1, 0] {
+        check_on(
+            &mut Shell::new(near, false, Options::default(), 5),
+            &[
+                ("CLIENT TRACKING ON REDIRECT 77", missing),
+                ("CLIENT GETREDIR", ":-1|"),
+                ("CLIENT TRACKING ON REDIRECT x", "-ERR value is not an integer or out of range|"),
+                (
+                    "CLIENT TRACKING ON REDIRECT 9 REDIRECT 9",
+                    "-ERR A client can only redirect to a single other client|",
+                ),
+                ("CLIENT TRACKING ON REDIRECT", "-ERR syntax error|"),
+                ("CLIENT TRACKING ON REDIRECT 9 NOLOOP", "+OK|"),
+                ("CLIENT GETREDIR", ":9|"),
+                ("CLIENT TRACKINGINFO", "*6|$5|flags|*2|$2|on|$6|noloop|$8|redirect|:9|$8|prefixes|*0|"),
+                ("GET a", "$-1|"),
+                ("CLIENT TRACKING OFF", "+OK|"),
+                ("CLIENT GETREDIR", ":-1|"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn changes_of_others_keys_are_told_in_the_form_that_the_client_reads() {
+    let source = Observer { core: CoreId(2), connection: ConnectionId { place: 1, generation: 1 } };
+    let told = |sent: &[&str], notice: Notice| {
+        let mut shell = Shell::new(CORES, false, Options::default(), 1);
+        sent.iter().for_each(|sent| shell.feed(&words(sent)));
+        shell.finish();
+        shell.output.clear();
+        let (now, node) = (shell.model.now, node(false));
+        shell.session.notify(now, &node, notice, b"key");
+        String::from_utf8(std::mem::take(shell.session.output())).unwrap()
+    };
+    let (one, all) = (Notice::Redirected(source), Notice::AllRedirected(source));
+    assert_eq!(told(&[], one), "", "RESP2 has no form for it");
+    let subscribed = ["SUBSCRIBE __redis__:invalidate"];
+    let message = "*3|$7|message|$20|__redis__:invalidate|";
+    assert_eq!(told(&subscribed, one), crlf(&[message, "*1|$3|key|"].concat()));
+    assert_eq!(told(&subscribed, all), crlf(&[message, "$-1|"].concat()));
+    assert_eq!(told(&["HELLO 3"], one), crlf(">2|$10|invalidate|*1|$3|key|"));
+    assert_eq!(told(&["HELLO 3"], all), crlf(">2|$10|invalidate|_|"));
+    // Who redirects to somebody that has gone is told, if he still redirects.
+    let tracking = ["HELLO 3", "CLIENT TRACKING ON REDIRECT 9"];
+    assert_eq!(told(&tracking, Notice::RedirectBroken), crlf(">2|$21|tracking-redir-broken|:9|"));
+    assert_eq!(told(&tracking[1..], Notice::RedirectBroken), "");
+    assert_eq!(told(&["HELLO 3"], Notice::RedirectBroken), "");
+    let mut shell = Shell::new(CORES, false, Options::default(), 1);
+    check_on(&mut shell, &[("CLIENT TRACKING ON REDIRECT 9", "+OK|")]);
+    let at = node(false);
+    shell.session.notify(shell.model.now, &at, Notice::RedirectBroken, b"");
+    check_on(
+        &mut shell,
+        &[("CLIENT TRACKINGINFO", "*6|$5|flags|*2|$2|on|$15|broken_redirect|$8|redirect|:9|$8|prefixes|*0|")],
+    );
+}
+
+#[test]
+fn types_and_users_of_clients_are_told_apart() {
+    let reply = |shell: &mut Shell, sent: &str| {
+        shell.feed(&words(sent));
+        shell.finish();
+        shell.feed(b"");
+        shell.finish();
+        String::from_utf8(std::mem::take(&mut shell.output)).unwrap()
+    };
+    let mut shell = Shell::new(CORES, false, Options::default(), 4);
+    reply(&mut shell, "HELLO 3");
+    assert_eq!(reply(&mut shell, "CLIENT LIST TYPE pubsub"), "=4\r\ntxt:\r\n");
+    reply(&mut shell, "SUBSCRIBE c");
+    let list = reply(&mut shell, "CLIENT LIST TYPE pubsub");
+    assert!(list.contains("id=3 ") && list.contains(" flags=P ") && !list.contains("id=9 "), "{list}");
+    let list = reply(&mut shell, "CLIENT LIST TYPE normal");
+    assert!(!list.contains("id=3 ") && list.contains("id=9 "), "{list}");
+    assert_eq!(reply(&mut shell, "CLIENT KILL TYPE pubsub"), ":0\r\n", "it is the only one, and skipped");
+    assert_eq!(reply(&mut shell, "CLIENT KILL USER nobody"), "-ERR No such user 'nobody'\r\n");
+    reply(&mut shell, "ACL SETUSER alice on nopass");
+    assert_eq!(reply(&mut shell, "CLIENT KILL USER alice"), ":0\r\n");
+    assert_eq!(reply(&mut shell, "CLIENT KILL USER default SKIPME no TYPE pubsub"), ":1\r\n");
+    assert_eq!(shell.closed, Some(Reason::Quit));
 }
 
 #[test]
@@ -110,6 +198,8 @@ fn errors_are_told_by_command_refused_before_it_began_or_failed() {
             "NOPE",
             "CONFIG",
             "CONFIG NOPE",
+            "CLIENT SETNAME",
+            "CLIENT SETNAME a\u{e9}",
             "EXEC",
             "MULTI",
             "INCR {a}1",
@@ -128,11 +218,12 @@ fn errors_are_told_by_command_refused_before_it_began_or_failed() {
             "cmdstat_get: rejected_calls=1,failed_calls=0",
             "cmdstat_set: rejected_calls=1,failed_calls=0",
             "cmdstat_config: rejected_calls=1,failed_calls=0",
+            "cmdstat_client|setname: rejected_calls=1,failed_calls=1",
             "cmdstat_exec: rejected_calls=0,failed_calls=2",
-            "errorstat_ERR:count=11",
+            "errorstat_ERR:count=13",
             "errorstat_EXECABORT:count=1",
         ];
-        assert_eq!(told(near, &sent, &wanted), 12, "{near} near");
+        assert_eq!(told(near, &sent, &wanted), 14, "{near} near");
     }
 }
 
@@ -165,6 +256,10 @@ fn commands_describe_themselves() {
         ("COMMAND GETKEYS mset a b c d", "*2|$1|a|$1|c|"),
         ("COMMAND GETKEYS object encoding k", "*1|$1|k|"),
         ("COMMAND LIST FILTERBY PATTERN getr*", "*1|$8|getrange|"),
+        ("ACL LOG", "*0|"),
+        ("ACL LOG RESET", "+OK|"),
+        ("ACL LOG x", "-ERR value is not an integer or out of range|"),
+        ("ACL LOG 1 2", "-ERR unknown subcommand or wrong number of arguments for 'LOG'. Try ACL HELP.|"),
         ("ACL WHOAMI", "$7|default|"),
         ("ACL LIST", "*1|$34|user default on nopass ~* &* +@all|"),
         ("TIME", "*2|$10|1700000000|$1|0|"),

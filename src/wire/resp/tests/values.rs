@@ -2,6 +2,34 @@
 
 use super::*;
 
+/// Clocks that people set, and machines that sleep: a time to live is what it was, an absolute end is as the clock says now.
+#[test]
+fn a_clock_that_jumps_changes_no_time_to_live() {
+    const HOUR: u64 = 3_600_000;
+    for jump in [HOUR as i64, -(HOUR as i64)] {
+        let mut shell = Shell::new(CORES, false, Options::default(), 3);
+        check_on(&mut shell, &[("SET a x EX 100", "+OK|"), ("SET b x", "+OK|"), ("TTL a", ":100|")]);
+        shell.model.now.wall.0 = shell.model.now.wall.0.wrapping_add_signed(jump);
+        let wall_seconds = shell.model.now.wall.0 / 1000;
+        check_on(
+            &mut shell,
+            &[
+                ("TTL a", ":100|"),
+                ("GET a", "$1|x|"),
+                ("EXPIRETIME a", &format!(":{}|", wall_seconds + 100)),
+                (&format!("EXPIREAT b {}", wall_seconds + 50), ":1|"),
+                ("TTL b", ":50|"),
+            ],
+        );
+        // The machine slept for a minute: that is time as well.
+        shell.model.now.mono = shell.model.now.mono.plus_millis(60_000);
+        shell.model.now.wall.0 += 60_000;
+        check_on(&mut shell, &[("TTL a", ":40|"), ("GET b", "$-1|")]);
+        shell.model.now.mono = shell.model.now.mono.plus_millis(40_000);
+        check_on(&mut shell, &[("GET a", "$-1|")]);
+    }
+}
+
 #[test]
 fn strings_are_read_and_written_as_redis_does() {
     check(&[

@@ -3,10 +3,14 @@
 //! A table of users is a value: a change makes another one, which cores hand to their sessions. Passwords are kept as SHA-256
 //! only, and comparing one takes the same time whether it is right, wrong, or of a user that is not there.
 
+mod selector;
+
+pub use selector::{Access, Selector};
+
 use super::Backend;
-use super::resp::commands::{self, COMMANDS, Command};
+use super::denials::{Denial, Ground};
+use super::resp::commands::Command;
 use crate::clock::Mono;
-use crate::glob;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,9 +21,6 @@ pub const DEFAULT: &[u8] = b"default";
 pub const USERS_MAX: usize = 1024;
 /// Bytes of the rules of one user.
 pub const RULES_BYTES_MAX: usize = 64 << 10;
-/// Steps that comparing a key with a pattern may take.
-const GLOB_STEPS_MAX: u64 = 1 << 20;
-const WORDS: usize = commands::PLACE_COUNT.div_ceil(64);
 
 type Digest = [u8; 32];
 
@@ -29,36 +30,17 @@ pub struct Users {
     by_name: BTreeMap<Vec<u8>, Arc<User>>,
 }
 
-/// A user.
+/// A user. It may do what any of its selectors allows whole: one alone has to allow the command and all that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     name: Vec<u8>,
     on: bool,
     nopass: bool,
     passwords: Vec<Digest>,
-    /// A bit for each command and subcommand, by [`commands::place`].
-    commands: [u64; WORDS],
-    /// How they came to be: the first is `+@all` or `-@all`.
-    command_rules: Vec<String>,
-    all_keys: bool,
-    keys: Vec<KeyPattern>,
-    all_channels: bool,
-    channels: Vec<Vec<u8>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct KeyPattern {
-    access: Access,
-    pattern: Vec<u8>,
-}
-
-/// What is done with a key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Access {
-    /// Its value is read.
-    pub read: bool,
-    /// It is changed.
-    pub write: bool,
+    /// What the rules outside of brackets say.
+    root: Selector,
+    /// What those in brackets say.
+    selectors: Vec<Selector>,
 }
 
 /// Why a command is not for a user.
@@ -72,11 +54,12 @@ pub enum Denied {
     Channel(usize),
 }
 
-/// A rule that cannot be followed: the words of `ACL SETUSER` for it.
+/// Why a rule cannot be followed: the words of `ACL SETUSER` for it.
 pub type RuleError = &'static str;
 
+/// A bracket that is not closed; the rule is where it opens.
+pub const UNMATCHED: RuleError = "Unmatched parenthesis in acl selector";
 const SYNTAX: RuleError = "Syntax error";
-const UNKNOWN: RuleError = "Unknown command or category name in ACL";
 
 impl Users {
     /// The default user alone: everything is allowed, with a password if there is one.
@@ -123,14 +106,15 @@ impl Users {
     ///
     /// # Errors
     /// The first rule that cannot be followed, and why.
-    pub fn set<'r>(&mut self, name: &[u8], rules: &'r [u8]) -> Result<(), (&'r [u8], RuleError)> {
+    pub fn set(&mut self, name: &[u8], rules: &[u8]) -> Result<(), (Vec<u8>, RuleError)> {
         let words = rules.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
         let user = self.changed(name, words)?;
         self.put(user);
         Ok(())
     }
 
-    /// What a user would be after rules.
+    /// What a user would be after rules. A selector may come in several pieces: from one that opens a bracket to the one that
+    /// closes it.
     ///
     /// # Errors
     /// The first rule that cannot be followed, and why.
@@ -138,12 +122,27 @@ impl Users {
         &self,
         name: &[u8],
         rules: impl Iterator<Item = &'r [u8]>,
-    ) -> Result<User, (&'r [u8], RuleError)> {
+    ) -> Result<User, (Vec<u8>, RuleError)> {
         let mut user = self.find(name).map_or_else(|| User::new(name), |user| User::clone(user));
+        let mut open: Option<(&[u8], Vec<u8>)> = None;
         for rule in rules {
-            user.follow(rule).map_err(|why| (rule, why))?;
+            match &mut open {
+                None if rule.starts_with(b"(") && !rule.ends_with(b")") => open = Some((rule, rule.to_vec())),
+                None => user.follow(rule).map_err(|why| (rule.to_vec(), why))?,
+                Some((_, whole)) => {
+                    whole.push(b' ');
+                    whole.extend_from_slice(rule);
+                    if rule.ends_with(b")") {
+                        user.follow(whole).map_err(|why| (whole.clone(), why))?;
+                        open = None;
+                    }
+                }
+            }
         }
-        Ok(user)
+        match open {
+            Some((start, _)) => Err((start.to_vec(), UNMATCHED)),
+            None => Ok(user),
+        }
     }
 
     /// The user who comes without a password, if the default one may.
@@ -208,7 +207,18 @@ impl Badge {
         name: &[u8],
         password: &[u8],
     ) -> bool {
-        self.admit_if(backend, now, name, password, User::is_free)
+        let right = self.admit_if(backend, now, name, password, User::is_free);
+        if !right {
+            let client = format!("addr={}", self.source);
+            backend.denied(&Denial {
+                ground: Ground::Login,
+                queued: false,
+                object: b"AUTH",
+                user: name,
+                client: client.as_bytes(),
+            });
+        }
+        right
     }
 
     fn admit_if(
@@ -277,12 +287,8 @@ impl User {
             on: false,
             nopass: false,
             passwords: Vec::new(),
-            commands: [0; WORDS],
-            command_rules: vec!["-@all".to_owned()],
-            all_keys: false,
-            keys: Vec::new(),
-            all_channels: false,
-            channels: Vec::new(),
+            root: Selector::new(),
+            selectors: Vec::new(),
         }
     }
 
@@ -294,7 +300,7 @@ impl User {
     /// Whether nothing is forbidden to it, so that nobody need ask.
     #[inline]
     pub fn is_free(&self) -> bool {
-        self.all_keys && self.all_channels && self.commands == [u64::MAX; WORDS]
+        self.root.allows_all()
     }
 
     /// Whether anybody is this user without a word, if it is the default one.
@@ -309,52 +315,26 @@ impl User {
 
     fn follow(&mut self, rule: &[u8]) -> Result<(), RuleError> {
         match rule {
-            b"allkeys" => return self.follow(b"~*"),
-            b"allchannels" => return self.follow(b"&*"),
-            b"allcommands" => return self.follow(b"+@all"),
-            b"nocommands" => return self.follow(b"-@all"),
-            _ => {}
-        }
-        match rule {
             b"on" => self.on = true,
             b"off" => self.on = false,
             b"nopass" => (self.nopass, self.passwords) = (true, Vec::new()),
             b"resetpass" => (self.nopass, self.passwords) = (false, Vec::new()),
-            b"resetkeys" => (self.all_keys, self.keys) = (false, Vec::new()),
-            b"resetchannels" => (self.all_channels, self.channels) = (false, Vec::new()),
             b"reset" => *self = User::new(&std::mem::take(&mut self.name)),
-            // There is one database, no selectors, and nothing to sanitize.
-            b"clearselectors" | b"alldbs" | b"resetdbs" | b"sanitize-payload" | b"skip-sanitize-payload" => {}
+            b"clearselectors" => self.selectors.clear(),
+            // There is nothing to sanitize.
+            b"sanitize-payload" | b"skip-sanitize-payload" => {}
             [b'>', password @ ..] => self.add_password(digest(password)),
             [b'<', password @ ..] => self.remove_password(digest(password))?,
             [b'#', hash @ ..] => self.add_password(hash_of(hash)?),
             [b'!', hash @ ..] => self.remove_password(hash_of(hash)?)?,
-            [b'~', pattern @ ..] => self.add_keys(Access { read: true, write: true }, pattern)?,
-            [b'%', rest @ ..] => {
-                let place = memchr::memchr(b'~', rest).ok_or(SYNTAX)?;
-                let letters = &rest[..place];
-                let has = |letter: u8| letters.iter().any(|given| given.eq_ignore_ascii_case(&letter));
-                let access = Access { read: has(b'R'), write: has(b'W') };
-                let known = letters.iter().all(|letter| matches!(letter.to_ascii_uppercase(), b'R' | b'W'));
-                if letters.is_empty() || !known {
-                    return Err(SYNTAX);
+            [b'(', inner @ .., b')'] => {
+                let mut selector = Selector::new();
+                for rule in inner.split(|byte| *byte == b' ').filter(|rule| !rule.is_empty()) {
+                    selector.follow(rule)?;
                 }
-                self.add_keys(access, &rest[place + 1..])?;
+                self.selectors.push(selector);
             }
-            [b'&', b'*'] => (self.all_channels, self.channels) = (true, Vec::new()),
-            [b'&', pattern @ ..] if self.all_channels && !pattern.is_empty() => {
-                return Err(
-                    "Adding a pattern after the * pattern (or the 'allchannels' flag) is not valid and does not have any \
-                     effect. Try 'resetchannels' to start with an empty list of channels",
-                );
-            }
-            [b'&', pattern @ ..] => {
-                if !self.channels.iter().any(|known| known == pattern) {
-                    self.channels.push(pattern.to_vec());
-                }
-            }
-            [sign @ (b'+' | b'-'), target @ ..] => self.change_commands(*sign == b'+', target)?,
-            _ => return Err(SYNTAX),
+            rule => self.root.follow(rule)?,
         }
         Ok(())
     }
@@ -373,79 +353,10 @@ impl User {
         Ok(())
     }
 
-    fn add_keys(&mut self, access: Access, pattern: &[u8]) -> Result<(), RuleError> {
-        if self.all_keys {
-            return Err(
-                "Adding a pattern after the * pattern (or the 'allkeys' flag) is not valid and does not have any effect. \
-                 Try 'resetkeys' to start with an empty list of patterns",
-            );
-        }
-        if pattern.iter().any(|byte| *byte == b' ' || *byte == 0) {
-            return Err(SYNTAX);
-        }
-        if pattern == b"*" && access.read && access.write {
-            (self.all_keys, self.keys) = (true, Vec::new());
-            return Ok(());
-        }
-        match self.keys.iter_mut().find(|known| known.pattern == pattern) {
-            Some(known) => {
-                known.access.read |= access.read;
-                known.access.write |= access.write;
-            }
-            None => self.keys.push(KeyPattern { access, pattern: pattern.to_vec() }),
-        }
-        Ok(())
-    }
-
-    fn change_commands(&mut self, allow: bool, target: &[u8]) -> Result<(), RuleError> {
-        let target = std::str::from_utf8(target).map_err(|_| UNKNOWN)?.to_ascii_lowercase();
-        if target == "@all" {
-            self.commands = [if allow { u64::MAX } else { 0 }; WORDS];
-            self.command_rules.clear();
-        } else if let Some(category) = target.strip_prefix('@') {
-            if !commands::CATEGORIES.contains(&category) {
-                return Err(UNKNOWN);
-            }
-            for command in COMMANDS {
-                if commands::categories(command.flags, command.group).any(|name| name == category) {
-                    self.set_bit(commands::place(command, ""), allow);
-                }
-                for sub in command.subcommands {
-                    if commands::categories(sub.flags, command.group).any(|name| name == category) {
-                        self.set_bit(commands::place(command, sub.name), allow);
-                    }
-                }
-            }
-        } else {
-            let (name, sub) = target.split_once('|').map_or((target.as_str(), None), |(n, s)| (n, Some(s)));
-            let command = commands::lookup(name.as_bytes()).ok_or(UNKNOWN)?;
-            match sub {
-                Some(sub) => {
-                    let sub = command.subcommand(sub.as_bytes()).ok_or(UNKNOWN)?;
-                    self.set_bit(commands::place(command, sub.name), allow);
-                }
-                None => {
-                    let first = commands::place(command, "");
-                    (first..=first + command.subcommands.len()).for_each(|place| self.set_bit(place, allow));
-                }
-            }
-            let inner = format!("{target}|");
-            self.command_rules.retain(|rule| !rule[1..].starts_with(&inner));
-        }
-        self.command_rules.retain(|rule| rule[1..] != target || rule.ends_with("@all"));
-        self.command_rules.push(format!("{}{target}", if allow { '+' } else { '-' }));
-        Ok(())
-    }
-
-    fn set_bit(&mut self, place: usize, on: bool) {
-        let bit = 1 << (place % 64);
-        if on { self.commands[place / 64] |= bit } else { self.commands[place / 64] &= !bit }
-    }
-
     /// Whether it may do this with these arguments, the command's name among them.
     ///
     /// # Errors
-    /// The first thing that it may not.
+    /// What it may not, by the selector that comes closest.
     pub fn may<'a>(
         &self,
         command: &Command,
@@ -453,42 +364,28 @@ impl User {
         count: usize,
         argument: impl Fn(usize) -> &'a [u8],
     ) -> Result<(), Denied> {
-        let place = commands::place(command, subcommand);
-        let open = command.flags & commands::NO_AUTH != 0;
-        if !open && self.commands[place / 64] & 1 << (place % 64) == 0 {
-            return Err(Denied::Command);
-        }
-        if !self.all_keys {
-            let sub = command.subcommands.iter().find(|sub| sub.name == subcommand);
-            for (i, at) in command.keys(sub, count).enumerate().filter(|(_, at)| *at < count) {
-                let access = commands::access(command, i, || (1..count).map(&argument));
-                if !self.reaches(argument(at), access) {
-                    return Err(Denied::Key(at));
-                }
+        let mut closest = match self.root.may(command, subcommand, count, &argument) {
+            Ok(()) => return Ok(()),
+            Err(denied) => denied,
+        };
+        for selector in &self.selectors {
+            match selector.may(command, subcommand, count, &argument) {
+                Ok(()) => return Ok(()),
+                Err(denied) if denied.rank() > closest.rank() => closest = denied,
+                Err(_) => {}
             }
         }
-        if !self.all_channels
-            && let Some(exact) = commands::names_channels(command.id)
-        {
-            let known = |channel: &[u8]| {
-                self.channels.iter().any(|pattern| match exact {
-                    true => pattern == channel,
-                    false => fits(pattern, channel),
-                })
-            };
-            if let Some(at) = (1..count).find(|at| !known(argument(*at))) {
-                return Err(Denied::Channel(at));
-            }
-        }
-        Ok(())
+        Err(closest)
     }
 
-    fn reaches(&self, key: &[u8], access: Access) -> bool {
-        self.keys.iter().any(|known| {
-            (known.access.read || !access.read)
-                && (known.access.write || !access.write)
-                && fits(&known.pattern, key)
-        })
+    /// What the rules outside of brackets say.
+    pub fn root(&self) -> &Selector {
+        &self.root
+    }
+
+    /// What those in brackets say.
+    pub fn selectors(&self) -> &[Selector] {
+        &self.selectors
     }
 
     /// Its flags, for `ACL GETUSER`.
@@ -502,54 +399,25 @@ impl User {
         self.passwords.iter().map(hexadecimal).collect()
     }
 
-    /// The rules about commands.
-    pub fn command_rules(&self) -> String {
-        self.command_rules.join(" ")
-    }
-
-    /// The rules about keys.
-    pub fn key_rules(&self) -> Vec<u8> {
-        if self.all_keys {
-            return b"~*".to_vec();
-        }
-        let rules: Vec<Vec<u8>> = self
-            .keys
-            .iter()
-            .map(|KeyPattern { access, pattern }| {
-                let head: &[u8] = match (access.read, access.write) {
-                    (true, true) => b"~",
-                    (true, false) => b"%R~",
-                    _ => b"%W~",
-                };
-                [head, pattern].concat()
-            })
-            .collect();
-        rules.join(&b' ')
-    }
-
-    /// The rules about channels.
-    pub fn channel_rules(&self) -> Vec<u8> {
-        if self.all_channels {
-            return b"&*".to_vec();
-        }
-        let rules: Vec<Vec<u8>> = self.channels.iter().map(|pattern| [b"&", &pattern[..]].concat()).collect();
-        rules.join(&b' ')
-    }
-
     /// All rules, by which [`Users::set`] makes the user again from nothing.
     pub fn rules(&self) -> Vec<u8> {
         let mut rules: Vec<Vec<u8>> = self.flags().map(|flag| flag.as_bytes().to_vec()).collect();
         rules.extend(self.password_hashes().iter().map(|hash| format!("#{hash}").into_bytes()));
-        rules.extend(Some(self.key_rules()).filter(|rules| !rules.is_empty()));
-        rules.extend((!self.all_channels).then(|| b"resetchannels".to_vec()));
-        rules.extend(Some(self.channel_rules()).filter(|rules| !rules.is_empty()));
-        rules.push(self.command_rules().into_bytes());
+        rules.push(self.root.rules());
+        rules.extend(self.selectors.iter().map(|selector| [b"(", &selector.rules()[..], b")"].concat()));
         rules.join(&b' ')
     }
 }
 
-fn fits(pattern: &[u8], text: &[u8]) -> bool {
-    glob::matches(pattern, text, GLOB_STEPS_MAX, &mut 0)
+impl Denied {
+    /// How close to being allowed: a later thing that is forbidden is closer.
+    fn rank(self) -> (u8, usize) {
+        match self {
+            Denied::Command => (0, 0),
+            Denied::Key(at) => (1, at),
+            Denied::Channel(at) => (2, at),
+        }
+    }
 }
 
 fn hash_of(text: &[u8]) -> Result<Digest, RuleError> {
@@ -573,6 +441,9 @@ fn hash_of(text: &[u8]) -> Result<Digest, RuleError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::resp::commands;
+
+    const UNKNOWN: RuleError = "Unknown command or category name in ACL";
 
     fn users(rules: &str) -> Users {
         let mut users = Users::with_password(None);
@@ -620,6 +491,9 @@ mod tests {
             ("+config|nosuch", "+config|nosuch", UNKNOWN),
             ("%X~a", "%X~a", SYNTAX),
             ("%~a", "%~a", SYNTAX),
+            ("(~b on) +get", "(~b on)", SYNTAX),
+            ("(~b (+get) +set)", "(~b (+get)", SYNTAX),
+            ("+get (~b +get", "(~b", UNMATCHED),
             ("<x", "<x", "The password you are trying to remove from the user does not exist"),
             (
                 "~* ~b",
@@ -627,7 +501,7 @@ mod tests {
                 "Adding a pattern after the * pattern (or the 'allkeys' flag) is not valid and does not have any effect. Try 'resetkeys' to start with an empty list of patterns",
             ),
         ] {
-            assert_eq!(users.set(b"alice", rules.as_bytes()), Err((rule.as_bytes(), why)));
+            assert_eq!(users.set(b"alice", rules.as_bytes()), Err((rule.as_bytes().to_vec(), why)));
             assert_eq!(users, before);
         }
         assert!(users.set(b"alice", b"#12").unwrap_err().1.starts_with("The password hash must be"));
@@ -671,6 +545,40 @@ mod tests {
         ] {
             assert_eq!(may(&users, words), expected, "{words}");
         }
+    }
+
+    #[test]
+    fn one_selector_alone_has_to_allow_a_command_whole() {
+        let users = users("on nopass ~a:* +get (~b:* +set &news) ( %R~c:*  +@read ) (+config|get)");
+        for (words, expected) in [
+            ("get a:1", Ok(())),
+            ("set b:1 x", Ok(())),
+            ("get c:1", Ok(())),
+            ("config get x", Ok(())),
+            ("set a:1 x", Err(Denied::Key(1))),
+            ("get b:1", Err(Denied::Key(1))),
+            ("mget c:1 c:2 a:1", Err(Denied::Key(3))),
+            ("del a:1", Err(Denied::Command)),
+            ("config set a b", Err(Denied::Command)),
+            ("subscribe news", Err(Denied::Command)),
+        ] {
+            assert_eq!(may(&users, words), expected, "{words}");
+        }
+        let alice = users.find(b"alice").unwrap();
+        assert_eq!(
+            String::from_utf8(alice.rules()).unwrap(),
+            "on nopass ~a:* resetchannels -@all +get (~b:* resetchannels &news -@all +set) (%R~c:* resetchannels -@all \
+             +@read) (resetchannels -@all +config|get)"
+        );
+        let mut again = Users::with_password(None);
+        again.set(b"alice", &alice.rules()).unwrap();
+        assert_eq!(again.find(b"alice"), Some(alice));
+        assert!(!alice.is_free());
+        again.set(b"alice", b"clearselectors").unwrap();
+        assert_eq!(may(&again, "set b:1 x"), Err(Denied::Command));
+        // One of them that allows everything is as good as the rules outside of brackets, only not so fast.
+        again.set(b"alice", b"(allkeys allcommands allchannels)").unwrap();
+        assert_eq!(may(&again, "set b:1 x"), Ok(()));
     }
 
     #[test]
