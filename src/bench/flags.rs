@@ -390,11 +390,21 @@ impl Flags {
             Some("redis" | "redis-benchmark" | "valkey-benchmark") => Ok(Dialect::Redis),
             Some("own") => Ok(Dialect::Own),
             Some(other) => Err(format!("--dialect {other}: memtier, redis or own")),
-            // memtier_benchmark has no -r; both have --threads.
-            None if self.keyspace.is_some() || is_number(&self.threads_or_tests) == Some(false) => {
+            // What only one of the two tools has; both have --threads.
+            None if self.keyspace.is_some()
+                || is_number(&self.threads_or_tests) == Some(false)
+                || self.keep_alive.is_some()
+                || self.show_errors
+                || self.precision.is_some() =>
+            {
                 Ok(Dialect::Redis)
             }
-            None if self.threads.is_some() || is_number(&self.threads_or_tests) == Some(true) => {
+            None if self.threads.is_some()
+                || is_number(&self.threads_or_tests) == Some(true)
+                || self.hide_histogram
+                || self.print_all_runs
+                || self.data_verify =>
+            {
                 Ok(Dialect::Memtier)
             }
             None => Ok(Dialect::Own),
@@ -522,6 +532,7 @@ impl Flags {
             (None, None) => (0, 0),
         };
         let length = match (&self.requests, self.test_time) {
+            (_, Some(seconds)) if seconds == 0.0 => return Err("--test-time 0 measures nothing".into()),
             (_, Some(seconds)) => Length::Time(seconds_of(seconds)?),
             (Some(requests), None) if requests == "allkeys" => Length::Requests(key_count),
             (Some(requests), None) => {
@@ -785,6 +796,16 @@ mod tests {
             Length::Requests(1000),
             "-r is redis-benchmark's"
         );
+        for line in ["-n 1000 -q --threads 2 -k 1", "-n 1000 -e", "-n 1000 --precision 3 --threads 2"] {
+            assert_eq!(
+                plan(line).length,
+                Length::Requests(1000),
+                "{line}: redis-benchmark counts all requests"
+            );
+        }
+        for line in ["-c 5 -n 100 --hide-histogram --threads 2", "-c 10 -n 100 --data-verify -t 1"] {
+            assert_eq!(plan(line).length, Length::Requests(1000), "{line}: memtier counts a connection's");
+        }
         assert_eq!(plan("-P 16").pipeline, 16);
         assert_eq!(plan("-P resp3").protocol, Protocol::Resp3);
         assert_eq!(plan("").length, Length::Time(Duration::from_secs(5)));
@@ -880,6 +901,7 @@ mod tests {
             "-t lpush",
             "--rate 0",
             "--test-time -1",
+            "--test-time 0",
             "-d 99999999999",
             "--data-size-range 9-3",
             "--data-size-list 10",

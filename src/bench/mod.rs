@@ -49,6 +49,14 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         eprintln!("foreshadow bench: cannot run on CPU {cpu}");
         return ExitCode::from(2);
     }
+    let files = [&plan.output.file, &plan.output.json_file, &plan.output.hdr_file];
+    for file in files.into_iter().flatten() {
+        // Rather now than after the load.
+        if let Err(error) = std::fs::OpenOptions::new().append(true).create(true).open(file) {
+            eprintln!("foreshadow bench: {} cannot be written: {error}", file.display());
+            return ExitCode::from(2);
+        }
+    }
     let mut measured = Vec::new();
     let ran = measure(&plan, &mut measured);
     if let Err(failure) = &ran {

@@ -217,11 +217,10 @@ impl Connection {
         self.tls.as_ref().is_some_and(|tls| tls.waiting_bytes() > 0)
     }
 
-    /// Bytes in its buffers. Capacity beyond them is memory only of a long buffer, which another connection may have used.
+    /// Bytes in its buffers. Capacity beyond them was never touched, so it is no memory yet, or is that of a spare buffer, which is
+    /// short ([`super::core::SPARE_BYTES_MAX`]) and at least a quarter full.
     pub fn buffer_bytes(&self) -> usize {
         let sealed = self.tls.as_ref().map_or(0, |tls| tls.buffer_bytes());
-        let sending =
-            if self.sending.capacity() > KEEP_BYTES { self.sending.capacity() } else { self.sending.len() };
-        self.input.len() + sending + self.session.output_bytes() + sealed
+        self.input.len() + self.sending.len() + self.session.output_bytes() + sealed
     }
 }

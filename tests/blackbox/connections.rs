@@ -72,6 +72,32 @@ fn one_reply_may_be_longer_than_the_hard_limit() {
 
 /// Number 10.
 #[test]
+fn the_longest_values_come_whole_to_one_who_reads_slowly_and_asks_on() {
+    // As long as the value that a limit of 64 MiB allows: the buffer that it is sent from counts once.
+    let server = Server::start(&["--memory", "64MiB", "--cores", "0"]);
+    let value = "v".repeat(6_000_000);
+    let mut client = server.connect();
+    ask(&mut client, resp(&["SET", "long", &value]), "+OK\r\n");
+    let gets = [
+        (resp(&["GET", "long"]), bulk(&value), resp(&["PING"]), "+PONG\r\n"),
+        (
+            b"get long\r\n".to_vec(),
+            format!("VALUE long 0 6000000\r\n{value}\r\nEND\r\n"),
+            b"mn\r\n".to_vec(),
+            "MN\r\n",
+        ),
+    ];
+    for (get, reply, more, last) in gets {
+        let mut client = server.connect();
+        client.write_all(&get).expect("sent");
+        let (first, behind) = reply.split_at(64 << 10);
+        expect(&mut client, first);
+        client.write_all(&more).expect("sent");
+        expect(&mut client, [behind, last].concat());
+    }
+}
+
+#[test]
 fn slow_headers_are_closed_at_the_deadline_and_accepting_goes_on() {
     let (soft, hard) = rlimit::getrlimit(Resource::NOFILE).unwrap();
     let _ = rlimit::setrlimit(Resource::NOFILE, hard.min(24_000), hard);

@@ -226,6 +226,7 @@ impl Core {
             lines_until: Mono(0),
             lines: Vec::new(),
             spare_buffers: Vec::new(),
+            tight: false,
             guesses: wire::guesses::Guesses::default(),
             journal: wire::journal::Journal::default(),
             watchers: wire::events::Watchers::new(me.0, node.core_count()),

@@ -4,7 +4,7 @@ use super::Core;
 use super::works::{Desk, Works};
 use crate::clock::{Mono, Now};
 use crate::ids::ConnectionId;
-use crate::io::connection::{Connection, KEEP_BYTES, Receiving, Stage};
+use crate::io::connection::{Connection, Receiving, Stage};
 use crate::io::ring::{Completion, Kind};
 use crate::io::tls::common_name;
 use crate::store::APPROACH_MAX;
@@ -172,6 +172,7 @@ impl Core {
         self.buffer_bytes =
             (self.buffer_bytes + bytes as u64).saturating_sub(connection.counted_bytes as u64);
         connection.counted_bytes = bytes;
+        self.works.tight = self.buffer_bytes > self.options.buffer_bytes_max / 3;
         if self.buffer_bytes.abs_diff(self.lent_bytes) > LENT_STEP_BYTES {
             self.lent_bytes = self.buffer_bytes;
             self.works.engine.lend(self.lent_bytes);
@@ -301,13 +302,14 @@ pub(super) fn serve_from(
     now: Now,
     piece: Option<&[u8]>,
 ) -> usize {
+    if works.tight && connection.in_flight {
+        connection.stage = Stage::Blocked;
+        return 0;
+    }
     let node = works.node.clone();
     let before = works.engine.counters.commands_total;
-    let bare = connection.session.output().capacity() == 0 && !connection.in_flight;
-    if bare && let Some(spare) = works.spare_buffers.pop() {
-        *connection.session.output() = spare;
-    }
-    let mut desk = Desk { works, now, connection: connection.id };
+    works.lend_buffer(connection.session.output());
+    let mut desk = Desk { works, now, connection: connection.id, commands_before: before };
     let progress = match piece {
         Some(piece) => connection.session.serve(now, &node, piece, &mut desk),
         None => {
@@ -317,10 +319,7 @@ pub(super) fn serve_from(
             progress
         }
     };
-    let output = connection.session.output();
-    if bare && output.is_empty() && output.capacity() > KEEP_BYTES {
-        works.keep_buffer(std::mem::take(output));
-    }
+    works.review_buffer(connection.session.output());
     if progress.consumed > 0 && connection.session.midway() {
         connection.unfinished_since.get_or_insert(now.mono);
         connection.unfinished_bytes += progress.consumed as u64;

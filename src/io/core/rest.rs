@@ -32,6 +32,8 @@ impl Core {
                 }
             }
         }
+        // Who sleeps does not know for how long.
+        self.send_held();
         self.arm_timer(begin);
         if !self.works.mesh.fall_asleep() {
             return self.ring.enter(false);

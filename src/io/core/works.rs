@@ -4,6 +4,7 @@ use crate::clock::{Mono, Now};
 use crate::engine::{Engine, Waiter};
 use crate::hash::slot_of;
 use crate::ids::{ConnectionId, CoreId};
+use crate::io::connection::KEEP_BYTES;
 use crate::io::mesh::Mesh;
 use crate::io::time;
 use crate::message::ReturnAddress;
@@ -44,6 +45,9 @@ pub(super) struct Works {
     pub(super) lines: Vec<Vec<u8>>,
     /// Long buffers for output.
     pub(super) spare_buffers: Vec<Vec<u8>>,
+    /// Buffers of connections hold a third of what they may: who has replies on the way gets no more until they are taken, others
+    /// one at a time.
+    pub(super) tight: bool,
 }
 
 /// Lines that monitors are shown in so many milliseconds, per core: they see a sample.
@@ -59,16 +63,34 @@ pub(super) struct Chore {
     pub(super) verb: Verb,
 }
 
-/// Long output buffers kept for whoever needs one next, and the bytes of all of them.
-const SPARE_BUFFERS_MAX: usize = 8;
-const SPARE_BYTES_MAX: usize = 2 << 20;
+/// Long output buffers kept for whoever needs one next, and the bytes of each.
+const SPARE_BUFFERS_MAX: usize = 4;
+const SPARE_BYTES_MAX: usize = 512 << 10;
 
 impl Works {
+    /// Gives a connection that is about to write replies a spare buffer, if it has none of its own and there is one.
+    #[inline]
+    pub(super) fn lend_buffer(&mut self, output: &mut Vec<u8>) {
+        if output.capacity() == 0
+            && let Some(spare) = self.spare_buffers.pop()
+        {
+            *output = spare;
+        }
+    }
+
+    /// Takes a lent buffer back from who has written little: it would hold much memory that nobody counts.
+    #[inline]
+    pub(super) fn review_buffer(&mut self, output: &mut Vec<u8>) {
+        if output.capacity() > KEEP_BYTES && output.len() < output.capacity() / 4 {
+            let short = output.as_slice().to_vec();
+            self.keep_buffer(std::mem::replace(output, short));
+        }
+    }
+
     /// Keeps a long buffer that was sent for the next long output: memory that is new to the process costs a fault for each of
     /// its pages.
     pub(super) fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
-        let kept: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
-        if self.spare_buffers.len() < SPARE_BUFFERS_MAX && kept + buffer.capacity() <= SPARE_BYTES_MAX {
+        if self.spare_buffers.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
             buffer.clear();
             self.spare_buffers.push(buffer);
         }
@@ -182,6 +204,8 @@ pub(super) struct Desk<'a> {
     pub(super) works: &'a mut Works,
     pub(super) now: Now,
     pub(super) connection: ConnectionId,
+    /// Commands done before the session's turn.
+    pub(super) commands_before: u64,
 }
 
 impl Backend for Desk<'_> {
@@ -224,7 +248,9 @@ impl Backend for Desk<'_> {
 
     #[inline]
     fn ready(&self) -> bool {
-        self.works.mesh.ready()
+        let works = &*self.works;
+        let enough = works.tight && works.engine.counters.commands_total != self.commands_before;
+        works.mesh.ready() && !enough
     }
 
     fn trusts(&mut self, now: Mono, source: &str, user: &[u8]) -> bool {

@@ -713,6 +713,8 @@ pub(super) fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
 #[inline]
 pub(super) fn bulk_value(out: &mut Vec<u8>, value: &Value<'_>) {
     header(out, b'$', value.len());
+    // The line end behind a long value is not to double its buffer.
+    out.reserve(value.len() + 2);
     value.append_to(out);
     out.extend_from_slice(b"\r\n");
 }
