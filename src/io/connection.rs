@@ -170,12 +170,13 @@ impl Connection {
         match &mut self.tls {
             None => std::mem::swap(&mut self.sending, self.session.output()),
             Some(tls) => {
-                std::mem::swap(&mut self.sending, tls.outgoing());
+                if tls.has_outgoing() {
+                    std::mem::swap(&mut self.sending, tls.outgoing());
+                }
                 let plain = self.session.output();
                 if tls.ready() && !tls.ended() && !plain.is_empty() {
                     // Keys that are used up end the connection; what could not be sealed is lost with it.
-                    self.cut |= tls.seal(plain, &mut self.sending).is_err();
-                    plain.clear();
+                    self.cut |= tls.seal_all(plain, &mut self.sending).is_err();
                     plain.shrink_to(KEEP_BYTES);
                 }
             }

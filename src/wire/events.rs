@@ -104,11 +104,6 @@ impl Watchers {
         self.kinds & kinds != 0
     }
 
-    /// Whether there is something to be shown.
-    pub fn has_lines(&self) -> bool {
-        self.all.iter().any(|watcher| !watcher.lines.is_empty())
-    }
-
     /// What is to be shown to whom: how many lines found no room before these (little-endian u64), then the lines.
     pub fn take(&mut self) -> Vec<(Observer, Vec<u8>)> {
         let told = self.all.iter_mut().filter(|watcher| !watcher.lines.is_empty());
@@ -465,7 +460,7 @@ mod tests {
         assert!(watchers.any() && !watchers.want(MUTATIONS));
         watchers.set(observer(1), 0);
         watchers.request(NOW, Asker(1), &get, Answer::Miss, None);
-        assert!(!watchers.any() && !watchers.has_lines());
+        assert!(!watchers.any() && watchers.take().is_empty());
     }
 
     #[test]

@@ -7,19 +7,22 @@
 //! ```
 //! A [`Channel`] waits for nothing and keeps no more than one record that is not complete; whoever holds it has the socket,
 //! the deadline and the bound of the buffers. `identity`: certificates and keys from files; `shelf`: the one in use, which
-//! changes while connections come in.
+//! changes while connections come in; `records`: what comes behind a server's handshake by TLS 1.3.
 
 mod identity;
+mod records;
 mod shelf;
 
 pub use identity::{ClientCertificates, Failure, Files, Versions, client, common_name, server};
 pub use shelf::{Reader, Shelf};
 
+use records::Records;
+
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{ClientConfig, Error, ServerConfig};
+use rustls::{ClientConfig, Error, ProtocolVersion, ServerConfig};
 use std::sync::Arc;
 
 /// Bytes of one record at most: what TLS 1.2 allows, its header included.
@@ -38,6 +41,8 @@ pub struct Channel {
     waiting: Vec<u8>,
     /// Of the handshake, or an alert: to be sent before anything that is sealed from now on.
     outgoing: Vec<u8>,
+    /// The certificate that a client showed, kept where rustls is not asked any more.
+    certificate: Option<Vec<u8>>,
     ready: bool,
     peer_ended: bool,
     ended: bool,
@@ -46,6 +51,10 @@ pub struct Channel {
 enum Side {
     Server(Box<UnbufferedServerConnection>),
     Client(Box<UnbufferedClientConnection>),
+    /// A server by TLS 1.3, its handshake done.
+    Records(Box<Records>),
+    /// It could not be taken over; the connection ends.
+    Gone,
 }
 
 impl Channel {
@@ -73,6 +82,7 @@ impl Channel {
             side,
             waiting: Vec::new(),
             outgoing: Vec::new(),
+            certificate: None,
             ready: false,
             peer_ended: false,
             ended: false,
@@ -127,11 +137,39 @@ impl Channel {
         let sealed = match &mut self.side {
             Side::Server(side) => seal(side.as_mut(), &mut waiting, plain, into),
             Side::Client(side) => seal(side.as_mut(), &mut waiting, plain, into),
+            Side::Records(records) => records.seal(plain, into),
+            Side::Gone => Err(Error::EncryptError),
         };
         self.waiting = waiting;
         if sealed.is_err() {
             self.ended = true;
         }
+        sealed
+    }
+
+    /// As `seal`, and `plain` is empty afterwards. What fits into one record is sealed where it lies, and the two change places.
+    ///
+    /// # Errors
+    /// As of `seal`; what could not be sealed is lost.
+    pub fn seal_all(&mut self, plain: &mut Vec<u8>, into: &mut Vec<u8>) -> Result<(), Error> {
+        if let Side::Records(records) = &mut self.side
+            && into.is_empty()
+        {
+            match records.seal_where_it_lies(plain) {
+                Ok(true) => {
+                    std::mem::swap(plain, into);
+                    return Ok(());
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.ended = true;
+                    plain.clear();
+                    return Err(error);
+                }
+            }
+        }
+        let sealed = self.seal(plain, into);
+        plain.clear();
         sealed
     }
 
@@ -145,6 +183,8 @@ impl Channel {
             match &mut self.side {
                 Side::Server(side) => farewell(side.as_mut(), &mut waiting, &mut self.outgoing),
                 Side::Client(side) => farewell(side.as_mut(), &mut waiting, &mut self.outgoing),
+                Side::Records(records) => records.farewell(&mut self.outgoing),
+                Side::Gone => {}
             }
         }
         self.ended = true;
@@ -190,6 +230,7 @@ impl Channel {
         let chain = match &self.side {
             Side::Server(side) => side.peer_certificates(),
             Side::Client(side) => side.peer_certificates(),
+            Side::Records(_) | Side::Gone => return self.certificate.as_deref(),
         };
         chain?.first().map(AsRef::as_ref)
     }
@@ -199,12 +240,38 @@ impl Channel {
         let outcome = match &mut self.side {
             Side::Server(side) => open(side.as_mut(), bytes, &mut consumed, plain, &mut self.outgoing),
             Side::Client(side) => open(side.as_mut(), bytes, &mut consumed, plain, &mut self.outgoing),
+            Side::Records(records) => records
+                .open(bytes, &mut consumed, plain, &mut self.outgoing)
+                .map(|peer_ended| Standing { ready: true, peer_ended }),
+            Side::Gone => Err(Error::DecryptError),
         };
-        let outcome = outcome.map(|standing| {
+        let outcome = outcome.and_then(|standing| {
             self.ready |= standing.ready;
             self.peer_ended |= standing.peer_ended;
+            self.take_over()
         });
         (consumed, outcome)
+    }
+
+    /// Goes on without rustls where only records are left: a server by TLS 1.3 whose handshake is done and sent.
+    fn take_over(&mut self) -> Result<(), Error> {
+        let done = match &self.side {
+            Side::Server(side) => {
+                self.ready
+                    && !self.peer_ended
+                    && !side.is_handshaking()
+                    && !side.has_something_to_say()
+                    && side.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+            }
+            _ => false,
+        };
+        if done {
+            self.certificate = self.peer_certificate().map(<[u8]>::to_vec);
+            if let Side::Server(side) = std::mem::replace(&mut self.side, Side::Gone) {
+                self.side = Side::Records(Box::new(Records::of(*side)?));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -121,6 +121,109 @@ fn what_one_end_says_the_other_hears_by_both_versions() {
     }
 }
 
+/// A client's key is renewed with what it says next.
+fn renew_keys(end: &mut Channel) {
+    let Side::Client(side) = &mut end.side else { panic!("a client") };
+    let UnbufferedStatus { discard, state } = side.step(&mut []);
+    assert_eq!(discard, 0);
+    let Ok(ConnectionState::WriteTraffic(traffic)) = state else { panic!("nothing else to do") };
+    traffic.refresh_traffic_keys().expect("TLS 1.3");
+}
+
+#[test]
+fn keys_are_renewed_by_either_end_in_the_middle_of_what_is_said() {
+    let papers = Papers::new("renewal");
+    let client = client(&papers.path("ca.crt"), None).expect("good files");
+    let server = server(&papers.files("localhost"), &ClientCertificates::Unasked, Versions::Only13);
+    let mut pair = Pair::new(server.expect("good files"), client);
+    pair.settle(&mut whole).expect("a handshake");
+    let Side::Records(records) = &mut pair.ends[1].side else { panic!("the server was taken over") };
+    records.renew_after(3);
+    assert_eq!(
+        records.suite(),
+        rustls::CipherSuite::TLS13_AES_128_GCM_SHA256,
+        "whatever the client names first"
+    );
+    let mut told = [Vec::new(), Vec::new()];
+    let mut cut = || 700;
+    for i in 0..50u8 {
+        let text = vec![i; 20_000];
+        if i % 5 == 0 {
+            renew_keys(&mut pair.ends[0]);
+        }
+        for from in [0, 1] {
+            pair.say(from, &text, &mut cut).expect("heard");
+            told[1 - from].extend_from_slice(&text);
+            // What fits into a record is sealed where it lies, what does not is not.
+            for len in [0, 1, 100, FRAGMENT_BYTES, FRAGMENT_BYTES + 1] {
+                let (mut plain, mut sealed) = (text.clone(), Vec::new());
+                plain.truncate(len);
+                told[1 - from].extend_from_slice(&plain);
+                pair.ends[from].seal_all(&mut plain, &mut sealed).expect("ready");
+                assert!(plain.is_empty() && (sealed.len() > len || len == 0 && sealed.is_empty()));
+                pair.deliver(1 - from, &sealed, &mut cut).expect("heard");
+            }
+        }
+    }
+    assert!(pair.heard == told);
+    // Again and again without a word it is an attack.
+    let mut outcome = Ok(());
+    for i in 0..100 {
+        renew_keys(&mut pair.ends[0]);
+        let mut sealed = Vec::new();
+        pair.ends[0].seal(b"", &mut sealed).expect("ready");
+        outcome = pair.deliver(1, &sealed, &mut cut);
+        if outcome.is_err() {
+            assert!(i > 20, "{i}");
+            break;
+        }
+    }
+    assert!(outcome.is_err() && pair.ends[1].ended() && pair.ends[1].has_outgoing());
+}
+
+#[test]
+fn behind_a_handshake_only_whole_records_of_the_right_kinds_are_taken() {
+    let papers = Papers::new("kinds");
+    let config = client(&papers.path("ca.crt"), None).expect("good files");
+    let server = server(&papers.files("localhost"), &ClientCertificates::Unasked, Versions::Only13);
+    let server = server.expect("good files");
+    let fresh = || {
+        let mut pair = Pair::new(server.clone(), config.clone());
+        pair.settle(&mut whole).expect("a handshake");
+        pair
+    };
+    for (record, alert) in [
+        // Not sealed, too long, shorter than its tag, of nobody.
+        (vec![22, 3, 3, 0, 1, 0], true),
+        (vec![20, 3, 3, 0, 1, 1], true),
+        (vec![23, 3, 3, 0x41, 1], true),
+        (vec![23, 3, 3, 0, 3, 1, 2, 3], true),
+        ([&[23, 3, 3, 0, 40][..], &[7; 40]].concat(), true),
+        // Not whole: waited for.
+        (vec![23, 3, 3, 0], false),
+        (vec![23, 3, 3, 0, 40, 1], false),
+    ] {
+        let mut pair = fresh();
+        let outcome = pair.deliver(1, &record, &mut whole);
+        assert_eq!((outcome.is_err(), pair.ends[1].ended()), (alert, alert), "{record:?}");
+        assert_eq!(pair.ends[1].has_outgoing(), alert, "{record:?}");
+        assert!(pair.heard[1].is_empty());
+        if alert {
+            // The client can read the alert, which is sealed.
+            let bytes = std::mem::take(pair.ends[1].outgoing());
+            let told = pair.deliver(0, &bytes, &mut whole).expect_err("an alert");
+            assert!(matches!(told, Error::AlertReceived(_)), "{told:?}");
+        }
+    }
+    // The same record twice is one that was never sealed.
+    let mut pair = fresh();
+    let mut sealed = Vec::new();
+    pair.ends[0].seal(b"once", &mut sealed).expect("ready");
+    pair.deliver(1, &sealed, &mut whole).expect("the first time");
+    assert_eq!(pair.deliver(1, &sealed, &mut whole), Err(Error::DecryptError));
+    assert_eq!(pair.heard[1], b"once");
+}
+
 #[test]
 fn certificates_of_clients_are_asked_for_and_looked_at() {
     let papers = Papers::new("clients");

@@ -98,7 +98,7 @@ fn what_was_refused_is_remembered_and_told() {
             ("AUTH alice secret", "+OK|"),
             ("GET other", noperm),
             ("GET other", noperm),
-            ("CONFIG GET x", "-NOPERM User alice has no permissions to run the 'config|get' command|"),
+            ("CONFIG GET x", "-NOPERM User alice has no permissions to run the 'config¦get' command|"),
             ("SUBSCRIBE news other", "-NOPERM No permissions to access a channel|"),
             ("MULTI", "+OK|"),
             ("MGET app:1", "-NOPERM User alice has no permissions to run the 'mget' command|"),
