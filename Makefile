@@ -26,6 +26,8 @@ test:
 
 # A build of its own, beside that of `make test`: the feature's crates, and this one with them.
 test-etcd:
+	@scripts/setup-etcd
+	cargo clippy --locked --features etcd --lib --test metadata -- -D warnings
 	cargo test --locked --features etcd --test metadata
 
 include bench/bench.mk

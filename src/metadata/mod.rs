@@ -30,7 +30,7 @@ pub use range::Range;
 pub use recovery::{Damage, Recovered, recover};
 pub use session::{Kept, Session, Step};
 pub use swap::{Next, Settled, Swap};
-pub use table::{Compacted, Past, Table};
+pub use table::{Compacted, LEASES_MAX, Past, TABLE_BYTES_MAX, Table};
 pub use view::{Change, Need, View};
 
 /// Longest key in bytes; the shortest has one.
