@@ -1,10 +1,11 @@
 # The two things to do with a clone: `make run` and `make test`.
 
-.PHONY: help run test soak demo clean
+.PHONY: help run test test-etcd soak demo clean
 
 help:
 	@echo 'make run    build and serve on 127.0.0.1:7400 with 1 GiB of memory; FLAGS="--memory 4GiB ..." adds flags'
 	@echo 'make test   install what the tests need where that is possible, run everything, say what was skipped'
+	@echo 'make test-etcd   metadata in a real etcd: builds the feature, some minutes'
 	@echo 'make soak   ten minutes, 500 connections, every answer checked; SOAK="--seconds 60" changes it'
 	@echo 'make demo   a stampede on a real PostgreSQL and a real Redis, with and without us; a table and a plot'
 	@echo 'make bench  ten minutes beside the floor, memcached, Valkey and Redis; writes bench/record'
@@ -22,6 +23,12 @@ run:
 
 test:
 	@scripts/test
+
+# A build of its own, beside that of `make test`: the feature's crates, and this one with them.
+test-etcd:
+	@scripts/setup-etcd
+	cargo clippy --locked --features etcd --lib --test metadata -- -D warnings
+	cargo test --locked --features etcd --test metadata
 
 include bench/bench.mk
 

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod message;
 pub mod request;
 // Floor 2: matter.
+pub mod metadata;
 pub mod origin;
 pub mod store;
 pub mod topology;

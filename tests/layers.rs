@@ -14,6 +14,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("metrics", 0),
     ("message", 1),
     ("request", 1),
+    ("metadata", 2),
     ("origin", 2),
     ("store", 2),
     ("topology", 2),
@@ -43,6 +44,7 @@ const NEIGHBOURS: &[(&str, &str)] =
 /// Files that may contain `unsafe`: memory of the store, and what talks to the kernel about memory.
 const UNSAFE_FILES: &[&str] = &[
     "src/store/memory.rs",
+    "src/control/metadata/lock.rs",
     "src/io/buffers.rs",
     "src/io/core/mod.rs",
     "src/io/core/start.rs",

@@ -144,6 +144,16 @@ fn everything_a_client_can_ask_is_answered() {
         } else {
             assert_eq!(client.open_connections(), 1);
         }
+
+        client.put_many(&items, None).expect("room");
+        client.invalidate_prefix(items[7].0.as_bytes()).expect("alive");
+        let begins_so = |key: &str| key.starts_with(&items[7].0);
+        let held = client.get_many(&keys[..3000]).expect("alive");
+        assert!(keys.iter().zip(&held).all(|(key, item)| item.is_none() == begins_so(key)));
+        assert_eq!(client.invalidate_tag(b"nobody uses it"), Ok(0));
+        client.invalidate_prefix(b"").expect("alive");
+        assert!(client.get_many(&keys).expect("alive").iter().all(Option::is_none));
+        assert!(matches!(client.invalidate_tag(b""), Err(Error::Unsendable(_))));
     }
 }
 

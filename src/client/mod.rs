@@ -35,6 +35,7 @@
 //!    invalidations, touches) is repeated once; a put is not, since its second coming could overwrite what others wrote
 //!    in between: it ends as [`Error::Lost`].
 
+mod invalidations;
 mod link;
 mod pipeline;
 mod shards;
@@ -470,37 +471,6 @@ impl Client {
         }
     }
 
-    /// Removes the item of a key; answers whether there was one.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub fn invalidate(&mut self, key: &[u8]) -> Result<bool, Error> {
-        let mut pipeline = self.pipeline();
-        pipeline.invalidate(key);
-        removed(pipeline.one()?)
-    }
-
-    /// Leaves the item of a key as out of date: plain reads still get it, the next read under lease refills it. Answers whether
-    /// there was one.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub fn invalidate_stale(&mut self, key: &[u8]) -> Result<bool, Error> {
-        let mut pipeline = self.pipeline();
-        pipeline.invalidate_stale(key);
-        removed(pipeline.one()?)
-    }
-
-    /// Removes many items; answers in the order of the keys whether there was one.
-    ///
-    /// # Errors
-    /// As [`Client::get_many`].
-    pub fn invalidate_many<K: AsRef<[u8]>>(&mut self, keys: &[K]) -> Result<Vec<bool>, Error> {
-        let mut pipeline = self.pipeline();
-        pipeline.invalidate_many(keys.iter().map(AsRef::as_ref));
-        pipeline.run().into_iter().map(|reply| removed(reply?)).collect()
-    }
-
     /// The item of a key, or the right to fill it for at most `hold` (up to 600 s; zero: the server's 10 s).
     ///
     /// # Errors
@@ -560,14 +530,6 @@ fn found(reply: Reply) -> Result<Option<Item>, Error> {
 fn written(reply: Reply) -> Result<Written, Error> {
     match reply {
         Reply::Written(written) => Ok(written),
-        _ => Err(UNFIT),
-    }
-}
-
-fn removed(reply: Reply) -> Result<bool, Error> {
-    match reply {
-        Reply::Removed => Ok(true),
-        Reply::Missing => Ok(false),
         _ => Err(UNFIT),
     }
 }

@@ -35,6 +35,8 @@ pub enum Reply {
     Touched(Meta),
     /// The item was removed, or left as out of date.
     Removed,
+    /// What a prefix or a tag names was removed: so many items at once, summed over the cores; those of a prefix are not counted.
+    Forgotten(u64),
     /// Counters, summed over the cores.
     Stats(BTreeMap<String, u64>),
     /// Of a question for the map.
@@ -125,6 +127,22 @@ impl<'c> Pipeline<'c> {
     /// Leaves as out of date: [`Reply::Removed`] or [`Reply::Missing`].
     pub fn invalidate_stale(&mut self, key: &[u8]) {
         self.add_keyed(key, &Request::Invalidate { key, stale: true });
+    }
+
+    /// Removes all items whose keys begin so (the empty prefix: all): [`Reply::Forgotten`].
+    pub fn invalidate_prefix(&mut self, prefix: &[u8]) {
+        match prefix.len() > KEY_BYTES_MAX {
+            true => self.refuse(Unsendable::KeyLong),
+            false => self.add(0, &Request::InvalidateAll { name: prefix, tag: false }),
+        }
+    }
+
+    /// Removes all items that an origin put under a tag: [`Reply::Forgotten`].
+    pub fn invalidate_tag(&mut self, tag: &[u8]) {
+        match refusal(tag) {
+            Some(why) => self.refuse(why),
+            None => self.add(0, &Request::InvalidateAll { name: tag, tag: true }),
+        }
     }
 
     /// Asks for the counters: [`Reply::Stats`].
@@ -260,10 +278,10 @@ impl<'c> Pipeline<'c> {
                 link.close();
                 for pending in &link.pending {
                     for &place in &pending.places {
-                        // Of counters that came in part, the rest is missing.
+                        // Of what came from some cores, the rest is missing.
                         if pending.left > 0 {
                             let answer = &mut self.answers[place];
-                            if answer.is_none() || pending.opcode == Opcode::Stats as u8 {
+                            if answer.is_none() || is_of_all_cores(pending.opcode) {
                                 *answer = Some(Err(error.clone()));
                             }
                         }
@@ -299,6 +317,11 @@ impl Started {
             repeatable: opcode != Opcode::PutMany,
         });
     }
+}
+
+/// Whether a reply has a frame from each core, to be added up.
+fn is_of_all_cores(opcode: u8) -> bool {
+    matches!(Opcode::of(opcode), Some(Opcode::Stats | Opcode::InvalidateAll))
 }
 
 fn refusal(key: &[u8]) -> Option<Unsendable> {
@@ -346,7 +369,6 @@ fn take(
     answers: &mut [Option<Answer>],
 ) -> Result<(), Error> {
     let batch = Opcode::of(pending.opcode).is_some_and(Opcode::is_batch);
-    let stats = pending.opcode == Opcode::Stats as u8;
     if batch && !reply.more && pending.left > 1 {
         // The server broke the batch off: this stands for all that has no answer.
         for &place in &pending.places {
@@ -357,27 +379,36 @@ fn take(
     }
     let place = *pending.places.get(if batch { usize::from(reply.detail) } else { 0 }).ok_or(UNFIT)?;
     let answer = &mut answers[place];
-    if stats {
-        let sums = match answer.get_or_insert_with(|| Ok(Reply::Stats(BTreeMap::new()))) {
-            Ok(Reply::Stats(sums)) if reply.status == Status::OK => sums,
-            _ => {
-                *answer = Some(Err(fault(reply)));
-                pending.left = usize::from(reply.more);
-                return Ok(());
-            }
-        };
-        for line in reply.text().lines() {
-            let (name, number) = line.split_once(' ').ok_or(UNFIT)?;
-            *sums.entry(name.to_owned()).or_default() += number.parse::<u64>().map_err(|_| UNFIT)?;
-        }
+    if is_of_all_cores(pending.opcode) {
         pending.left = usize::from(reply.more);
-        return Ok(());
+        return add_up(answer, reply);
     }
     if answer.is_some() || reply.more != (batch && pending.left > 1) {
         return Err(UNFIT);
     }
     *answer = Some(meaning(reply)?);
     pending.left -= 1;
+    Ok(())
+}
+
+/// Adds what one core says to what those before it said; once one has failed, all has.
+fn add_up(answer: &mut Option<Answer>, reply: &frame::Reply<'_>) -> Result<(), Error> {
+    if reply.status != Status::OK {
+        *answer = Some(Err(fault(reply)));
+        return Ok(());
+    }
+    let stats = reply.opcode == Opcode::Stats as u8;
+    let first = || Ok(if stats { Reply::Stats(BTreeMap::new()) } else { Reply::Forgotten(0) });
+    match answer.get_or_insert_with(first) {
+        Ok(Reply::Stats(sums)) => {
+            for line in reply.text().lines() {
+                let (name, number) = line.split_once(' ').ok_or(UNFIT)?;
+                *sums.entry(name.to_owned()).or_default() += number.parse::<u64>().map_err(|_| UNFIT)?;
+            }
+        }
+        Ok(Reply::Forgotten(sum)) => *sum += reply.forgotten().ok_or(UNFIT)?,
+        _ => {}
+    }
     Ok(())
 }
 

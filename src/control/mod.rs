@@ -10,12 +10,14 @@
 //! - `foresight`: what they reported of prefetching.
 //! - `pages`: the admin HTTP server's routes and who may see them.
 //! - `listener`: its bounds: few connections, none of them for ever.
+//! - [`metadata`]: what the nodes of a cluster agree on, by a thread of its own.
 //!
 //! The thread runs beside the data cores where the affinity mask leaves it a CPU of its own.
 
 mod board;
 mod foresight;
 mod listener;
+pub mod metadata;
 mod pages;
 mod truth;
 

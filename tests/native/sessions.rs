@@ -8,7 +8,7 @@ use foreshadow::topology::ShardMap;
 use foreshadow::wire::native::frame::{
     self, BatchWriter, Condition, HEADER_BYTES, Meta, Opcode, Put, Request, Status, lease,
 };
-use foreshadow::wire::{Next, Protocol, Reason};
+use foreshadow::wire::{Next, Protocol, Reason, Session};
 
 #[test]
 fn the_first_byte_tells_the_protocol() {
@@ -260,6 +260,47 @@ fn hello_map_and_stats_tell_about_the_node() {
         .map(|number| number.parse::<u64>().unwrap())
         .sum();
     assert_eq!(misses, 3);
+}
+
+#[test]
+fn what_begins_with_a_prefix_is_forgotten_on_every_core_when_the_last_has_answered() {
+    let (mut world, mut session) = (World::new(CORES), session());
+    let keys: Vec<String> = (0..60).map(|i| format!("{}:{i}", ["user", "order"][i % 2])).collect();
+    let put = |world: &mut World, session: &mut Session, key: &str| {
+        ask(world, session, &Request::Put(Put::plain(key.as_bytes(), b"v", 0)));
+    };
+    keys.iter().for_each(|key| put(&mut world, &mut session, key));
+    let all_cores = |world: &mut World, session: &mut Session, request: Request<'_>, crc| {
+        let mut stream = Vec::new();
+        request.encode(5, crc, &mut stream);
+        let (replies, end) = converse(world, session, &stream, &[3], 1);
+        assert_eq!((replies.len(), end), (usize::from(CORES), End::Open));
+        let (last, before) = replies.split_last().unwrap();
+        assert!(!last.more && before.iter().all(|got| got.more), "MORE on all but the last");
+        let mut cores: Vec<u16> = replies.iter().map(|got| got.detail).collect();
+        cores.sort_unstable();
+        assert!(cores.iter().copied().eq(0..CORES));
+        assert!(replies.iter().all(|got| got.id == 5 && got.reply().forgotten() == Some(0)), "not counted");
+    };
+    let held = |world: &mut World, session: &mut Session| -> Vec<bool> {
+        let held = keys.iter().map(|key| ask(world, session, &Request::Get(key.as_bytes())).status);
+        held.map(|status| status == Status::OK).collect()
+    };
+    for crc in [false, true] {
+        all_cores(&mut world, &mut session, Request::InvalidateAll { name: b"user:", tag: false }, crc);
+        let left = held(&mut world, &mut session);
+        assert!(keys.iter().zip(left).all(|(key, held)| held == key.starts_with("order:")));
+        // What is stored from then on stays.
+        put(&mut world, &mut session, "user:0");
+        assert!(held(&mut world, &mut session)[0]);
+    }
+    all_cores(&mut world, &mut session, Request::InvalidateAll { name: b"no such tag", tag: true }, false);
+    assert_eq!(held(&mut world, &mut session).iter().filter(|held| **held).count(), 31);
+    all_cores(&mut world, &mut session, Request::InvalidateAll { name: b"", tag: false }, false);
+    assert!(held(&mut world, &mut session).iter().all(|held| !held), "every key begins with nothing");
+    let calls = world.calls;
+    let nameless = ask(&mut world, &mut session, &Request::InvalidateAll { name: b"", tag: true });
+    assert_eq!((nameless.status, world.calls), (Status::KEY, calls));
 }
 
 #[test]

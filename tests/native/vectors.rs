@@ -87,6 +87,9 @@ fn spoken(header: &Header, request: &Request<'_>) -> String {
         Request::Invalidate { key, stale } => {
             format!("INVALIDATE {}{}", quoted(key), if *stale { " stale" } else { "" })
         }
+        Request::InvalidateAll { name, tag } => {
+            format!("INVALIDATE_ALL {} {}", if *tag { "tag" } else { "prefix" }, quoted(name))
+        }
     };
     format!("id {}: {what}{}", header.id, if header.has_crc() { ", CRC" } else { "" })
 }
@@ -110,7 +113,8 @@ fn heard(header: &Header, reply: &Reply<'_>) -> String {
         "?" => write!(line, "{}", reply.status.0).unwrap(),
         name => line.push_str(name),
     }
-    if reply.detail != 0 || reply.opcode == Opcode::Stats as u8 || reply.opcode == Opcode::GetMany as u8 {
+    let numbered = [Opcode::Stats, Opcode::GetMany, Opcode::InvalidateAll];
+    if reply.detail != 0 || Opcode::of(reply.opcode).is_some_and(|opcode| numbered.contains(&opcode)) {
         write!(line, " detail {}", reply.detail).unwrap();
     }
     if reply.more {
@@ -127,6 +131,8 @@ fn heard(header: &Header, reply: &Reply<'_>) -> String {
         (Opcode::of(reply.opcode), reply.status == Status::OK, reply.stored())
     {
         write!(line, " version {}", version.0).unwrap();
+    } else if let (Some(Opcode::InvalidateAll), Some(count)) = (Opcode::of(reply.opcode), reply.forgotten()) {
+        write!(line, " forgotten {count}").unwrap();
     } else if let (Some(Opcode::Hello), Some(hello)) = (Opcode::of(reply.opcode), reply.hello()) {
         write!(
             line,
@@ -254,6 +260,7 @@ fn a_session_writes_the_replies_of_the_vectors() {
         ("fault", unknown.to_bytes().to_vec()),
         ("error of the connection", broken),
         ("invalidate", one(15, Request::Invalidate { key: b"there", stale: false })),
+        ("invalidate all, the last core", one(18, Request::InvalidateAll { name: b"news", tag: true })),
     ] {
         let mut session = if name.starts_with("auth") { users() } else { session() };
         let node = world.node.clone();

@@ -1,9 +1,10 @@
 //! A world for sessions: three engines, and what is on its way between them.
 
 use foreshadow::clock::{Mono, Now, Wall};
-use foreshadow::engine::{self, Engine};
+use foreshadow::engine::{self, Engine, Waiter};
 use foreshadow::hash::slot_of;
-use foreshadow::ids::CoreId;
+use foreshadow::ids::{ConnectionId, CoreId};
+use foreshadow::message::ReturnAddress;
 use foreshadow::metrics::Counters;
 use foreshadow::request::{Outcome, Request as Wish, Verb};
 use foreshadow::store;
@@ -71,7 +72,7 @@ impl World {
     pub(crate) fn deliver(&mut self, core: usize, session: &mut Session) -> bool {
         let Some(sent) = self.sent[core].pop_front() else { return false };
         let wish = Wish { key: &sent.key, value: &sent.value, verb: sent.verb };
-        let outcome = self.engines[core].execute(self.now, &wish);
+        let outcome = served(&mut self.engines[core], self.now, &wish);
         session.complete(self.now, &self.node, sent.ticket, &outcome);
         true
     }
@@ -83,6 +84,13 @@ impl World {
     }
 }
 
+/// As the shell has requests done.
+fn served<'e>(engine: &'e mut Engine, now: Now, wish: &Wish<'_>) -> Outcome<'e> {
+    let address = ReturnAddress { connection: ConnectionId::NOBODY, ticket: 0 };
+    let outcome = engine.serve(now, Waiter { core: CoreId(0), address }, wish);
+    outcome.expect("without an origin nobody waits")
+}
+
 impl Backend for World {
     fn call(&mut self, target: Target, request: &Wish<'_>, ticket: u32) -> Option<Outcome<'_>> {
         self.calls += 1;
@@ -92,7 +100,7 @@ impl Backend for World {
             Target::Core(core) => core,
         };
         if owner == CoreId(0) {
-            return Some(self.engines[0].execute(self.now, request));
+            return Some(served(&mut self.engines[0], self.now, request));
         }
         self.sent[owner.index()].push_back(Sent {
             ticket,

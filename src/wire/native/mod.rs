@@ -321,9 +321,12 @@ impl<B: Backend> Turn<'_, B> {
         let content_max = match opcode {
             Opcode::Hello | Opcode::Map | Opcode::Stats | Opcode::Ping => PING_BYTES_MAX,
             Opcode::Auth => AUTH_BYTES_MAX,
-            Opcode::Get | Opcode::GetNewer | Opcode::LeaseGet | Opcode::Touch | Opcode::Invalidate => {
-                META_BYTES + KEY_BYTES_MAX
-            }
+            Opcode::Get
+            | Opcode::GetNewer
+            | Opcode::LeaseGet
+            | Opcode::Touch
+            | Opcode::Invalidate
+            | Opcode::InvalidateAll => META_BYTES + KEY_BYTES_MAX,
             Opcode::Put | Opcode::LeasePut => {
                 (META_BYTES + KEY_BYTES_MAX).saturating_add(options.value_bytes_max)
             }
@@ -404,6 +407,13 @@ impl<B: Backend> Turn<'_, B> {
                 };
                 self.ask(key, b"", verb, ask);
             }
+            // Every key begins with nothing; there is no tag of no name.
+            Request::InvalidateAll { name: b"", tag: true } => {
+                self.native.writer.say_status(self.node, &ask, Status::KEY, self.out);
+            }
+            Request::InvalidateAll { name, tag } => {
+                self.ask_all(name, Verb::Invalidate(if tag { Named::Tag } else { Named::Prefix }), ask);
+            }
             Request::Ping(bytes) => {
                 self.native.writer.say(self.node, &ask, Status::OK, 0, bytes, self.out);
             }
@@ -412,7 +422,7 @@ impl<B: Backend> Turn<'_, B> {
             Request::Map { known_epoch } => {
                 self.native.writer.map(self.node, &ask, known_epoch, self.out);
             }
-            Request::Stats => self.stats(ask),
+            Request::Stats => self.ask_all(b"", Verb::Counters, ask),
             Request::GetMany(_) | Request::PutMany(_) | Request::InvalidateMany(_) => {
                 unreachable!("batches are read item by item")
             }
@@ -486,11 +496,11 @@ impl<B: Backend> Turn<'_, B> {
     }
 
     /// Asks every core; each answers with a frame.
-    fn stats(&mut self, ask: Ask) {
+    fn ask_all(&mut self, key: &[u8], verb: Verb, ask: Ask) {
         let cores = self.node.core_count();
         let place = self.native.writer.open(cores);
         for core in 0..cores {
-            let wish = Wish { key: b"", value: b"", verb: Verb::Counters };
+            let wish = Wish { key, value: b"", verb };
             self.call(Target::Core(CoreId(core)), &wish, Ask { batch: Some((place, core)), ..ask });
         }
     }

@@ -139,6 +139,9 @@ impl Writer {
                 self.say_status(node, ask, status, out);
             }
             Answer::Page { .. } if ask.opcode == Opcode::Stats => self.stats(node, ask, &outcome.value, out),
+            Answer::Number(count) if ask.opcode == Opcode::InvalidateAll => {
+                self.say(node, ask, Status::OK, 0, &count.cast_unsigned().to_le_bytes(), out);
+            }
             Answer::Fault(fault) => {
                 let status = match fault {
                     Fault::TooLarge => Status::TOO_LARGE,

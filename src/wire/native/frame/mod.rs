@@ -81,6 +81,8 @@ pub enum Opcode {
     Invalidate = 0x30,
     /// Remove several.
     InvalidateMany = 0x31,
+    /// Remove all under a prefix, or under a tag.
+    InvalidateAll = 0x32,
 }
 
 impl Opcode {
@@ -103,6 +105,7 @@ impl Opcode {
             0x23 => Opcode::Touch,
             0x30 => Opcode::Invalidate,
             0x31 => Opcode::InvalidateMany,
+            0x32 => Opcode::InvalidateAll,
             _ => return None,
         })
     }
@@ -249,6 +252,8 @@ pub mod lease {
 pub const PUT_KEEP_TTL: u16 = 0x100;
 /// Detail of an INVALIDATE that marks stale.
 pub const INVALIDATE_STALE: u16 = 1;
+/// Detail of an INVALIDATE_ALL that names a tag.
+pub const INVALIDATE_TAG: u16 = 1;
 
 /// The first 16 bytes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

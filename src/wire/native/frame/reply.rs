@@ -173,6 +173,11 @@ impl<'a> Reply<'a> {
         Some(Version(u64::from_le_bytes(self.body.try_into().ok()?)))
     }
 
+    /// Items that were removed at once: of each frame of INVALIDATE_ALL.
+    pub fn forgotten(&self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.body.try_into().ok()?))
+    }
+
     /// The answer to HELLO; what stands behind the fields known here belongs to the name.
     pub fn hello(&self) -> Option<HelloReply<'a>> {
         let (fixed, server) = self.body.split_first_chunk::<32>()?;

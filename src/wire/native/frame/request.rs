@@ -1,8 +1,8 @@
 //! Requests: what a client writes and a server reads (sections 4 and 5).
 
 use super::{
-    BODY_BYTES_MAX, Frame, Header, INVALIDATE_STALE, KEY_BYTES_MAX, LEASE_MILLIS_MAX, MAGIC_REQUEST, Meta,
-    NAME_BYTES_MAX, Opcode, PUT_KEEP_TTL, Status, flags, u16_at, u32_at, u64_at,
+    BODY_BYTES_MAX, Frame, Header, INVALIDATE_STALE, INVALIDATE_TAG, KEY_BYTES_MAX, LEASE_MILLIS_MAX,
+    MAGIC_REQUEST, Meta, NAME_BYTES_MAX, Opcode, PUT_KEEP_TTL, Status, flags, u16_at, u32_at, u64_at,
 };
 use crate::ids::Version;
 
@@ -95,6 +95,13 @@ pub enum Request<'a> {
     },
     /// Remove several.
     InvalidateMany(Items<'a>),
+    /// Remove all items whose keys begin so, or that an origin put under a tag.
+    InvalidateAll {
+        /// The prefix, or the tag.
+        name: &'a [u8],
+        /// Whether it is a tag.
+        tag: bool,
+    },
 }
 
 /// A client's HELLO (4.1).
@@ -233,7 +240,10 @@ impl<'a> Request<'a> {
             Opcode::Invalidate if detail <= INVALIDATE_STALE => {
                 Ok(Request::Invalidate { key: whole(body)?, stale: detail == INVALIDATE_STALE })
             }
-            Opcode::Invalidate => Err(Status::MALFORMED),
+            Opcode::InvalidateAll if detail <= INVALIDATE_TAG => {
+                Ok(Request::InvalidateAll { name: whole(body)?, tag: detail == INVALIDATE_TAG })
+            }
+            Opcode::Invalidate | Opcode::InvalidateAll => Err(Status::MALFORMED),
             Opcode::GetMany | Opcode::PutMany | Opcode::InvalidateMany => {
                 no_key?;
                 let items = Items { count: detail, bytes: body };
@@ -305,6 +315,7 @@ impl<'a> Request<'a> {
             Request::Touch { .. } => Opcode::Touch,
             Request::Invalidate { .. } => Opcode::Invalidate,
             Request::InvalidateMany(_) => Opcode::InvalidateMany,
+            Request::InvalidateAll { .. } => Opcode::InvalidateAll,
         }
     }
 
@@ -320,6 +331,7 @@ impl<'a> Request<'a> {
             Request::Touch { key, .. } => (key.len(), 0),
             Request::Auth { user, .. } => (user.len(), 0),
             Request::Invalidate { key, stale } => (key.len(), u16::from(*stale)),
+            Request::InvalidateAll { name, tag } => (name.len(), u16::from(*tag)),
             Request::Put(put) => (put.key.len(), put.detail()),
             Request::LeasePut(put) => (put.key.len(), put.detail() & PUT_KEEP_TTL),
             Request::GetMany(items) | Request::PutMany(items) | Request::InvalidateMany(items) => {
@@ -367,7 +379,9 @@ impl<'a> Request<'a> {
                 out.extend_from_slice(&ttl_millis.to_le_bytes());
                 out.extend_from_slice(key);
             }
-            Request::Invalidate { key, .. } => out.extend_from_slice(key),
+            Request::Invalidate { key: name, .. } | Request::InvalidateAll { name, .. } => {
+                out.extend_from_slice(name);
+            }
             Request::GetMany(items) | Request::PutMany(items) | Request::InvalidateMany(items) => {
                 out.extend_from_slice(items.bytes);
             }
