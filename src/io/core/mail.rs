@@ -118,7 +118,12 @@ impl Core {
                 _ => {
                     guarded &= request.verb != Verb::Unguard;
                     // Executing through the works would borrow them whole, and answering needs their mesh.
-                    match works.engine.serve(now, Waiter { core: from, address }, &request) {
+                    let outcome = works.engine.serve(now, Waiter { core: from, address }, &request);
+                    if let Some(taping) = &mut works.taping {
+                        let client = lander(from, address.connection);
+                        taping.recorder.request(now.mono, client, &request, outcome.as_ref());
+                    }
+                    match outcome {
                         Some(outcome) => works.mesh.answer(from, address, &outcome),
                         None => works.mesh.park(from),
                     }

@@ -1,5 +1,6 @@
 //! What sessions see of a core.
 
+use super::errands::Taping;
 use crate::clock::{Mono, Now};
 use crate::engine::{Engine, Waiter};
 use crate::hash::slot_of;
@@ -38,6 +39,8 @@ pub(super) struct Works {
     pub(super) journal: Journal,
     /// Lines for them, made in this turn.
     pub(super) lines: Vec<Vec<u8>>,
+    /// The recording, while there is one.
+    pub(super) taping: Option<Box<Taping>>,
 }
 
 /// Lines that monitors are shown in so many milliseconds, per core: they see a sample.
@@ -94,7 +97,15 @@ impl Works {
                 let answer = self.journal.answer(part, &mut self.scratch);
                 Some(Outcome { answer, value: Value::One(&self.scratch) })
             }
-            _ => self.engine.serve(now, Waiter { core: from, address }, request),
+            _ => {
+                let Works { engine, taping, .. } = self;
+                let outcome = engine.serve(now, Waiter { core: from, address }, request);
+                if let Some(taping) = taping {
+                    let client = lander(from, address.connection);
+                    taping.recorder.request(now.mono, client, request, outcome.as_ref());
+                }
+                outcome
+            }
         }
     }
 }
