@@ -109,10 +109,10 @@ impl Size {
         self.good = if part >= PART_GOOD { self.good + 1 } else { 0 };
         self.poor = if part < PART_POOR { self.poor + 1 } else { 0 };
         if self.good == GOOD_LOOKS {
-            self.move_to((self.level + 1).min(DIVISORS.len() - 1));
+            self.settle((self.level + 1).min(DIVISORS.len() - 1), part);
         }
         if self.poor == POOR_LOOKS {
-            self.move_to(self.level.saturating_sub(1));
+            self.settle(self.level.saturating_sub(1), part);
         }
         self.rest_left = self.rest_left.saturating_sub(1);
         let some = self.usual >= PART_NOTHING && self.level + 1 < DIVISORS.len();
@@ -134,6 +134,14 @@ impl Size {
             self.rest = (2 * self.rest).min(REST_LOOKS_MAX);
         }
         self.rest_left = self.rest;
+    }
+
+    /// Takes another size for good; what was usual at the one before says nothing of it.
+    fn settle(&mut self, level: usize, part: f32) {
+        if level != self.level {
+            (self.usual, self.rest_left) = (part, self.rest);
+        }
+        self.move_to(level);
     }
 
     fn move_to(&mut self, level: usize) {
