@@ -78,3 +78,9 @@ miri:
 .PHONY: prefetch-record
 prefetch-record: bench-build
 	bench/replay prefetch
+
+# Prefetching through sockets, a real Redis behind a proxy that makes it slow: docs/prefetch.md and bench/record.
+.PHONY: bench-prefetch
+bench-prefetch:
+	cargo build --release --bin foreshadow --example slow_origin --example replay_load
+	bench/prefetch $(PREFETCH)

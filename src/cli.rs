@@ -1,7 +1,7 @@
 //! The command line: subcommands and flags, made from the table of settings.
 
 use crate::config::{Config, Password, SETTINGS, Sources};
-use crate::{bench, check, doctor, explain, log, preflight, replay, serve};
+use crate::{bench, check, doctor, explain, log, preflight, record, replay, serve, why};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,6 +25,8 @@ pub fn main() -> ExitCode {
             explain::run(admin, name.map(String::as_str), matches.get_flag("json"))
         }
         Some(("doctor", matches)) => doctor::run(matches.get_flag("json")),
+        Some(("prefetch", matches)) => why::run(matches),
+        Some(("record", matches)) => record::run(matches),
         Some(("replay", matches)) => replay::run(matches),
         Some(("bench", matches)) => {
             bench::run(matches.get_many::<OsString>("arguments").unwrap_or_default().cloned())
@@ -133,7 +135,16 @@ fn command() -> Command {
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([serve, check, keyspace, doctor, bench, replay::command()])
+        .subcommands([
+            serve,
+            check,
+            keyspace,
+            why::command(),
+            doctor,
+            bench,
+            record::command(),
+            replay::command(),
+        ])
 }
 
 /// The help of a flag with its default behind it.

@@ -1,19 +1,11 @@
 //! `foreshadow keyspace [NAME]`: what a running server says of its keyspaces and their origins, asked of its admin address.
 
+use crate::admin;
 use crate::cli::EXIT_CONFIG;
-use crate::config::Password;
-use anyhow::{Context, bail};
-use base64::Engine as _;
+use anyhow::bail;
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
-
-/// How long the server may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Most bytes of its answer.
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// Asks and prints; answers the exit status: 0, 1 if the server does not answer, 78 if there is no such keyspace.
 pub fn run(admin: SocketAddr, name: Option<&str>, json: bool) -> ExitCode {
@@ -46,25 +38,10 @@ pub fn run(admin: SocketAddr, name: Option<&str>, json: bool) -> ExitCode {
 }
 
 fn ask(admin: SocketAddr) -> anyhow::Result<Vec<Value>> {
-    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)
-        .with_context(|| format!("nobody answers at the admin address {admin} (--admin names another)"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let password = Password::of_environment().map(|password| {
-        let pair = base64::engine::general_purpose::STANDARD.encode(format!("default:{}", password.0));
-        format!("Authorization: Basic {pair}\r\n")
-    });
-    let password = password.unwrap_or_default();
-    write!(stream, "GET /v1/keyspaces HTTP/1.1\r\nHost: {admin}\r\n{password}Connection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).context("the server's answer")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the server's answer has no end")?;
-    if !head.starts_with("HTTP/1.1 200") {
-        bail!("the server refuses: {}", head.lines().next().unwrap_or_default());
+    match admin::json(admin, "/v1/keyspaces")? {
+        Value::Array(keyspaces) => Ok(keyspaces),
+        _ => bail!("the server's answer is no list"),
     }
-    // One object in one piece; a server that sends it in chunks has numbers of lengths around it.
-    let start = body.find('[').context("the server's answer is no list")?;
-    let end = body.rfind(']').context("the server's answer is no list")?;
-    serde_json::from_str(body.get(start..=end).unwrap_or_default()).context("the server's answer")
 }
 
 /// A keyspace for people: its rules, then what is counted, then its origin; what is 0 is left out.

@@ -12,8 +12,10 @@ pub mod metrics;
 pub mod message;
 pub mod request;
 // Floor 2: matter.
+pub mod forecast;
 pub mod metadata;
 pub mod origin;
+pub mod recording;
 pub mod store;
 pub mod topology;
 pub mod wire;
@@ -25,6 +27,7 @@ pub mod client;
 pub mod control;
 pub mod io;
 // Floor 5: process.
+pub mod admin;
 pub mod bench;
 pub mod check;
 pub mod cli;
@@ -34,5 +37,7 @@ pub mod explain;
 pub mod keyspaces;
 pub mod log;
 pub mod preflight;
+pub mod record;
 pub mod replay;
 pub mod serve;
+pub mod why;

@@ -288,6 +288,10 @@ fn start(config: Config) -> anyhow::Result<Serving> {
                         .collect(),
                     keyspaces: sources.keyspaces.clone(),
                 },
+                carrier: {
+                    let shared = shared.clone();
+                    Arc::new(move |errand| shared.carry(errand))
+                },
             };
             let cannot = || format!("the admin server cannot listen on {address}");
             Some(control::start(options).with_context(cannot)?)

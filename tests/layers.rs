@@ -14,8 +14,10 @@ const ROOMS: &[(&str, u8)] = &[
     ("metrics", 0),
     ("message", 1),
     ("request", 1),
+    ("forecast", 2),
     ("metadata", 2),
     ("origin", 2),
+    ("recording", 2),
     ("store", 2),
     ("topology", 2),
     ("wire", 2),
@@ -24,6 +26,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("client", 4),
     ("control", 4),
     ("io", 4),
+    ("admin", 5),
     ("bench", 5),
     ("check", 5),
     ("cli", 5),
@@ -33,8 +36,10 @@ const ROOMS: &[(&str, u8)] = &[
     ("keyspaces", 5),
     ("log", 5),
     ("preflight", 5),
+    ("record", 5),
     ("replay", 5),
     ("serve", 5),
+    ("why", 5),
 ];
 
 /// Who may use a room of the same floor, beside those of the ground and of the process, which may all.

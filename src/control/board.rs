@@ -5,6 +5,7 @@
 
 use super::foresight::Foresight;
 use super::truth::{Names, Truth};
+use super::volume::Volume;
 use crate::engine::{KeyspaceTally, PrefetchTally};
 use crate::ids::{CoreId, SHARD_COUNT, ShardId};
 use crate::metrics::{Counters, Kind};
@@ -97,6 +98,7 @@ pub struct Board {
     process: ProcessGauges,
     truth: Truth,
     foresight: Foresight,
+    volume: Volume,
     /// As the cores said last; it can change while they serve.
     memory_bytes_max: u64,
 }
@@ -195,6 +197,7 @@ impl Board {
         let prometheus = recorder.handle();
         let truth = Truth::new(names, usize::from(node.core_count()));
         let foresight = Foresight::new(usize::from(node.core_count()));
+        let volume = Volume::new(usize::from(node.core_count()));
         let memory_bytes_max = node.memory_bytes_max;
         let started = Instant::now();
         Board {
@@ -207,6 +210,7 @@ impl Board {
             process,
             truth,
             foresight,
+            volume,
             memory_bytes_max,
         }
     }
@@ -223,6 +227,7 @@ impl Board {
                 (std::mem::take(&mut report.origins), std::mem::take(&mut report.keyspaces));
             self.truth.take(report.core.index(), origins, keyspaces, report.rules.clone());
             self.foresight.take(report.core.index(), report.prefetch);
+            self.volume.take(Instant::now(), report.core.index(), report.counters.commands_total);
             if let Some(row) = self.cores.get_mut(report.core.index()) {
                 self.memory_bytes_max = report.memory_bytes_max;
                 self.process.memory_limit.set(report.memory_bytes_max as f64);
@@ -252,6 +257,7 @@ impl Board {
         self.render_turns(&mut text).expect("a String takes all that is written");
         self.truth.render(&mut text).expect("a String takes all that is written");
         self.foresight.render(&mut text).expect("a String takes all that is written");
+        self.volume.render(&mut text).expect("a String takes all that is written");
         text
     }
 

@@ -66,6 +66,12 @@ impl Foresight {
         let name = "foreshadow_prefetch_landed_total";
         writeln!(text, "\n# HELP {name} Keys stored before anybody asked.\n# TYPE {name} counter")?;
         writeln!(text, "{name} {}", self.sum(|tally| tally.landed))?;
+        let name = "foreshadow_prefetch_refreshed_total";
+        writeln!(
+            text,
+            "\n# HELP {name} Items asked for anew because they were about to end.\n# TYPE {name} counter"
+        )?;
+        writeln!(text, "{name} {}", self.sum(|tally| tally.refreshed))?;
         let name = "foreshadow_prefetch_dropped_total";
         writeln!(
             text,
@@ -118,6 +124,7 @@ impl Foresight {
         let mut all: serde_json::Map<String, Value> = gauges.collect();
         all.insert("on".into(), self.cores.iter().any(Option::is_some).into());
         all.insert("landed".into(), self.sum(|tally| tally.landed).into());
+        all.insert("refreshed".into(), self.sum(|tally| tally.refreshed).into());
         all.insert("sources".into(), sources.into());
         all.insert("dropped".into(), drops.into());
         let thresholds = self.cores.iter().map(|core| core.map(|tally| f64::from(tally.threshold)));
@@ -139,7 +146,13 @@ mod tests {
             text
         };
         assert_eq!((shown(&foresight).as_str(), foresight.json()["on"].as_bool()), ("", Some(false)));
-        let mut tally = PrefetchTally { landed: 3, threshold: 0.25, bytes: 100, ..PrefetchTally::default() };
+        let mut tally = PrefetchTally {
+            landed: 3,
+            refreshed: 2,
+            threshold: 0.25,
+            bytes: 100,
+            ..PrefetchTally::default()
+        };
         tally.scores[Source::Stride as usize] = Score { issued: 4, used: 2, late: 1, wasted: 1 };
         tally.drops.no_room = 7;
         (0..2).for_each(|core| foresight.take(core, Some(tally)));
@@ -148,6 +161,7 @@ mod tests {
             "foreshadow_prefetch_issued_total{source=\"stride\"} 8\n",
             "foreshadow_prefetch_issued_total{source=\"successor\"} 0\n",
             "foreshadow_prefetch_landed_total 6\n",
+            "foreshadow_prefetch_refreshed_total 4\n",
             "foreshadow_prefetch_dropped_total{reason=\"no_room\"} 14\n",
             "foreshadow_prefetch_bytes 200\n",
             "foreshadow_prefetch_threshold{core=\"1\"} 0.250\n",

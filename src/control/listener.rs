@@ -1,11 +1,13 @@
 //! The admin server's listener: few connections at a time, and none for ever, so that scrapers that hang or
 //! somebody who only connects cannot use up the process's file descriptors.
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -44,7 +46,7 @@ impl Listener for Bounded {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     let deadline = Box::pin(tokio::time::sleep(CONNECTION_TIME_MAX));
-                    return (Mortal { stream, deadline, _place: place }, peer);
+                    return (Mortal { stream, deadline, respite: Respite::default(), _place: place }, peer);
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_BACKOFF).await,
             }
@@ -56,18 +58,44 @@ impl Listener for Bounded {
     }
 }
 
+/// What a page may grant its connection: more time, beyond its deadline, once.
+#[derive(Clone, Default)]
+pub(super) struct Respite(Arc<AtomicU64>);
+
+impl Respite {
+    /// Lets the connection live so much longer.
+    pub fn grant(&self, time: Duration) {
+        self.0.store(time.as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Connected<IncomingStream<'_, Bounded>> for Respite {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Respite {
+        stream.io().respite.clone()
+    }
+}
+
 /// A connection that ends at its deadline: reading fails then, which closes it.
 pub(super) struct Mortal {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
+    respite: Respite,
     _place: OwnedSemaphorePermit,
 }
 
 impl Mortal {
     fn expired(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
+        loop {
+            if self.deadline.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            match self.respite.0.swap(0, Ordering::Relaxed) {
+                0 => return Err(io::ErrorKind::TimedOut.into()),
+                millis => {
+                    let later = tokio::time::Instant::now() + Duration::from_millis(millis);
+                    self.deadline.as_mut().reset(later);
+                }
+            }
         }
     }
 }

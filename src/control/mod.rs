@@ -7,21 +7,29 @@
 //! ```
 //! - `board`: what the cores reported last and in sum, as metrics and as JSON.
 //! - `truth`: what they reported of origins and keyspaces.
-//! - `foresight`: what they reported of prefetching.
-//! - `pages`: the admin HTTP server's routes and who may see them.
+//! - `foresight`: what they reported of prefetching; `volume`: how much they had to do, and how much they will.
+//! - `errands`: what pages have the cores do; `record`: recordings of live traffic; `why`: why a key was fetched ahead.
+//! - `pages`: the admin HTTP server's routes and who may see them; `query`: what stands behind the question mark.
 //! - `listener`: its bounds: few connections, none of them for ever.
 //! - [`metadata`]: what the nodes of a cluster agree on, by a thread of its own.
 //!
 //! The thread runs beside the data cores where the affinity mask leaves it a CPU of its own.
 
 mod board;
+mod errands;
 mod foresight;
 mod listener;
 pub mod metadata;
 mod pages;
+mod query;
+mod record;
 mod truth;
+mod volume;
+mod why;
 
 pub use board::{CoreReport, OriginReport, turn_histogram};
+pub use errands::{About, Carrier, Errand, Knowledge, Question, Recording};
+pub use record::{ROWS_MAX, SECONDS_MAX};
 pub use truth::Names;
 
 use crate::topology::Node;
@@ -56,6 +64,8 @@ pub struct Options {
     pub ready: Arc<AtomicBool>,
     /// Names of origins and keyspaces.
     pub names: Names,
+    /// How errands get to the cores.
+    pub carrier: Carrier,
 }
 
 /// The running admin server.
@@ -106,7 +116,7 @@ fn cpu_beside(data_cpus: &[usize]) -> Option<core_affinity::CoreId> {
 }
 
 async fn run(listener: std::net::TcpListener, options: Options, stopped: oneshot::Receiver<()>) {
-    let Options { address: _, password, node, reports, ready, names } = options;
+    let Options { address: _, password, node, reports, ready, names, carrier } = options;
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => Bounded::new(listener),
         Err(error) => {
@@ -114,8 +124,9 @@ async fn run(listener: std::net::TcpListener, options: Options, stopped: oneshot
             return;
         }
     };
-    let board = Arc::new(Mutex::new(Board::new(node, reports, ready, names)));
-    let router = pages::router(board.clone(), password.as_deref());
+    let board = Arc::new(Mutex::new(Board::new(node.clone(), reports, ready, names)));
+    let router = pages::router(pages::Rooms::new(board.clone(), node, carrier), password.as_deref());
+    let router = router.into_make_service_with_connect_info::<listener::Respite>();
     let collect = async {
         let mut tick = tokio::time::interval(COLLECT_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -147,6 +158,7 @@ mod tests {
         let ready = Arc::new(AtomicBool::new(false));
         // The sender is gone: nobody reports, which must not trouble the server.
         let (_, reports) = sync_channel(1);
+        let kept = Mutex::new(None);
         let options = Options {
             address: "127.0.0.1:0".parse().unwrap(),
             password: password.map(str::to_owned),
@@ -154,6 +166,12 @@ mod tests {
             reports,
             ready: ready.clone(),
             names: Names::default(),
+            // Nobody is there to do anything: recordings are kept until they end, questions are dropped.
+            carrier: Arc::new(move |errand| {
+                if let Errand::Record(recording) = errand {
+                    *kept.lock().unwrap() = recording;
+                }
+            }),
         };
         (start(options).unwrap(), ready)
     }
@@ -161,8 +179,9 @@ mod tests {
     fn ask(admin: &AdminHandle, path: &str, headers: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(admin.address()).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
         (answer[9..12].parse().unwrap(), answer.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
@@ -184,9 +203,43 @@ mod tests {
     }
 
     #[test]
+    fn one_recording_at_a_time_and_only_of_what_can_be_recorded() {
+        let (admin, _ready) = started(None);
+        assert_eq!(ask(&admin, "/v1/record?seconds=0", "").0, 400);
+        let mut first = TcpStream::connect(admin.address()).unwrap();
+        write!(first, "GET /v1/record?seconds=60 HTTP/1.0\r\n\r\n").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(crate::recording::MAGIC) {
+            let mut byte = [0];
+            first.read_exact(&mut byte).expect("the magic comes at once");
+            head.extend(byte);
+        }
+        assert_eq!(ask(&admin, "/v1/record?seconds=60", "").0, 409);
+        drop(first);
+        // Its right is given back; the one second is that of this recording, and its last row comes with its end.
+        let body = loop {
+            let (status, body) = ask(&admin, "/v1/record?seconds=1", "");
+            match status {
+                200 => break body,
+                status => assert_eq!(status, 409),
+            }
+        };
+        assert!(body.contains("FSREC"), "{body:?}");
+        admin.stop();
+    }
+
+    #[test]
+    fn who_answers_nothing_is_not_waited_for_for_ever() {
+        let (admin, _ready) = started(None);
+        assert_eq!(ask(&admin, "/v1/prefetch?key=a", "").0, 503, "the question was dropped");
+        assert_eq!(ask(&admin, "/v1/prefetch", "").0, 200);
+        admin.stop();
+    }
+
+    #[test]
     fn a_password_closes_every_page_but_the_health_checks() {
         let (admin, _ready) = started(Some("sesame"));
-        for page in ["/", "/metrics", "/v1/node"] {
+        for page in ["/", "/metrics", "/v1/node", "/v1/prefetch"] {
             assert_eq!(ask(&admin, page, "").0, 401, "{page}");
             // default:sesame and default:Sesame.
             assert_eq!(ask(&admin, page, "Authorization: Basic ZGVmYXVsdDpzZXNhbWU=\r\n").0, 200, "{page}");
@@ -195,6 +248,8 @@ mod tests {
             assert_eq!(ask(&admin, page, "Authorization: Bearer sesam\r\n").0, 401, "{page}");
         }
         assert_eq!((ask(&admin, "/livez", "").0, ask(&admin, "/readyz", "").0), (200, 503));
+        assert_eq!(ask(&admin, "/v1/record?seconds=1", "").0, 401);
+        assert_eq!(ask(&admin, "/v1/prefetch?key=a", "").0, 401);
         admin.stop();
     }
 }

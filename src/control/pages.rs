@@ -1,8 +1,15 @@
 //! The admin server's pages.
 
 use super::board::Board;
+use super::errands::Carrier;
+use super::listener::Respite;
+use super::query::fields;
+use super::record::{Desk, GRACE, Refusal, Wish};
+use super::why;
+use crate::topology::Node;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::{ConnectInfo, RawQuery, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
@@ -10,9 +17,26 @@ use axum::routing::get;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// The board, shared by the pages and the tick of the one thread they all run on: never waited for.
 type Shared = Arc<Mutex<Board>>;
+
+/// What pages need.
+#[derive(Clone)]
+pub(super) struct Rooms {
+    board: Shared,
+    node: Arc<Node>,
+    carrier: Carrier,
+    desk: Desk,
+}
+
+impl Rooms {
+    pub fn new(board: Shared, node: Arc<Node>, carrier: Carrier) -> Rooms {
+        let desk = Desk::new(carrier.clone(), usize::from(node.core_count()));
+        Rooms { board, node, carrier, desk }
+    }
+}
 
 /// User name that goes with the password, as for Redis clients.
 const USER: &str = "default";
@@ -23,12 +47,13 @@ pub(super) fn lock(board: &Shared) -> MutexGuard<'_, Board> {
 }
 
 /// All pages. With a password all but the health checks ask for it.
-pub(super) fn router(board: Shared, password: Option<&str>) -> Router {
+pub(super) fn router(rooms: Rooms, password: Option<&str>) -> Router {
     let mut inside = Router::new()
         .route("/", get(async || Html(include_str!("dashboard.html"))))
         .route("/metrics", get(metrics))
         .route("/v1/keyspaces", get(keyspaces))
         .route("/v1/prefetch", get(prefetch))
+        .route("/v1/record", get(record))
         .route("/v1/node", get(node));
     if let Some(password) = password {
         let keys = Arc::new(Keys::new(password));
@@ -40,30 +65,64 @@ pub(super) fn router(board: Shared, password: Option<&str>) -> Router {
         .fallback(async || {
             (
                 StatusCode::NOT_FOUND,
-                "no such page; there are / /metrics /livez /readyz /v1/node /v1/keyspaces /v1/prefetch\n",
+                "no such page; there are / /metrics /livez /readyz /v1/node /v1/keyspaces /v1/prefetch /v1/record\n",
             )
         })
-        .with_state(board)
+        .with_state(rooms)
 }
 
-async fn metrics(State(board): State<Shared>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], lock(&board).render())
+async fn metrics(State(rooms): State<Rooms>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], lock(&rooms.board).render())
 }
 
-async fn node(State(board): State<Shared>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", lock(&board).node()))
+async fn node(State(rooms): State<Rooms>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", lock(&rooms.board).node()))
 }
 
-async fn keyspaces(State(board): State<Shared>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", lock(&board).keyspaces()))
+async fn keyspaces(State(rooms): State<Rooms>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", lock(&rooms.board).keyspaces()))
 }
 
-async fn prefetch(State(board): State<Shared>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", lock(&board).prefetch()))
+/// All of prefetching, or why one key was fetched.
+async fn prefetch(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Response {
+    let key = fields(query.as_deref().unwrap_or_default()).find(|(name, _)| name == "key");
+    let page = match key {
+        None => Some(lock(&rooms.board).prefetch()),
+        Some((_, key)) => why::page(&rooms.carrier, &rooms.node.map, &key).await,
+    };
+    match page {
+        Some(page) => ([(header::CONTENT_TYPE, "application/json")], format!("{page}\n")).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the key's core does not answer\n").into_response(),
+    }
 }
 
-async fn readyz(State(board): State<Shared>) -> (StatusCode, &'static str) {
-    match lock(&board).ready() {
+async fn record(
+    State(rooms): State<Rooms>,
+    ConnectInfo(respite): ConnectInfo<Respite>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let wish = match Wish::of(query.as_deref().unwrap_or_default()) {
+        Ok(wish) => wish,
+        Err(wrong) => return (StatusCode::BAD_REQUEST, format!("{wrong}\n")).into_response(),
+    };
+    match rooms.desk.begin(wish) {
+        Ok(pieces) => {
+            respite.grant(Duration::from_secs(wish.seconds) + GRACE);
+            ([(header::CONTENT_TYPE, "application/octet-stream")], Body::from_stream(pieces)).into_response()
+        }
+        Err(Refusal::Busy) => {
+            (StatusCode::CONFLICT, "somebody records already; there is one recording at a time\n")
+                .into_response()
+        }
+        Err(Refusal::NoSecret(why)) => {
+            let why = format!("no secret to hash keys with: /dev/urandom: {why}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+        }
+    }
+}
+
+async fn readyz(State(rooms): State<Rooms>) -> (StatusCode, &'static str) {
+    match lock(&rooms.board).ready() {
         true => (StatusCode::OK, "ready\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
     }

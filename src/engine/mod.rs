@@ -44,7 +44,7 @@ use crate::request::{
     Request, Value, Verb,
 };
 pub use flights::Waiter;
-pub use foresight::{Drops, PrefetchTally};
+pub use foresight::{Drops, Explained, FetchedAhead, Follower, PrefetchTally};
 pub use passing::Passage;
 pub use through::{Effect, KeyspaceTally};
 

@@ -1,7 +1,7 @@
 //! How far a guess can be trusted: for each kind of guess the part of those tried that were of use.
 //!
-//! A bin per (source, how often the row was visited, weight). A new bin believes in what its neighbours with less weight
-//! would promise; experience takes over with each trial. This is what makes scores measured precisions: nothing is tuned.
+//! A bin per (source, how often the row was visited, weight). A new bin believes what a guess promises, as much
+//! as a few trials of its own; experience takes over with each trial. So scores are measured precisions, and nothing is tuned.
 
 use super::Source;
 
@@ -13,6 +13,8 @@ const SOURCES: usize = Source::ALL.len();
 const STRIDE_FIRST: f32 = 0.6;
 /// Trials that a bin remembers.
 const MEMORY: u16 = 300;
+/// What a guess promises counts as much as so many trials.
+const PROMISE_TRIALS: f32 = 4.0;
 
 /// Which bin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +26,19 @@ impl Bin {
         self.0
     }
 
+    fn source(self) -> usize {
+        usize::from(self.0) / (VISIT_CLASSES * WEIGHT_CLASSES)
+    }
+
     /// The bin of that number; of one too large, some bin.
     pub fn of_number(number: u16) -> Bin {
         Bin(number % (SOURCES * VISIT_CLASSES * WEIGHT_CLASSES) as u16)
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Known {
+    /// Part of the trials that were of use.
     part: f32,
     count: u16,
 }
@@ -42,15 +49,9 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Bins that know nothing yet: a guess is believed as much as it believes itself. The weight of a stride is how far ahead
-    /// it is guessed: the nearer the likelier.
+    /// Bins that know nothing yet: a guess is believed as much as it believes itself.
     pub fn new() -> Calibration {
-        let one = |bin: usize| {
-            let weight = (bin % WEIGHT_CLASSES) as f32 / WEIGHT_CLASSES as f32;
-            let stride = bin / (VISIT_CLASSES * WEIGHT_CLASSES) == Source::Stride as usize;
-            Known { part: if stride { STRIDE_FIRST * (1.0 - weight) } else { weight }, count: 0 }
-        };
-        Calibration { bins: (0..SOURCES * VISIT_CLASSES * WEIGHT_CLASSES).map(one).collect() }
+        Calibration { bins: vec![Known::default(); SOURCES * VISIT_CLASSES * WEIGHT_CLASSES] }
     }
 
     /// Bytes taken.
@@ -67,17 +68,24 @@ impl Calibration {
 
     /// The part of the guesses of that bin that are of use.
     pub fn part(&self, bin: Bin) -> f32 {
-        self.bins[bin.0 as usize].part
+        let known = &self.bins[bin.0 as usize];
+        let promise = promise_of(bin);
+        let count = f32::from(known.count);
+        (PROMISE_TRIALS * promise + count * known.part) / (PROMISE_TRIALS + count)
     }
 
     /// A guess of that bin came to its end: 1 of use, 0 of none.
     pub fn rate(&mut self, bin: Bin, outcome: f32) {
         let known = &mut self.bins[bin.0 as usize];
         known.count = (known.count + 1).min(MEMORY);
-        // The first word counts for a part only, so that one failure does not end all trials.
-        let step = 1.0 / f32::from(known.count.max(4));
-        known.part += step * (outcome - known.part);
+        known.part += (outcome - known.part) / f32::from(known.count);
     }
+}
+
+/// What a guess of a bin promises by itself. The weight of a stride is how far ahead it is guessed: the nearer the likelier.
+fn promise_of(bin: Bin) -> f32 {
+    let weight = f32::from(bin.0 % WEIGHT_CLASSES as u16) / WEIGHT_CLASSES as f32;
+    if bin.source() == Source::Stride as usize { STRIDE_FIRST * (1.0 - weight) } else { weight }
 }
 
 #[cfg(test)]

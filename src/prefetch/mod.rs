@@ -21,6 +21,7 @@
 
 mod calibration;
 mod directory;
+mod history;
 mod outstanding;
 mod ring;
 mod rows;
@@ -28,11 +29,13 @@ mod size;
 mod streams;
 mod throttle;
 
+pub use history::{Ending, Entry};
 pub use ring::{RING_MAX, Ring};
-pub use rows::LAGS;
+pub use rows::{Guess, LAGS};
 
 use calibration::{Bin, Calibration};
 use directory::Directory;
+use history::History;
 use outstanding::{Outstanding, Pending};
 use rows::Rows;
 use size::Size;
@@ -124,6 +127,8 @@ impl Past {
 /// A request as it came.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
+    /// When; told again in the history only.
+    pub at: Mono,
     /// The key's number.
     pub id: KeyId,
     /// The key.
@@ -226,6 +231,7 @@ pub struct Predictor {
     calibration: Calibration,
     throttle: Throttle,
     outstanding: Outstanding,
+    history: History,
     scores: [Score; Source::ALL.len()],
     size: Size,
     /// What became of candidates, for the rows of their causes: those may be another core's.
@@ -249,7 +255,8 @@ impl Predictor {
         let streams = Streams::default();
         let calibration = Calibration::new();
         let size = Size::new();
-        let fixed = streams.heap_bytes() + calibration.heap_bytes();
+        let history = History::for_bytes(options.memory_bytes_max);
+        let fixed = streams.heap_bytes() + calibration.heap_bytes() + history.heap_bytes();
         let (rows, directory, outstanding) = shared(size.of(options.memory_bytes_max).saturating_sub(fixed));
         Predictor {
             options,
@@ -259,6 +266,7 @@ impl Predictor {
             calibration,
             throttle: Throttle::new(options.budget),
             outstanding,
+            history,
             scores: Default::default(),
             size,
             ratings: Vec::new(),
@@ -280,7 +288,7 @@ impl Predictor {
     /// Takes as much as it should, and keeps as much of what it knows as fits. Candidates under way or not asked for so far are
     /// not judged any more.
     pub fn resize(&mut self) {
-        let fixed = self.streams.heap_bytes() + self.calibration.heap_bytes();
+        let fixed = self.streams.heap_bytes() + self.calibration.heap_bytes() + self.history.heap_bytes();
         let (mut rows, mut directory, mut outstanding) = shared(self.wanted_bytes().saturating_sub(fixed));
         rows.adopt(&self.rows);
         directory.adopt(&self.directory);
@@ -295,6 +303,7 @@ impl Predictor {
             + self.streams.heap_bytes()
             + self.calibration.heap_bytes()
             + self.outstanding.heap_bytes()
+            + self.history.heap_bytes()
     }
 
     /// A request of the client with that past: learns from it, and adds what is worth fetching now to `out`. All that a core
@@ -319,13 +328,13 @@ impl Predictor {
                 (false, false) => Outcome::Late,
                 (false, true) => Outcome::Wasted,
             };
-            self.resolve(&pending, outcome);
+            self.resolve(seen.at, &pending, outcome);
         }
         if !seen.hit {
             self.outstanding.filled();
         }
         while let Some(pending) = self.outstanding.take_overdue() {
-            self.resolve(&pending, Outcome::Wasted);
+            self.resolve(seen.at, &pending, Outcome::Wasted);
         }
         self.throttle.requested(!seen.hit);
         self.size.requested(!seen.hit);
@@ -369,29 +378,32 @@ impl Predictor {
     }
 
     /// A candidate is being fetched.
-    pub fn issued(&mut self, now: Mono, id: KeyId, reason: Reason) {
+    pub fn issued(&mut self, now: Mono, id: KeyId, score: f32, reason: Reason) {
         self.scores[reason.source as usize].issued += 1;
-        for lost in self.outstanding.put(now, id, reason).into_iter().flatten() {
-            self.resolve(&lost, Outcome::Wasted);
+        let entry = self.history.begin(now, id, score, reason);
+        for lost in self.outstanding.put(now, id, reason, entry).into_iter().flatten() {
+            self.resolve(now, &lost, Outcome::Wasted);
         }
     }
 
     /// A candidate turned out to be a key that the origin does not have.
     pub fn absent(&mut self, reason: Reason) {
         self.scores[reason.source as usize].issued += 1;
-        self.resolve(&Pending::new(NO_KEY, reason), Outcome::Wasted);
+        self.resolve(Mono(0), &Pending::new(NO_KEY, reason), Outcome::Wasted);
     }
 
     /// A candidate that was fetched is a key that the origin does not have.
-    pub fn missing(&mut self, id: KeyId) {
+    pub fn missing(&mut self, now: Mono, id: KeyId) {
         if let Some(pending) = self.outstanding.take(id) {
-            self.resolve(&pending, Outcome::Wasted);
+            self.resolve(now, &pending, Outcome::Wasted);
         }
     }
 
     /// A candidate that was fetched will not land, through no fault of the guess; false if somebody had asked for it meanwhile.
-    pub fn withdraw(&mut self, id: KeyId) -> bool {
-        self.outstanding.take(id).is_some()
+    pub fn withdraw(&mut self, now: Mono, id: KeyId) -> bool {
+        let Some(pending) = self.outstanding.take(id) else { return false };
+        self.history.ended(pending.entry, id, now, Ending::Withdrawn);
+        true
     }
 
     /// Makes a key known that was not asked for, so that it can be fetched.
@@ -407,7 +419,7 @@ impl Predictor {
     /// Passes judgement on what nobody asked for in a while, and on the guesses of late. Every second or so, where time counts.
     pub fn tick(&mut self, now: Mono) {
         while let Some(pending) = self.outstanding.take_forgotten(now) {
-            self.resolve(&pending, Outcome::Wasted);
+            self.resolve(now, &pending, Outcome::Wasted);
         }
         self.throttle.tick(now);
     }
@@ -417,9 +429,22 @@ impl Predictor {
         self.throttle.resting()
     }
 
-    /// A candidate landed in the cache.
-    pub fn landed(&mut self, id: KeyId) {
-        self.outstanding.landed(id);
+    /// A candidate landed in the cache, with a value of so many bytes.
+    pub fn landed(&mut self, now: Mono, id: KeyId, bytes: u32) {
+        if let Some(entry) = self.outstanding.landed(id) {
+            self.history.landed(entry, id, now, bytes);
+        }
+    }
+
+    /// What is known of what follows a key: how often the key was visited, and each follower with how likely it is believed to
+    /// be of use. Looks only.
+    pub fn followers(&self, id: KeyId, mut each: impl FnMut(Guess, f32)) -> u8 {
+        self.rows.look(id, |guess| each(guess, score_of(&self.calibration, &guess).1))
+    }
+
+    /// What was fetched of a key of late, the latest first.
+    pub fn fetches(&self, id: KeyId) -> impl Iterator<Item = &Entry> {
+        self.history.of(id)
     }
 
     /// How many items the cache holds: a candidate that is not asked for while a tenth as many others come in is in vain.
@@ -441,9 +466,7 @@ impl Predictor {
     fn follow(&mut self, id: KeyId, elsewhere: impl Fn(KeyId) -> bool, out: &mut Vec<Candidate>) {
         let Predictor { rows, calibration, throttle, directory, outstanding, .. } = self;
         rows.visit(id, |guess| {
-            let bin = Calibration::bin(Source::Successor, guess.visits, guess.weight);
-            let tries = f32::from(guess.tries);
-            let score = (calibration.part(bin) + guess.use_part * tries) / (1.0 + tries);
+            let (bin, score) = score_of(calibration, &guess);
             let open = || !outstanding.holds(guess.key) && directory.key(guess.key).is_some();
             if throttle.admits(score) && (elsewhere(guess.key) || open()) {
                 let reason = Reason { source: Source::Successor, cause: id, bin };
@@ -476,7 +499,13 @@ impl Predictor {
         self.streams.guessed(walk.stream, ahead);
     }
 
-    fn resolve(&mut self, pending: &Pending, outcome: Outcome) {
+    fn resolve(&mut self, now: Mono, pending: &Pending, outcome: Outcome) {
+        let ending = match outcome {
+            Outcome::Used => Ending::Used,
+            Outcome::Late => Ending::Late,
+            Outcome::Wasted => Ending::Wasted,
+        };
+        self.history.ended(pending.entry, pending.key, now, ending);
         let score = &mut self.scores[pending.reason.source as usize];
         let worth = match outcome {
             Outcome::Used => {
@@ -503,4 +532,11 @@ impl Predictor {
             self.ratings.push(rating);
         }
     }
+}
+
+/// The bin of a row's guess, and the part of such guesses that was of use: of all in the bin, and of this one's own trials.
+fn score_of(calibration: &Calibration, guess: &Guess) -> (Bin, f32) {
+    let bin = Calibration::bin(Source::Successor, guess.visits, guess.weight);
+    let tries = f32::from(guess.tries);
+    (bin, (calibration.part(bin) + guess.use_part * tries) / (1.0 + tries))
 }

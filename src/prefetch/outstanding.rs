@@ -4,6 +4,7 @@
 //! into the cache is overdue: unused, it has left the cache's probation by then. So is one that nobody asked for in a while
 //! ([`OVERDUE_MILLIS`]), or a large cache would take hours to notice what it fetches for nothing.
 
+use super::history::EntryId;
 use super::{KeyId, Reason};
 use crate::clock::Mono;
 use std::collections::VecDeque;
@@ -25,12 +26,14 @@ pub struct Pending {
     number: u64,
     /// When it was fetched.
     at: Mono,
+    /// Its place in the history.
+    pub entry: EntryId,
 }
 
 impl Pending {
     /// One that is nobody's fetch.
     pub fn new(key: KeyId, reason: Reason) -> Pending {
-        Pending { key, reason, landed: false, number: 0, at: Mono(0) }
+        Pending { key, reason, landed: false, number: 0, at: Mono(0), entry: EntryId::NONE }
     }
 }
 
@@ -78,7 +81,7 @@ impl Outstanding {
     }
 
     /// Adds one; answers those that had to give way.
-    pub fn put(&mut self, now: Mono, key: KeyId, reason: Reason) -> [Option<Pending>; 2] {
+    pub fn put(&mut self, now: Mono, key: KeyId, reason: Reason, entry: EntryId) -> [Option<Pending>; 2] {
         self.fills += 1;
         if self.order.is_empty() {
             self.front = now;
@@ -94,16 +97,17 @@ impl Outstanding {
         let set = &mut self.sets[set];
         let age = |place: &Option<Pending>| place.map_or(0, |pending| pending.number);
         let place = set.iter_mut().min_by_key(|place| age(place)).expect("there are eight");
-        let replaced = place.replace(Pending { key, reason, landed: false, number, at: now });
+        let replaced = place.replace(Pending { key, reason, landed: false, number, at: now, entry });
         self.order.push_back((key, number));
         [lost, replaced]
     }
 
-    pub fn landed(&mut self, key: KeyId) {
+    /// One is in the cache; its place in the history, if it is there still.
+    pub fn landed(&mut self, key: KeyId) -> Option<EntryId> {
         let set = self.set_of(key);
-        if let Some(pending) = self.sets[set].iter_mut().flatten().find(|pending| pending.key == key) {
-            pending.landed = true;
-        }
+        let pending = self.sets[set].iter_mut().flatten().find(|pending| pending.key == key)?;
+        pending.landed = true;
+        Some(pending.entry)
     }
 
     pub fn take(&mut self, key: KeyId) -> Option<Pending> {
@@ -180,7 +184,13 @@ mod tests {
             outstanding.filled();
             outstanding.take_overdue()
         };
-        assert!([7, 8].map(|key| outstanding.put(Mono(0), key, WHY())).iter().flatten().all(Option::is_none));
+        assert!(
+            [7, 8]
+                .map(|key| outstanding.put(Mono(0), key, WHY(), EntryId::NONE))
+                .iter()
+                .flatten()
+                .all(Option::is_none)
+        );
         outstanding.landed(7);
         assert!(outstanding.holds(7) && !outstanding.holds(9));
         assert!(outstanding.take(8).is_some_and(|pending| !pending.landed));
@@ -195,7 +205,7 @@ mod tests {
         let mut outstanding = Outstanding::with_bytes(10_000);
         let at = |millis| Mono(0).plus_millis(millis);
         for (key, millis) in [(1, 0), (2, 10), (3, 5000)] {
-            outstanding.put(at(millis), key, WHY());
+            outstanding.put(at(millis), key, WHY(), EntryId::NONE);
         }
         assert!(outstanding.take(1).is_some(), "asked for in time");
         assert!(outstanding.take_forgotten(at(OVERDUE_MILLIS)).is_none());
@@ -206,7 +216,7 @@ mod tests {
         assert_eq!(forgotten(&mut outstanding, OVERDUE_MILLIS + 4999), None);
         assert_eq!(forgotten(&mut outstanding, OVERDUE_MILLIS + 5000), Some(3));
         assert_eq!(forgotten(&mut outstanding, 10 * OVERDUE_MILLIS), None);
-        outstanding.put(at(20 * OVERDUE_MILLIS), 4, WHY());
+        outstanding.put(at(20 * OVERDUE_MILLIS), 4, WHY(), EntryId::NONE);
         assert_eq!(forgotten(&mut outstanding, 20 * OVERDUE_MILLIS + 1), None, "it is new");
     }
 
@@ -215,7 +225,8 @@ mod tests {
         let mut outstanding = Outstanding::with_bytes(2000);
         let bytes = outstanding.heap_bytes();
         assert!(bytes <= 2000);
-        let lost = (0..1000).flat_map(|key| outstanding.put(Mono(0), key, WHY())).flatten().count();
+        let lost =
+            (0..1000).flat_map(|key| outstanding.put(Mono(0), key, WHY(), EntryId::NONE)).flatten().count();
         let held = (0..1000).filter(|&key| outstanding.holds(key)).count();
         assert_eq!(lost + held, 1000, "each is held or was given back");
         assert_eq!(outstanding.heap_bytes(), bytes);

@@ -52,7 +52,7 @@ impl Ring {
 
     /// Lets a guess wait until `deadline`; false if it is there already or there is no room for it.
     pub fn push(&mut self, deadline: Mono, candidate: Candidate) -> bool {
-        if self.holds(candidate.target) {
+        if self.waits(candidate.target) {
             return false;
         }
         let bucket = bucket_of(candidate.score);
@@ -101,7 +101,8 @@ impl Ring {
         self.classes[class_of(candidate.target)] -= 1;
     }
 
-    fn holds(&self, target: Target) -> bool {
+    /// Whether a guess of that target waits.
+    pub fn waits(&self, target: Target) -> bool {
         self.classes[class_of(target)] > 0
             && self.buckets.iter().flatten().any(|(_, waiting)| waiting.target == target)
     }

@@ -46,6 +46,18 @@ struct Follower {
 const NOBODY: Follower = Follower { key: NO_KEY, weight: 0, worth: 0 };
 const NO_ROW: Row = Row { key: NO_KEY, visits: 0, heat: 0, followers: [NOBODY; FOLLOWERS] };
 
+impl Row {
+    fn guesses(&self) -> impl Iterator<Item = Guess> {
+        self.followers.iter().filter(|follower| follower.key != NO_KEY).map(|follower| Guess {
+            key: follower.key,
+            weight: f32::from(follower.weight) / 255.0,
+            visits: self.visits,
+            use_part: f32::from(follower.worth >> 4) / 15.0,
+            tries: follower.worth & 15,
+        })
+    }
+}
+
 /// What a row knows of a follower.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guess {
@@ -94,20 +106,19 @@ impl Rows {
     pub fn visit(&mut self, key: KeyId, mut each: impl FnMut(Guess)) {
         let Some(row) = self.row_mut(key) else { return };
         row.heat = row.heat.saturating_add(1);
-        for follower in row.followers.iter().filter(|follower| follower.key != NO_KEY) {
-            each(Guess {
-                key: follower.key,
-                weight: f32::from(follower.weight) / 255.0,
-                visits: row.visits,
-                use_part: f32::from(follower.worth >> 4) / 15.0,
-                tries: follower.worth & 15,
-            });
-        }
+        row.guesses().for_each(&mut each);
         row.visits = row.visits.saturating_add(1);
         let kept = 1.0 - alpha(row.visits);
         for follower in &mut row.followers {
             follower.weight = (f32::from(follower.weight) * kept).round() as u8;
         }
+    }
+
+    /// What is known of a key's followers, looked at only; how often it was visited, up to 255.
+    pub fn look(&self, key: KeyId, each: impl FnMut(Guess)) -> u8 {
+        let Some(row) = self.sets[self.set_of(key)].iter().find(|row| row.key == key) else { return 0 };
+        row.guesses().for_each(each);
+        row.visits
     }
 
     /// `follower` came `lag` (from 1) requests after `key`; a row is made if there is none.

@@ -1,8 +1,11 @@
 //! How much memory the predictor deserves: what it takes the cache has to do without, so it has to bring more hits than that.
 //!
 //! It begins with a quarter of what it may take. Every [`WINDOW`] requests the part of the misses that it spared is looked at:
-//! two windows in a row with a fiftieth or more, and it gets twice as much; four with less than a hundredth, and it keeps half,
-//! an eighth at least, by which it notices structure that comes up.
+//! 1. Two windows in a row with a fiftieth or more, and it gets twice as much; four with less than a hundredth, and it keeps
+//!    half, an eighth at least, by which it notices structure that comes up.
+//! 2. Structure that shows only with more memory is found by a trial of the next size: after a rest, for some windows, of which
+//!    the first half fills it; not where nothing was spared at all. It is kept if it spared so much more as the cache would have by itself with that memory; else
+//!    the rest before the next trial is twice as long.
 
 /// Requests between two looks.
 const WINDOW: u32 = 4096;
@@ -15,6 +18,17 @@ const PART_POOR: f32 = 0.01;
 /// Looks in a row that decide.
 const GOOD_LOOKS: u32 = 2;
 const POOR_LOOKS: u32 = 4;
+/// Who spares less than this has shown nothing that more memory could be tried for.
+const PART_NOTHING: f32 = 0.002;
+/// Looks of a trial, the first half of which are not counted; least and most looks between two.
+const TRIAL_LOOKS: u32 = 12;
+const REST_LOOKS_MIN: u32 = 12;
+const REST_LOOKS_MAX: u32 = 192;
+/// What the most that it may take spares, spent on items: a tenth of the cache, and misses fall by about 0.3 of the part by which
+/// a cache grows.
+const PART_OF_ALL: f32 = 0.03;
+/// What the latest look counts for.
+const SMOOTHING: f32 = 0.2;
 
 /// What it deserves so far.
 #[derive(Clone, Debug)]
@@ -25,11 +39,38 @@ pub struct Size {
     spared: u32,
     good: u32,
     poor: u32,
+    /// Part spared at this size, smoothed.
+    usual: f32,
+    rest: u32,
+    /// Looks before the next trial.
+    rest_left: u32,
+    trial: Option<Trial>,
+}
+
+/// A trial of the next size.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    looks: u32,
+    /// Sum of the parts of the looks that count.
+    sum: f32,
+    /// Part spared before.
+    before: f32,
 }
 
 impl Size {
     pub fn new() -> Size {
-        Size { level: LEVEL_FIRST, requests: 0, missed: 0, spared: 0, good: 0, poor: 0 }
+        Size {
+            level: LEVEL_FIRST,
+            requests: 0,
+            missed: 0,
+            spared: 0,
+            good: 0,
+            poor: 0,
+            usual: 0.0,
+            rest: REST_LOOKS_MIN,
+            rest_left: REST_LOOKS_MIN,
+            trial: None,
+        }
     }
 
     /// Bytes of so many that it should take. Changes with [`Size::requested`].
@@ -53,15 +94,58 @@ impl Size {
 
     fn look(&mut self) {
         let part = self.spared as f32 / (self.missed + self.spared).max(1) as f32;
+        (self.requests, self.missed, self.spared) = (0, 0, 0);
+        if let Some(trial) = &mut self.trial {
+            trial.looks += 1;
+            if trial.looks > TRIAL_LOOKS / 2 {
+                trial.sum += part;
+            }
+            if trial.looks == TRIAL_LOOKS {
+                self.judge_trial();
+            }
+            return;
+        }
+        self.usual += SMOOTHING * (part - self.usual);
         self.good = if part >= PART_GOOD { self.good + 1 } else { 0 };
         self.poor = if part < PART_POOR { self.poor + 1 } else { 0 };
         if self.good == GOOD_LOOKS {
-            (self.level, self.good) = ((self.level + 1).min(DIVISORS.len() - 1), 0);
+            self.settle((self.level + 1).min(DIVISORS.len() - 1), part);
         }
         if self.poor == POOR_LOOKS {
-            (self.level, self.poor) = (self.level.saturating_sub(1), 0);
+            self.settle(self.level.saturating_sub(1), part);
         }
-        (self.requests, self.missed, self.spared) = (0, 0, 0);
+        self.rest_left = self.rest_left.saturating_sub(1);
+        let some = self.usual >= PART_NOTHING && self.level + 1 < DIVISORS.len();
+        if self.rest_left == 0 && some {
+            self.trial = Some(Trial { looks: 0, sum: 0.0, before: self.usual });
+            self.move_to(self.level + 1);
+        }
+    }
+
+    fn judge_trial(&mut self) {
+        let Some(Trial { sum, before, .. }) = self.trial.take() else { return };
+        let part = sum / (TRIAL_LOOKS - TRIAL_LOOKS / 2) as f32;
+        let share = |level: usize| 1.0 / DIVISORS[level] as f32;
+        let cost = PART_OF_ALL * (share(self.level) - share(self.level - 1));
+        if part - before >= cost {
+            (self.usual, self.rest) = (part, REST_LOOKS_MIN);
+        } else {
+            self.move_to(self.level - 1);
+            self.rest = (2 * self.rest).min(REST_LOOKS_MAX);
+        }
+        self.rest_left = self.rest;
+    }
+
+    /// Takes another size for good; what was usual at the one before says nothing of it.
+    fn settle(&mut self, level: usize, part: f32) {
+        if level != self.level {
+            (self.usual, self.rest_left) = (part, self.rest);
+        }
+        self.move_to(level);
+    }
+
+    fn move_to(&mut self, level: usize) {
+        (self.level, self.good, self.poor) = (level, 0, 0);
     }
 }
 
@@ -95,5 +179,40 @@ mod tests {
         assert_eq!(size.of(800), 100, "what is left is to notice by");
         run(&mut size, 2, 10);
         assert_eq!(size.of(800), 200);
+    }
+
+    /// Windows in which so many of a thousand misses are spared, by the size that it has.
+    fn live(size: &mut Size, windows: usize, thousandths: [u32; 4]) {
+        for _ in 0..windows {
+            let level =
+                DIVISORS.iter().position(|divisor| size.of(800) == 800 / divisor).expect("one of them");
+            for i in 0..WINDOW {
+                let spared = i % 1000 < thousandths[level];
+                size.requested(!spared);
+                if spared {
+                    size.spared();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_more_memory_brings_is_found_by_trials() {
+        let mut size = Size::new();
+        live(&mut size, 300, [4, 14, 40, 100]);
+        assert_eq!(size.of(800), 800);
+    }
+
+    #[test]
+    fn trials_that_bring_nothing_become_rare() {
+        let mut size = Size::new();
+        live(&mut size, 20, [0, 0, 0, 0]);
+        assert_eq!(size.of(800), 100, "nothing was tried for nothing");
+        let mut larger = 0;
+        for _ in 0..1000 {
+            live(&mut size, 1, [4, 5, 5, 5]);
+            larger += u32::from(size.of(800) > 100);
+        }
+        assert!(size.of(800) <= 200 && (12..120).contains(&larger), "{larger} of 1000 windows");
     }
 }

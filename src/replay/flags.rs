@@ -1,6 +1,7 @@
 //! The command line of `replay`.
 
 use super::policy::Name;
+use super::rivals;
 use super::simulate::Time;
 use super::trace::Format;
 use crate::config::parse_size;
@@ -28,6 +29,8 @@ pub struct Plan {
     pub memory: Memory,
     /// What it is held against, as named on the command line.
     pub baselines: Vec<(String, Name)>,
+    /// Policies with another's prefetcher in front.
+    pub rivals: Vec<(String, Name, rivals::Name)>,
     /// Answer as JSON.
     pub json: bool,
     /// Where to draw miss ratios over sizes.
@@ -106,7 +109,10 @@ pub fn command() -> Command {
                 .value_name("NAME,...")
                 .value_delimiter(',')
                 .action(ArgAction::Append)
-                .help("Policies to run beside it [default: lru,s3fifo]"),
+                .help(
+                    "Policies to run beside it, or with a prefetcher in front, as lru+mithril (next-line, last-successor, \
+                     graph, mithril) [default: lru,s3fifo]",
+                ),
         )
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer as one JSON object"))
         .arg(
@@ -161,8 +167,14 @@ pub fn plan(matches: &ArgMatches) -> Result<Plan, String> {
     let named = matches.get_many::<String>("baseline").map(|names| names.map(String::as_str).collect());
     let named: Vec<&str> = named.unwrap_or_else(|| vec!["lru", "s3fifo"]);
     let mut baselines = Vec::new();
+    let mut rivals = Vec::new();
     for name in named.into_iter().filter(|name| !name.is_empty()) {
-        baselines.push((name.to_owned(), policy_of(name)?));
+        match name.split_once('+') {
+            Some((policy, rival)) => {
+                rivals.push((name.to_owned(), policy_of(policy)?, rival_of(rival)?));
+            }
+            None => baselines.push((name.to_owned(), policy_of(name)?)),
+        }
     }
     let time = match (matches.get_one::<u64>("origin"), matches.get_one::<u64>("workers")) {
         (Some(millis), _) => Time::Stamps { origin_nanos: millis.saturating_mul(1_000_000) },
@@ -180,6 +192,7 @@ pub fn plan(matches: &ArgMatches) -> Result<Plan, String> {
         policy,
         memory: memory_of(text("memory"))?,
         baselines,
+        rivals,
         json: matches.get_flag("json"),
         plot: matches.get_one::<PathBuf>("plot").cloned(),
         prefetch: matches.get_flag("prefetch"),
@@ -210,6 +223,11 @@ fn policy_of(name: &str) -> Result<Name, String> {
     })
 }
 
+fn rival_of(name: &str) -> Result<rivals::Name, String> {
+    rivals::Name::of(name)
+        .ok_or_else(|| unknown("prefetcher", name, &rivals::Name::ALL.map(|(name, _)| name)))
+}
+
 fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     let lower = name.to_lowercase();
     let near =
@@ -234,7 +252,7 @@ mod tests {
     #[test]
     fn every_flag_reaches_the_plan() {
         let plan = planned(
-            "replay t.xz --format I64BE --keys address --policy gdsf --memory 2.5% --baseline lru,min --baseline sieve \
+            "replay t.xz --format I64BE --keys address --policy gdsf --memory 2.5% --baseline lru,min,LRU+Graph --baseline sieve \
              --json --plot p.svg --prefetch --workers 4 --spread 0.5",
         );
         let named = |name: &str, policy| (name.to_owned(), policy);
@@ -245,6 +263,7 @@ mod tests {
             policy: Some(Name::Gdsf),
             memory: Memory::Percent(2.5),
             baselines: vec![named("lru", Name::Lru), named("min", Name::Belady), named("sieve", Name::Sieve)],
+            rivals: vec![("LRU+Graph".to_owned(), Name::Lru, rivals::Name::Graph)],
             json: true,
             plot: Some("p.svg".into()),
             prefetch: true,
@@ -268,6 +287,10 @@ mod tests {
         assert_eq!(
             error("replay t --baseline lru,seive"),
             "there is no policy `seive`; did you mean `sieve`?"
+        );
+        assert_eq!(
+            error("replay t --baseline lru+mitril"),
+            "there is no prefetcher `mitril`; did you mean `mithril`?"
         );
         assert!(error("replay t --policy clockwork").contains("there are lru, sieve"));
         assert_eq!(error("replay t --format cvs"), "there is no format `cvs`; did you mean `csv`?");

@@ -2,7 +2,7 @@
 //!
 //! 1. Read the command line into a plan (`flags`), and the trace into columns (`trace`).
 //! 2. Run the cache under test and each baseline over it (`run`): ours is the real engine and store (`ours`), the others
-//!    are small simulators (`policy`).
+//!    are small simulators (`policy`), some with another's prefetcher in front (`rivals`).
 //! 3. Print a table or JSON (`report`); with `--plot` run them at several sizes and draw (`plot`).
 //!
 //! A request that misses is fetched at once and put in; that is one origin fetch. What was larger than it may be is not
@@ -15,19 +15,20 @@ mod policy;
 mod prefetcher;
 mod progress;
 mod report;
+mod rivals;
 mod run;
 mod simulate;
 mod trace;
 
 pub use flags::command;
 pub use policy::{Name, Policy};
+pub(crate) use progress::Progress;
 pub use run::{Prefetched, Tally, replay};
-use run::{replay_in_time, replay_with_prefetch};
+use run::{replay_in_time, replay_with_prefetch, replay_with_rival};
 pub use trace::{Format, Trace, TraceError, Words};
 
 use clap::ArgMatches;
 use flags::{OURS, Plan};
-use progress::Progress;
 use simulate::Time;
 use std::io::Write;
 use std::process::ExitCode;
@@ -103,6 +104,12 @@ fn replay_plan(plan: &Plan) -> Result<String, String> {
         } else {
             tallies.push((name.clone(), tally));
         }
+    }
+    for (name, policy, rival) in &plan.rivals {
+        let mut show = |done, all| progress.show(name, done, all);
+        let tally =
+            replay_with_rival(&trace, *policy, *rival, bytes_max, plan.time, plan.addresses, &mut show);
+        tallies.push((name.clone(), tally));
     }
     if let Some(file) = &plan.plot {
         let mut curves = Vec::new();

@@ -1,5 +1,6 @@
 //! What asks for keys before they are asked for: ours, others to hold it against, or nothing.
 
+use super::rivals::Rival;
 use super::trace::{Trace, mix};
 use crate::clock::Mono;
 use crate::prefetch::{Candidate, Options, Past, Place, Predictor, Seen, Target};
@@ -11,6 +12,8 @@ pub enum Prefetcher {
     None,
     /// The predictor of `src/prefetch`.
     Ours(Box<OursState>),
+    /// One of others.
+    Rival(Box<Rival>, Vec<u32>),
 }
 
 /// What ours needs beside the predictor.
@@ -51,6 +54,7 @@ impl Prefetcher {
         match self {
             Prefetcher::None => 0,
             Prefetcher::Ours(ours) => ours.predictor.heap_bytes(),
+            Prefetcher::Rival(rival, _) => rival.heap_bytes(),
         }
     }
 
@@ -70,14 +74,22 @@ impl Prefetcher {
         match self {
             Prefetcher::None => {}
             Prefetcher::Ours(ours) => ours.observe(trace, row, hit, wishes),
+            Prefetcher::Rival(rival, ids) => {
+                rival.observe(trace, row, hit, ids);
+                wishes.extend(ids.drain(..).map(|id| Wish { id: Some(id), candidate: None }));
+            }
         }
     }
 
     /// A wish is being fetched.
     pub fn issued(&mut self, id: u32, wish: Wish) {
-        if let (Prefetcher::Ours(ours), Some(candidate)) = (self, wish.candidate) {
+        match (self, wish.candidate) {
             // Replayed time is of many kinds; what is overdue is told by what came in meanwhile.
-            ours.predictor.issued(Mono(0), id, candidate.reason);
+            (Prefetcher::Ours(ours), Some(candidate)) => {
+                ours.predictor.issued(Mono(0), id, candidate.score, candidate.reason);
+            }
+            (Prefetcher::Rival(rival, _), _) => rival.issued(id),
+            _ => {}
         }
     }
 
@@ -91,7 +103,7 @@ impl Prefetcher {
     /// A wish landed.
     pub fn landed(&mut self, id: u32) {
         if let Prefetcher::Ours(ours) = self {
-            ours.predictor.landed(id);
+            ours.predictor.landed(Mono(0), id, 0);
         }
     }
 
@@ -110,7 +122,7 @@ impl OursState {
         let key = mix(name).to_le_bytes();
         let place = self.places.as_ref().map(|_| Place { prefix: 0, number: name });
         let client = trace.clients.get(row).copied().unwrap_or(0);
-        let seen = Seen { id, key: &key, place, hit };
+        let seen = Seen { at: Mono(0), id, key: &key, place, hit };
         self.predictor.observe(&seen, &mut self.pasts[client as usize], &mut self.candidates);
         for candidate in self.candidates.drain(..) {
             let id = match (candidate.target, &self.places) {

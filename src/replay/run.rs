@@ -3,6 +3,7 @@
 use super::ours::Ours;
 use super::policy::{Name, Policy};
 use super::prefetcher::Prefetcher;
+use super::rivals::{self, Rival};
 use super::simulate::{Cache, Outcome, Time, simulate};
 use super::trace::Trace;
 use crate::prefetch;
@@ -88,8 +89,30 @@ pub fn replay_with_prefetch(
     let first_bytes = prefetcher.heap_bytes() as u64;
     let mut cache = Cache::Ours(Box::new(Ours::new(bytes_max.saturating_sub(first_bytes), trace)));
     let outcome = simulate(trace, &mut cache, &mut prefetcher, time, Some(without), bytes_max, progress);
-    let metadata_bytes = prefetcher.heap_bytes() as u64;
-    let tally = tally_of(&outcome, time, &mut cache);
+    tally_with(&outcome, time, &mut cache, prefetcher.heap_bytes() as u64)
+}
+
+/// Runs a policy with another's prefetcher in front of it.
+pub fn replay_with_rival(
+    trace: &Trace,
+    policy: Name,
+    rival: rivals::Name,
+    bytes_max: u64,
+    time: Time,
+    addresses: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Tally {
+    let rival = Rival::new(rival, bytes_max, trace, addresses);
+    let metadata_bytes = rival.heap_bytes() as u64;
+    let policy = Policy::new(policy, bytes_max.saturating_sub(metadata_bytes), trace);
+    let mut cache = Cache::Policy(Box::new(policy));
+    let mut prefetcher = Prefetcher::Rival(Box::new(rival), Vec::new());
+    let outcome = simulate(trace, &mut cache, &mut prefetcher, time, None, bytes_max, progress);
+    tally_with(&outcome, time, &mut cache, metadata_bytes)
+}
+
+fn tally_with(outcome: &Outcome, time: Time, cache: &mut Cache<'_>, metadata_bytes: u64) -> Tally {
+    let tally = tally_of(outcome, time, cache);
     Tally {
         prefetch: Some(Prefetched {
             issued: outcome.issued,

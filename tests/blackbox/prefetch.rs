@@ -1,7 +1,7 @@
 //! Fetching before anybody asks, in front of a real Redis.
 
 use crate::origins::{redis_like, serve, tell};
-use crate::support::{Server, bulk, connect, eventually};
+use crate::support::{Server, bulk, connect, eventually, foreshadow, run_to_end};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -86,6 +86,28 @@ fn foresees(cores: &str) {
     assert!(server.metric("foreshadow_prefetch_issued_total") >= used);
     let (_, page) = server.page("/v1/prefetch");
     assert!(page.contains("\"on\":true") && page.contains("\"source\":\"successor\""), "{page}");
+    explains(&server);
+}
+
+/// Why a key was fetched, and what came of it, is told by name, whichever cores the keys are on.
+fn explains(server: &Server) {
+    let (status, page) = server.page(&format!("/v1/prefetch?key={}", VISITS[2]));
+    let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+    assert_eq!((status, &page["wanted"], &page["held"]), (200, &true.into(), &true.into()), "{page}");
+    let fetch = &page["fetches"][0];
+    assert_eq!((&fetch["source"], &fetch["outcome"]), (&"successor".into(), &"used".into()), "{page}");
+    let cause = fetch["cause"].as_str().expect("a key that is remembered");
+    assert!(VISITS[..2].contains(&cause), "{page}");
+    assert_eq!(fetch["bytes"], VISITS[2].len(), "{page}");
+    assert!(fetch["took_seconds"].as_f64().is_some_and(|took| took > 0.0 && took < 10.0), "{page}");
+    let followers = page["followers"].as_array().expect("a list");
+    assert!(followers.iter().any(|follower| follower["key"] == VISITS[3]), "{page}");
+    let arguments = ["prefetch", "explain", VISITS[2], "--admin", &server.admin.to_string()];
+    let output = run_to_end(foreshadow(&arguments));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains(&format!("by successor: {cause} was read")), "{said}");
+    let (_, never) = server.page("/v1/prefetch?key=nowhere");
+    assert!(never.contains("\"fetches\":[]") && never.contains("\"held\":false"), "{never}");
 }
 
 #[test]

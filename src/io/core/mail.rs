@@ -120,7 +120,7 @@ impl Core {
                 _ => {
                     guarded &= request.verb != Verb::Unguard;
                     let waiter = Waiter { core: from, address };
-                    if works.watchers.any() {
+                    if works.is_watched() {
                         match works.serve_watched(now, waiter, &request) {
                             Some(outcome) => {
                                 let (answer, value) = (outcome.answer, outcome.value.to_cow().into_owned());

@@ -11,11 +11,12 @@
 //! The clock is read once a turn. Nothing in 2 to 5 enters the kernel; it only queues for the next turn's 1.
 //!
 //! A file per kind of input: `accept`, `receive` and `send` for completions, `mail` for other cores, `timed` for the clock,
-//! `ends` for what goes; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
+//! `errands` for the admin pages, `ends` for what goes; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
 //! around the cores.
 
 mod accept;
 mod ends;
+mod errands;
 mod guests;
 mod limit;
 mod mail;
@@ -126,6 +127,8 @@ struct Core {
     users: Arc<Users>,
     /// How often users were read again.
     users_round: u64,
+    /// How often what is recorded changed.
+    recording_round: u64,
     /// Connections whose user was removed: to be closed at the end of the turn.
     orphans: Vec<ConnectionId>,
     /// Connections whose receiving ended for want of buffers.
@@ -230,6 +233,7 @@ impl Core {
             guesses: wire::guesses::Guesses::default(),
             journal: wire::journal::Journal::default(),
             watchers: wire::events::Watchers::new(me.0, node.core_count()),
+            taping: None,
         };
         let due = Due {
             engine: now.mono,
@@ -257,6 +261,7 @@ impl Core {
             waiting: VecDeque::new(),
             users,
             users_round: 0,
+            recording_round: 0,
             orphans: Vec::new(),
             rearm: Vec::new(),
             retry: Vec::new(),
@@ -366,6 +371,7 @@ impl Core {
                     self.ring.listen_to_bell(self.bell);
                     self.take_keyspaces();
                     self.take_users();
+                    self.take_errands(now);
                 }
                 Kind::Wake | Kind::Ignore => {}
             }
@@ -379,6 +385,9 @@ impl Core {
         self.spread_hints();
         if self.works.engine.has_changes() || !self.works.lines.is_empty() || self.works.watchers.any() {
             self.tell_observers(now);
+        }
+        if self.works.taping.as_ref().is_some_and(|taping| taping.recorder.is_due()) {
+            self.give_rows(now);
         }
         self.do_chores(now);
         for id in std::mem::take(&mut self.orphans) {

@@ -20,7 +20,7 @@ use crate::io::tls::Channel;
 use crate::message::ReturnAddress;
 use crate::origin::keyspace::{Keys, Keyspaces};
 use crate::origin::pool::{Action, Cause, Line, Permits, Pool, Told};
-use crate::origin::{Target, Ticket};
+use crate::origin::{Reply, Target, Ticket};
 use crate::request::{Named, Outcome, Request, Value, Verb};
 use crate::store::shard_of;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -420,7 +420,16 @@ impl Core {
                 }
             }
             Action::Slow(ticket, millis) => self.log_slow(now.mono, origin, ticket, millis),
-            Action::Tell(Told::Answer(ticket, reply)) => self.works.engine.answered(now, ticket, reply),
+            Action::Tell(Told::Answer(ticket, reply)) => {
+                let works = &mut self.works;
+                if let (Some(taping), Reply::Found(found)) = (&mut works.taping, &reply)
+                    && let Some(key) = works.engine.key_of(ticket)
+                {
+                    let bytes = u32::try_from(found.value.len()).unwrap_or(u32::MAX);
+                    taping.recorder.told(now.mono, key, bytes);
+                }
+                works.engine.answered(now, ticket, reply);
+            }
             Action::Tell(Told::Failed(ticket, why)) => self.works.engine.failed(now, ticket, why),
             Action::Tell(Told::Changed(key)) => {
                 let sources = self.origins.sources.clone();

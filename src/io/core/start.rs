@@ -1,9 +1,11 @@
 //! The cores of a process: what they share, how they are started, how their end is awaited.
 
 use super::{Core, Guests, Options};
-use crate::control::CoreReport;
+use crate::clock::Mono;
+use crate::control::{CoreReport, Errand, Question, Recording};
 use crate::ids::CoreId;
 use crate::io::mesh;
+use crate::io::time;
 use crate::io::tls::Shelf;
 use crate::origin::keyspace::Keyspaces;
 use crate::topology::Node;
@@ -13,7 +15,7 @@ use socket2::Socket;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 /// Memory glommio registers for its own file I/O; its default is 10 MiB.
 const EXECUTOR_IO_BYTES: usize = 256 << 10;
@@ -45,8 +47,16 @@ pub struct Shared {
     /// Users that a reload changed, the last rules of each with the reload's number; and how many there were.
     pub(super) users: RwLock<Vec<UserChange>>,
     pub(super) users_round: AtomicU64,
+    /// What is recorded now, from when on, and how often that changed.
+    pub(super) recording: RwLock<Option<(Arc<Recording>, Mono)>>,
+    pub(super) recording_round: AtomicU64,
+    /// Questions that cores have not looked at.
+    pub(super) questions: Mutex<Vec<Question>>,
     pub(super) bells: std::sync::OnceLock<Vec<OwnedFd>>,
 }
+
+/// Most questions that wait; more are not asked.
+const QUESTIONS_MAX: usize = 256;
 
 /// A user that a reload changed.
 #[derive(Clone, Debug)]
@@ -71,6 +81,9 @@ impl Shared {
             keyspaces_round: AtomicU64::new(0),
             users: RwLock::default(),
             users_round: AtomicU64::new(0),
+            recording: RwLock::default(),
+            recording_round: AtomicU64::new(0),
+            questions: Mutex::default(),
             bells: std::sync::OnceLock::new(),
         }
     }
@@ -105,6 +118,26 @@ impl Shared {
         }
         self.users_round.store(round, Ordering::Release);
         drop(users);
+        self.ring_bells();
+    }
+
+    /// Takes an errand of the admin pages to the cores.
+    pub fn carry(&self, errand: Errand) {
+        match errand {
+            Errand::Record(recording) => {
+                let recording = recording.map(|recording| (recording, time::mono()));
+                *self.recording.write().expect("nobody panics while holding it") = recording;
+                self.recording_round.fetch_add(1, Ordering::Release);
+            }
+            Errand::Answer(question) => {
+                let mut questions = self.questions.lock().expect("nobody panics while holding it");
+                // Those who asked have gone since where a core is too busy to answer.
+                questions.retain(Question::is_awaited);
+                if questions.len() < QUESTIONS_MAX {
+                    questions.push(question);
+                }
+            }
+        }
         self.ring_bells();
     }
 

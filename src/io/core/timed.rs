@@ -52,6 +52,7 @@ impl Core {
         if now.mono >= self.due.sweep {
             self.due.sweep = now.mono.plus_millis(SWEEP_MILLIS);
             self.sweep(now);
+            self.give_rows(now);
             self.works.engine.counters.buffer_bytes = self.buffer_bytes + self.buffers.byte_count() as u64;
             self.works.count_onlookers();
             let mut counters = Counters::default();

@@ -1,5 +1,6 @@
 //! What sessions see of a core.
 
+use super::errands::Taping;
 use crate::clock::{Mono, Now};
 use crate::engine::{Engine, Waiter};
 use crate::hash::slot_of;
@@ -48,6 +49,8 @@ pub(super) struct Works {
     /// Buffers of connections hold a third of what they may: who has replies on the way gets no more until they are taken, others
     /// one at a time.
     pub(super) tight: bool,
+    /// The recording, while there is one.
+    pub(super) taping: Option<Box<Taping>>,
 }
 
 /// Lines that monitors are shown in so many milliseconds, per core: they see a sample.
@@ -150,7 +153,7 @@ impl Works {
                 let answer = self.journal.answer(part, &mut self.scratch);
                 Some(Outcome { answer, value: Value::One(&self.scratch) })
             }
-            _ if self.watchers.any() => self.serve_watched(now, Waiter { core: from, address }, request),
+            _ if self.is_watched() => self.serve_watched(now, Waiter { core: from, address }, request),
             _ => self.engine.serve(now, Waiter { core: from, address }, request),
         }
     }
@@ -163,7 +166,13 @@ impl Works {
         }
     }
 
-    /// Does a request while somebody watches.
+    /// Whether somebody wants to know of each request.
+    #[inline]
+    pub(super) fn is_watched(&self) -> bool {
+        self.watchers.any() || self.taping.is_some()
+    }
+
+    /// Does a request while somebody watches or records.
     #[cold]
     pub(super) fn serve_watched(
         &mut self,
@@ -184,7 +193,13 @@ impl Works {
         let outcome = self.engine.serve(now, waiter, request);
         // Who has to wait for an origin has not found it here.
         let answer = outcome.as_ref().map_or(Answer::Miss, |outcome| outcome.answer);
-        self.watchers.request(now, asker, request, answer, len);
+        if self.watchers.any() {
+            self.watchers.request(now, asker, request, answer, len);
+        }
+        if let Some(taping) = &mut self.taping {
+            let client = lander(waiter.core, waiter.address.connection);
+            taping.recorder.request(now.mono, client, request, outcome.as_ref());
+        }
         outcome
     }
 }

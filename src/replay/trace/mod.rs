@@ -228,9 +228,25 @@ struct Rows {
     trace: Trace,
     id_of_name: HashMap<u64, u32, BuildHasherDefault<Mixer>>,
     number_of_client: HashMap<u64, u32, BuildHasherDefault<Mixer>>,
+    /// Sizes told of keys that no row has asked for so far.
+    told_sizes: HashMap<u64, u32, BuildHasherDefault<Mixer>>,
 }
 
 impl Rows {
+    /// Something that is no request tells a key's size.
+    fn tell_size(&mut self, name: u64, bytes: u32) {
+        match self.id_of_name.get(&name) {
+            Some(&id) if self.trace.sizes[id as usize] == 0 => {
+                self.trace.sizes[id as usize] = bytes;
+                self.trace.sized |= bytes > 0;
+            }
+            Some(_) => {}
+            None => {
+                self.told_sizes.entry(name).or_insert(bytes);
+            }
+        }
+    }
+
     fn push(&mut self, row: &Row) {
         let trace = &mut self.trace;
         let id = *self.id_of_name.entry(row.name).or_insert_with(|| {
@@ -241,9 +257,10 @@ impl Rows {
         trace.ids.push(id);
         let size = &mut trace.sizes[id as usize];
         if *size == 0 {
-            *size = row.size;
+            let told = || self.told_sizes.get(&row.name).copied().unwrap_or(0);
+            *size = if row.size > 0 { row.size } else { told() };
         }
-        trace.sized |= row.size > 0;
+        trace.sized |= *size > 0;
         if let Some(time) = row.time_nanos {
             // Logs of several writers are now and then a little out of order; the order of the rows is what counts.
             let before = trace.times.last().copied().unwrap_or(0);

@@ -1,18 +1,12 @@
-//! Traces as a proxy or a server would record them, for whoever writes one: fixed rows, with times, clients and sizes.
+//! Traces as `foreshadow record` writes them ([`crate::recording`]), or whoever else: fixed rows, with times, clients and sizes.
 //!
-//! ```text
-//! header   8 bytes  "FSREC\0\0\1"
-//! rows    32 bytes  time u64 (nanoseconds), key u64 (keyed hash), client u64, size u32, flags u32; little-endian
-//! ```
-//! Flag 1: the request was a write. The key is a hash with a secret of the recording process, so a recorded trace tells
-//! nobody which keys there were; nor does it tell which keys are neighbours.
+//! Reads are what is replayed. Writes and what origins told tell sizes. A recording that had to leave keys out on its way has
+//! rows of them before that; here they are left out from the beginning, so that each key is in the trace as a whole.
 
 use super::{Row, Rows, TraceError, binary, size_in};
+use crate::recording::{self, Kind, ROW_BYTES};
 
-/// How a recorded trace begins; the last byte is the version.
-pub const MAGIC: &[u8; 8] = b"FSREC\0\0\x01";
-/// Bytes of a row.
-const ROW_BYTES: usize = 32;
+pub use crate::recording::MAGIC;
 
 pub(super) fn parse(bytes: &[u8], rows: &mut Rows) -> Result<(), TraceError> {
     let Some(body) = bytes.strip_prefix(MAGIC) else {
@@ -30,15 +24,23 @@ pub(super) fn parse(bytes: &[u8], rows: &mut Rows) -> Result<(), TraceError> {
         }
         other => other,
     })?;
-    for (i, row) in body.chunks_exact(ROW_BYTES).enumerate() {
-        let long = |at: usize| u64::from_le_bytes(row[at..at + 8].try_into().expect("eight bytes"));
-        let size = u32::from_le_bytes(row[24..28].try_into().expect("four bytes"));
-        rows.push(&Row {
-            name: long(8),
-            size: size_in(size, MAGIC.len() + i * ROW_BYTES + 24, i)?,
-            time_nanos: Some(long(0)),
-            client: Some(long(16)),
-        });
+    let (all, _) = body.as_chunks::<ROW_BYTES>();
+    let narrowed = all.iter().map(recording::Row::read).filter(|row| row.kind == Kind::Narrowed.number());
+    let key_max = narrowed.map(|row| row.key).min().unwrap_or(u64::MAX);
+    for (i, row) in all.iter().map(recording::Row::read).enumerate() {
+        let offset = MAGIC.len() + i * ROW_BYTES;
+        let Some(kind) = Kind::of(row.kind) else {
+            let message = format!("expected a kind of row, found {}; is this the right format?", row.kind);
+            return Err(TraceError::Bad { offset: offset as u64 + 28, row: i as u64 + 1, message });
+        };
+        let size = size_in(row.size, offset + 24, i)?;
+        match kind {
+            Kind::Read if row.key <= key_max => {
+                rows.push(&Row { name: row.key, size, time_nanos: Some(row.nanos), client: Some(row.client) })
+            }
+            Kind::Write | Kind::Size => rows.tell_size(row.key, size),
+            Kind::Read | Kind::Narrowed | Kind::End => {}
+        }
     }
     Ok(())
 }
@@ -48,16 +50,38 @@ mod tests {
     use super::*;
     use crate::replay::trace::{Format, Trace};
 
-    fn recording(rows: &[(u64, u64, u64, u32)]) -> Vec<u8> {
+    fn of_kinds(rows: &[(u64, u64, u64, u32, Kind)]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for (time, key, client, size) in rows {
-            bytes.extend(time.to_le_bytes());
-            bytes.extend(key.to_le_bytes());
-            bytes.extend(client.to_le_bytes());
-            bytes.extend(size.to_le_bytes());
-            bytes.extend([0; 4]);
+        for &(nanos, key, client, size, kind) in rows {
+            recording::Row { nanos, key, client, size, kind: kind.number() }.write(&mut bytes);
         }
         bytes
+    }
+
+    fn recording(rows: &[(u64, u64, u64, u32)]) -> Vec<u8> {
+        let reads = rows.iter().map(|&(nanos, key, client, size)| (nanos, key, client, size, Kind::Read));
+        of_kinds(&reads.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn writes_and_origins_tell_sizes_and_keys_left_out_on_the_way_are_left_out_from_the_beginning() {
+        let bytes = of_kinds(&[
+            (1, 5, 1, 0, Kind::Read),
+            (1, 900, 1, 0, Kind::Read),
+            (2, 7, 1, 300, Kind::Write),
+            (3, 5, 0, 40, Kind::Size),
+            (4, 500, 0, 0, Kind::Narrowed),
+            (5, 7, 2, 0, Kind::Read),
+            (6, 600, 0, 9, Kind::Size),
+            (u64::MAX, 0, 0, 0, Kind::End),
+        ]);
+        let trace = Trace::parse(&bytes, Format::Recorded).unwrap();
+        assert_eq!((trace.names, trace.sizes), (vec![5, 7], vec![40, 300]));
+        assert_eq!((trace.times, trace.clients), (vec![1, 5], vec![0, 1]));
+        let mut bytes = recording(&[(5, 77, 1, 10)]);
+        bytes[8 + 28] = 3;
+        let error = Trace::parse(&bytes, Format::Recorded).unwrap_err().to_string();
+        assert!(error.starts_with("row 1 at byte 36: expected a kind of row, found 3"), "{error}");
     }
 
     #[test]
