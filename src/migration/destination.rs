@@ -185,9 +185,9 @@ impl Destination {
         let progress = turn.engine.store_mut().progress(self.shard);
         let kept = progress.is_some_and(|progress| !progress.void)
             && matches!(self.stage, Stage::Receiving | Stage::Broken);
-        if (resume && kept) || turn.options.has(Sabotage::KeepLeftovers) && kept {
+        if resume && kept {
             let last = self.sequence;
-            self.begin(turn, resume.then_some(last));
+            self.begin(turn, Some(last));
         } else {
             self.stage = Stage::Clearing;
             turn.empty(self.shard);

@@ -155,8 +155,8 @@ pub enum Sabotage {
     GrantBeforeTail,
     /// A forwarded request that comes again is executed again.
     ForwardTwice,
-    /// A shadow is not emptied before the next attempt fills it.
-    KeepLeftovers,
+    /// What was on its way when a stream broke is not told again.
+    ForgetUnacked,
 }
 
 /// What became of a compare-and-swap.

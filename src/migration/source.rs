@@ -86,6 +86,8 @@ pub(super) struct Source {
     attempt: u32,
     stage: Stage,
     wish: Option<Wish>,
+    /// The attempt that was first good enough; what is asked for stays the same however often it is.
+    prepared_attempt: u32,
     /// Whether the wish is on its way; otherwise it is to be asked for, or its outcome looked for, at `ask_at`.
     asking: bool,
     looking: bool,
@@ -138,6 +140,7 @@ impl Source {
             attempt: 0,
             stage: Stage::Intent,
             wish: None,
+            prepared_attempt: 0,
             asking: false,
             looking: false,
             ask_at: now,
@@ -235,7 +238,7 @@ impl Source {
         let record = &self.seen.record;
         match wish {
             Wish::Shadow => record.shadow(self.target),
-            Wish::Prepare => record.prepare(self.migration, self.attempt),
+            Wish::Prepare => record.prepare(self.migration, self.prepared_attempt),
             Wish::Revoke => record.revoke(),
             Wish::Abandon => record.abandon(),
         }
@@ -555,7 +558,8 @@ impl Source {
             Some(sequence) => {
                 turn.tally.resumed += 1;
                 let lost = self.unacked.drain(..).filter(|sent| sent.sequence > sequence);
-                for key in lost.flat_map(|sent| sent.keys) {
+                let forgets = turn.options.has(Sabotage::ForgetUnacked);
+                for key in lost.flat_map(|sent| sent.keys).filter(|_| !forgets) {
                     store.note_again(self.shard, &key);
                 }
             }
@@ -744,6 +748,9 @@ impl Source {
         let walked = progress.walked && self.walk_told && !progress.void;
         match self.stage {
             Stage::Copying if walked && near && self.wish.is_none() && turn.engine.is_settled() => {
+                if self.prepared_attempt == 0 {
+                    self.prepared_attempt = self.attempt;
+                }
                 self.want(turn, Wish::Prepare);
             }
             Stage::Landing if walked && !wait && turn.engine.is_settled() => {

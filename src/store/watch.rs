@@ -322,13 +322,15 @@ impl Store {
     }
 
     /// Lands an item of a copy in its shadow, whatever is there: the stream's order is the order of the source's changes. An
-    /// item for which there is no room counts as one that was evicted at once, and what was there of its key goes. Answers whether it is there.
+    /// item for which there is no room, or that is over, counts as one that was evicted at once, and what was there of its key goes. Answers whether it is there.
     pub fn land_copy(&mut self, now: Mono, shard: ShardId, key: &[u8], item: &NewItem<'_>) -> bool {
         let probe = self.new_probe(key);
         let Some(at) = self.watch_of(shard.number()).filter(|_| probe.slot.shard() == shard) else {
             return false;
         };
-        let landed = self.put(now, probe, key, item).is_ok();
+        // One that is over here already, as clocks differ, could not even be stored with the end that it has.
+        let over = matches!(item.expiry, Expiry::At(at) if at <= now);
+        let landed = !over && self.put(now, probe, key, item).is_ok();
         // Not before: a put may find that what was there is over, and that went by itself.
         self.settle(at, probe.hash);
         if landed && let Some((_, entry)) = self.entry_of(probe, key) {

@@ -179,7 +179,7 @@ fn every_mistake_made_on_purpose_is_found() {
         &[Sabotage::VersionsBack],
         &[Sabotage::GrantBeforeTail],
         &[Sabotage::ForwardTwice],
-        &[Sabotage::KeepLeftovers],
+        &[Sabotage::ForgetUnacked],
     ];
     let mut missed = Vec::new();
     for sabotage in mistakes {

@@ -291,7 +291,13 @@ impl World {
     pub fn run(mut self) -> Report {
         let end = self.plan.active_nanos + HEAL_NANOS;
         let mut next_look = end;
-        while let Some(((time, _), event)) = self.events.pop_first() {
+        loop {
+            let Some(((time, _), event)) = self.events.pop_first() else {
+                if !self.is_over() {
+                    self.never_ends();
+                }
+                break;
+            };
             self.now = time;
             if time >= end && !self.quiet_links {
                 self.quiet_links = true;
@@ -303,12 +309,7 @@ impl World {
                 next_look = time + MILLI;
             }
             if time > end + END_NANOS {
-                let mut state = String::new();
-                for node in &self.nodes {
-                    let _ = write!(state, "{:?} ", node.moves.describe());
-                }
-                let open: Vec<_> = self.ops.values().filter(|op| op.stage == Stage::Open).collect();
-                self.check.wrong(format!("it does not end: {state}; open {open:?}"));
+                self.never_ends();
                 break;
             }
             time.hash(&mut self.trace);
@@ -319,6 +320,18 @@ impl World {
             }
         }
         self.finish()
+    }
+
+    fn never_ends(&mut self) {
+        let mut state = String::new();
+        for node in &self.nodes {
+            let _ = write!(state, "{:?} ", node.moves.describe());
+        }
+        for shard in &self.shards {
+            let _ = write!(state, "{:?} ", self.metadata.look(shard.number()).record.phase);
+        }
+        let open: Vec<_> = self.ops.values().filter(|op| op.stage == Stage::Open).collect();
+        self.check.wrong(format!("it does not end: {state}; open {open:?}"));
     }
 
     fn is_over(&self) -> bool {
@@ -444,7 +457,7 @@ impl World {
         }
         match event {
             Event::Wake { node, life } => {
-                if self.lives(node, life) && self.nodes[node].wake_at == self.now {
+                if self.lives(node, life) && self.nodes[node].wake_at <= self.now {
                     self.nodes[node].wake_at = u64::MAX;
                     let now = self.now_of(node);
                     if self.dice.permille(100) {
