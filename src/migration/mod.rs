@@ -199,6 +199,9 @@ pub enum Event<'a> {
         /// The record.
         seen: Seen,
     },
+    /// The records of all shards of the cluster have been shown by [`Event::View`], as they are after this life of the core began. Before,
+    /// it takes none of them.
+    AllSeen,
     /// Somebody wants a shard of this core to move.
     Move {
         /// Which.
@@ -357,6 +360,7 @@ pub struct Moves {
     emptying: BTreeSet<u16>,
     actions: VecDeque<Action>,
     tally: Tally,
+    all_seen: bool,
     wake_at: Mono,
 }
 
@@ -372,6 +376,7 @@ impl Moves {
             emptying: BTreeSet::new(),
             actions: VecDeque::new(),
             tally: Tally::default(),
+            all_seen: false,
             wake_at: NEVER,
         }
     }
@@ -528,6 +533,7 @@ impl Moves {
                     source.cancel(&mut turn, Reason::Cancelled);
                 }
             }
+            Event::AllSeen => self.all_seen = true,
             Event::Tick => {}
         }
         self.settle(now, engine);
@@ -555,7 +561,7 @@ impl Moves {
             wake_at = wake_at.min(destination.tick(&mut turn));
         }
         for claim in self.claims.values_mut() {
-            wake_at = wake_at.min(claim.tick(&mut turn));
+            wake_at = wake_at.min(claim.tick(&mut turn, self.all_seen));
         }
         self.sources.retain(|_, source| !source.is_over());
         self.destinations.retain(|_, destination| !destination.is_over());

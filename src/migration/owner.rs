@@ -1,6 +1,6 @@
 //! What a core is to each shard, which requests wait, and how a core takes a shard that its record says is its own.
 
-use super::record::{Seen, Site};
+use super::record::{Record, Seen, Site};
 use super::{Action, NEVER, Options, Swapped, Turn};
 use crate::clock::Mono;
 use crate::engine::Waiter;
@@ -49,6 +49,11 @@ impl Roles {
     /// The owner by the record.
     pub fn owner(&self, shard: ShardId) -> Option<Site> {
         self.seen(shard).map(|seen| seen.record.owner)
+    }
+
+    /// The greatest epoch of any shard.
+    pub fn epoch_max(&self) -> u32 {
+        self.seen.values().map(|seen| seen.record.epoch.max(seen.record.next_epoch)).max().unwrap_or(0)
     }
 
     /// Keeps the newest of what was seen of a record.
@@ -164,6 +169,8 @@ impl Turn<'_> {
 pub(super) struct Claim {
     shard: ShardId,
     seen: Seen,
+    /// What was asked for last.
+    wanted: Option<Record>,
     asking: bool,
     looking: bool,
     ask_at: Mono,
@@ -172,7 +179,7 @@ pub(super) struct Claim {
 
 impl Claim {
     pub fn new(shard: ShardId, seen: Seen) -> Claim {
-        Claim { shard, seen, asking: false, looking: false, ask_at: Mono(0), over: false }
+        Claim { shard, seen, wanted: None, asking: false, looking: false, ask_at: Mono(0), over: false }
     }
 
     pub fn is_asking(&self) -> bool {
@@ -187,8 +194,7 @@ impl Claim {
         self.asking = false;
         match outcome {
             Swapped::Done(revision) => {
-                let record = self.seen.record.restart(turn.options.me);
-                if let Ok(record) = record {
+                if let Some(record) = self.wanted.take() {
                     turn.serve(self.shard, &Seen { record, revision });
                     self.over = true;
                 }
@@ -211,11 +217,10 @@ impl Claim {
     }
 
     fn judge(&mut self, turn: &mut Turn<'_>, seen: &Seen) {
-        let wanted = self.seen.record.restart(turn.options.me);
         self.looking = false;
         if seen.revision == self.seen.revision {
             self.ask_at = self.ask_at.max(turn.now.mono);
-        } else if wanted.as_ref() == Ok(&seen.record) {
+        } else if self.wanted.as_ref() == Some(&seen.record) {
             turn.serve(self.shard, seen);
             self.over = true;
         } else if seen.record.owner.is_same_core(&turn.options.me) {
@@ -225,8 +230,9 @@ impl Claim {
         }
     }
 
-    pub fn tick(&mut self, turn: &mut Turn<'_>) -> Mono {
-        if self.over || self.asking {
+    /// `ready`: all records have been seen in this life.
+    pub fn tick(&mut self, turn: &mut Turn<'_>, ready: bool) -> Mono {
+        if self.over || self.asking || !ready {
             return NEVER;
         }
         let number = self.shard.number();
@@ -244,9 +250,13 @@ impl Claim {
             turn.actions.push_back(Action::Look { shard: self.shard });
             return self.ask_at;
         }
-        match self.seen.record.restart(turn.options.me) {
+        // The same as before where it may still be on its way.
+        let above = turn.roles.epoch_max();
+        let again = self.wanted.take().filter(|wanted| wanted.epoch > above).map(Ok);
+        match again.unwrap_or_else(|| self.seen.record.restart(turn.options.me, above)) {
             Ok(record) => {
                 self.asking = true;
+                self.wanted = Some(record.clone());
                 let expected = self.seen.revision;
                 turn.actions.push_back(Action::Swap { shard: self.shard, expected, record });
                 NEVER

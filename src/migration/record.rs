@@ -4,7 +4,7 @@
 //!   STABLE --shadow--> SHADOW --prepare--> PREPARED --commit--> STABLE (target, next epoch)
 //!      ^                 |                    |
 //!      +----abandon------+                    +----revoke-----> STABLE (owner, epoch + 2)
-//!   any --restart--> STABLE (the owner's new incarnation, epoch + 1, of PREPARED + 2)
+//!   any --restart--> STABLE (the owner's new incarnation, epoch + 1, of PREPARED + 2, and above all that its last life may have used)
 //! ```
 //! Each change is one compare-and-swap on the revision under which the record was seen; that decides, and nothing else does.
 //! Of PREPARED exactly one change can follow, and the two that can give different epochs: the target's is `next_epoch`, whoever
@@ -176,15 +176,20 @@ impl Record {
         Ok(Record { replicas: self.replicas.clone(), ..Record::stable(self.owner, self.epoch) })
     }
 
-    /// The owner has begun a new life: what it held is gone, and so is any move.
+    /// The owner has begun a new life: what it held is gone, and so is any move. `above` is the greatest epoch of any shard: a
+    /// core counts the versions of all its shards together, so that its last life may have given versions of that epoch to any of them.
     ///
     /// # Errors
     /// If it is another core's.
-    pub fn restart(&self, owner: Site) -> Result<Record, Illegal> {
+    pub fn restart(&self, owner: Site, above: u32) -> Result<Record, Illegal> {
         if !owner.is_same_core(&self.owner) {
             return Err(Illegal::Target);
         }
         let epoch = self.after(if self.phase == Phase::Prepared { 2 } else { 1 })?;
+        let epoch = epoch.max(above.saturating_add(1));
+        if epoch > EPOCH_MAX {
+            return Err(Illegal::Epochs);
+        }
         Ok(Record { replicas: self.replicas.clone(), ..Record::stable(owner, epoch) })
     }
 
@@ -288,8 +293,9 @@ mod tests {
         assert_eq!((committed.owner, committed.epoch), (B, 6));
         assert_eq!((revoked.owner, revoked.epoch), (A, 7));
         let again = Site { incarnation: 8, ..A };
-        assert_eq!(prepared.restart(again).expect("same core").epoch, 7);
-        assert_eq!(stable.restart(again).expect("same core").epoch, 6);
+        assert_eq!(prepared.restart(again, 5).expect("same core").epoch, 7);
+        assert_eq!(stable.restart(again, 5).expect("same core").epoch, 6);
+        assert_eq!(stable.restart(again, 9).expect("same core").epoch, 10, "another shard's is greater");
         assert_eq!(stable.shadow(B).expect("stable").abandon().expect("a shadow"), stable);
     }
 
@@ -305,9 +311,9 @@ mod tests {
         assert_eq!((stable.commit(), shadow.commit()), (Err(Illegal::Phase), Err(Illegal::Phase)));
         assert_eq!((stable.revoke(), shadow.revoke()), (Err(Illegal::Phase), Err(Illegal::Phase)));
         assert_eq!((stable.abandon(), prepared.abandon()), (Err(Illegal::Phase), Err(Illegal::Phase)));
-        assert_eq!(stable.restart(B), Err(Illegal::Target));
+        assert_eq!(stable.restart(B, 0), Err(Illegal::Target));
         assert_eq!(Record::stable(A, EPOCH_MAX - 1).shadow(B), Err(Illegal::Epochs));
-        assert_eq!(Record::stable(A, EPOCH_MAX).restart(A), Err(Illegal::Epochs));
+        assert_eq!(Record::stable(A, EPOCH_MAX).restart(A, 0), Err(Illegal::Epochs));
     }
 
     #[test]

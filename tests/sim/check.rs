@@ -18,6 +18,7 @@ pub struct Start {
     floor_since: u64,
     dead: u64,
     counted: u64,
+    counted_since: u64,
 }
 
 #[derive(Default)]
@@ -35,6 +36,7 @@ struct Key {
     counts_begun: u64,
     counts_told: u64,
     counted: u64,
+    counted_since: u64,
     mortal: bool,
 }
 
@@ -91,6 +93,7 @@ impl Checker {
             floor_since: key.floor_since,
             dead: key.dead,
             counted: key.counted,
+            counted_since: key.counted_since,
         }
     }
 
@@ -162,7 +165,7 @@ impl Checker {
                     return Err(format!("version {} is not new", item.version.0));
                 }
                 key.bind(item.version.0, number, false)?;
-                let lost = crash.is_some_and(|crash| crash >= start.floor_since);
+                let lost = crash.is_some_and(|crash| crash >= start.counted_since);
                 if number > key.counts_begun || (number <= start.counted && !lost && !self.forgets) {
                     return Err(format!(
                         "{number} of {} counts, {} told before",
@@ -170,10 +173,10 @@ impl Checker {
                     ));
                 }
                 key.counts_told += 1;
-                if lost {
-                    key.counted = number;
+                let lost_since = crash.is_some_and(|crash| crash >= key.counted_since);
+                if lost_since || number > key.counted {
+                    (key.counted, key.counted_since) = (number, start.time);
                 }
-                key.counted = key.counted.max(number);
                 item.version.0
             }
             (Kind::Touch { .. }, Answer::Touched(item)) => {

@@ -31,8 +31,9 @@ enum Event {
     LinkDown { node: usize, life: u64, to: Site },
     Swap { node: usize, life: u64, shard: u16, expected: u64, bytes: Vec<u8>, question: u64 },
     Swapped { node: usize, life: u64, shard: u16, question: u64, outcome: Swapped },
-    Look { node: usize, life: u64, shard: u16, sure: bool },
+    Look { node: usize, life: u64, shard: u16 },
     View { node: usize, life: u64, shard: u16, seen: Seen },
+    AllSeen { node: usize, life: u64 },
     Think { client: usize },
     Again { op: u64 },
     Request { node: usize, life: u64, op: u64, ticket: u32 },
@@ -217,15 +218,16 @@ impl World {
             let owner = self.dice.below(self.plan.nodes as u64) as usize;
             let seen = self.metadata.create(shard.number(), Record::stable(self.site(owner), 1));
             for node in 0..self.plan.nodes {
-                let (now, life) = (self.now_of(node), self.nodes[node].life);
+                let now = self.now_of(node);
                 if node == owner {
                     self.nodes[node].moves.own(shard, seen.clone());
                     self.nodes[node].engine.raise_version(foreshadow::ids::Version::new(1, 0));
                 } else {
                     let Node { moves, engine, .. } = &mut self.nodes[node];
                     moves.step(now, engine, Input::View { shard, seen: seen.clone() });
-                    assert_eq!(life, 1);
                 }
+                let Node { moves, engine, .. } = &mut self.nodes[node];
+                moves.step(now, engine, Input::AllSeen);
             }
             for number in clients::COUNTERS..self.plan.items {
                 let id = self.next_op | self.plan.value_bytes_max << 40;
@@ -445,6 +447,7 @@ impl World {
             | Event::LinkDown { node, .. }
             | Event::Swapped { node, .. }
             | Event::View { node, .. }
+            | Event::AllSeen { node, .. }
             | Event::Request { node, .. } => Some(*node),
             Event::Frame { to, .. } => Some(to.node as usize),
             _ => None,
@@ -489,10 +492,9 @@ impl World {
                     self.step(node, Input::Swapped { shard: ShardId::new(shard), outcome });
                 }
             }
-            Event::Look { node, life, shard, sure } => {
+            Event::Look { node, life, shard } => {
                 let seen = self.metadata.look(shard);
-                let lost = !sure && self.loses_reply();
-                if !lost {
+                if !self.loses_reply() {
                     let nanos = self.metadata_nanos();
                     self.after(nanos, Event::View { node, life, shard, seen });
                 }
@@ -500,6 +502,11 @@ impl World {
             Event::View { node, life, shard, seen } => {
                 if self.lives(node, life) {
                     self.step(node, Input::View { shard: ShardId::new(shard), seen });
+                }
+            }
+            Event::AllSeen { node, life } => {
+                if self.lives(node, life) {
+                    self.step(node, Input::AllSeen);
                 }
             }
             Event::Think { client } => self.think(client),
@@ -563,7 +570,7 @@ impl World {
                 Action::Look { shard } => {
                     let (nanos, life) = (self.metadata_nanos(), self.nodes[node].life);
                     if !self.loses_reply() {
-                        self.after(nanos, Event::Look { node, life, shard: shard.number(), sure: false });
+                        self.after(nanos, Event::Look { node, life, shard: shard.number() });
                     }
                 }
                 Action::Answer { waiter, answer, value } => {
@@ -749,10 +756,14 @@ impl World {
         self.say(|_| format!("node {node} begins anew"));
         let life = self.nodes[node].life + 1;
         self.nodes[node] = self.make_node(node, life);
+        let mut last = 0;
         for shard in self.shards.clone() {
             let nanos = self.metadata_nanos();
-            self.after(nanos, Event::Look { node, life, shard: shard.number(), sure: true });
+            let seen = self.metadata.look(shard.number());
+            self.after(nanos, Event::View { node, life, shard: shard.number(), seen });
+            last = last.max(nanos);
         }
+        self.after(last, Event::AllSeen { node, life });
     }
 
     // -- clients -------------------------------------------------------------------------------------------------------
