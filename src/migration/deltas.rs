@@ -50,7 +50,7 @@ impl Bundle {
         while bundle.records.len() + RECORD_BYTES < PIECE_BYTES {
             let any = store.take_changed(now, shard, &mut |key, found| {
                 *dice = dice.wrapping_add(1);
-                let skipped = (options.has(Sabotage::SkipDelta) && *dice % 8 == 0)
+                let skipped = (options.has(Sabotage::SkipDelta) && dice.is_multiple_of(8))
                     || (options.has(Sabotage::LoseTombstone) && found.is_none());
                 if !skipped {
                     bundle.push(key, found, ahead);

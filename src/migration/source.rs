@@ -109,7 +109,9 @@ pub(super) struct Source {
     allowance: u64,
     allowed_at: Mono,
     heard: Mono,
+    /// When something was acknowledged last; and since when something has been waiting for that.
     progressed: Mono,
+    unanswered: Mono,
     beat_at: Mono,
     retry_at: Mono,
     retry_millis: u64,
@@ -157,6 +159,7 @@ impl Source {
             allowed_at: now,
             heard: now,
             progressed: now,
+            unanswered: now,
             beat_at: now,
             retry_at: now,
             retry_millis: turn.options.retry_millis,
@@ -225,6 +228,9 @@ impl Source {
         self.sequence += 1;
         let frame = payload.frame(&self.block(self.sequence));
         let bytes = frame.len() as u64;
+        if self.unacked.is_empty() {
+            self.unanswered = turn.now.mono;
+        }
         self.sent_bytes += bytes;
         self.unacked_bytes += bytes;
         self.unacked.push_back(Sent { sequence: self.sequence, bytes, keys });
@@ -572,7 +578,7 @@ impl Source {
         }
         (self.sequence, self.sent_bytes, self.unacked_bytes, self.credit) = (0, 0, 0, credit);
         (self.resumable, self.late) = (true, None);
-        (self.allowance, self.allowed_at, self.progressed) = (0, now, now);
+        (self.allowance, self.allowed_at, self.unanswered) = (0, now, now);
         self.retry_millis = turn.options.retry_millis;
         let prepared = self.seen.record.phase == Phase::Prepared;
         self.enter(turn, if prepared && self.wish.is_none() { Stage::Landing } else { Stage::Copying });
@@ -582,7 +588,7 @@ impl Source {
         while self.unacked.front().is_some_and(|sent| sent.sequence <= sequence) {
             let sent = self.unacked.pop_front().expect("looked at");
             self.unacked_bytes = self.unacked_bytes.saturating_sub(sent.bytes);
-            self.progressed = turn.now.mono;
+            (self.progressed, self.unanswered) = (turn.now.mono, turn.now.mono);
         }
     }
 
@@ -662,9 +668,12 @@ impl Source {
             }
         }
         let late = |millis| now >= self.heard.plus_millis(millis);
+        // The other side lives, and does not answer: a frame was lost, and it waits for that one.
+        let stalled =
+            !self.unacked.is_empty() && now >= self.unanswered.plus_millis(turn.options.dead_millis);
         match self.stage {
             Stage::Opening | Stage::Copying | Stage::Landing | Stage::Frozen
-                if late(turn.options.dead_millis) =>
+                if late(turn.options.dead_millis) || (self.stage != Stage::Opening && stalled) =>
             {
                 self.broken(turn);
             }
@@ -721,7 +730,7 @@ impl Source {
     fn pump(&mut self, turn: &mut Turn<'_>, wait: bool) {
         if self.stage == Stage::Frozen && turn.now.mono >= self.since.plus_millis(turn.options.frozen_millis)
         {
-            self.thaw(turn);
+            return self.thaw(turn);
         }
         let Some(progress) = turn.engine.store_mut().progress(self.shard) else { return };
         if progress.void {
@@ -753,7 +762,7 @@ impl Source {
                 }
                 self.want(turn, Wish::Prepare);
             }
-            Stage::Landing if walked && !wait && turn.engine.is_settled() => {
+            Stage::Landing if walked && !wait && self.may_freeze(turn) => {
                 let long = turn.now.mono >= self.since.plus_millis(LANDING_MILLIS_MAX);
                 if near || long {
                     self.freeze(turn);
@@ -762,6 +771,12 @@ impl Source {
             Stage::Frozen => self.grant(turn),
             _ => {}
         }
+    }
+
+    /// After a freeze that came to nothing the next one waits, longer each time.
+    fn may_freeze(&self, turn: &Turn<'_>) -> bool {
+        let pause = u64::from(self.thaws) * turn.options.frozen_millis;
+        self.has_credit() && turn.now.mono >= self.since.plus_millis(pause) && turn.engine.is_settled()
     }
 
     fn has_credit(&self) -> bool {

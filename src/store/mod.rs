@@ -521,7 +521,7 @@ impl Store {
     /// bounded search among items that are all over).
     pub fn random(&mut self, now: Mono, dice: u64, each: &mut dyn FnMut(&[u8])) -> bool {
         const LOOKS: usize = 64;
-        if self.len() == 0 {
+        if self.is_empty() {
             return false;
         }
         // The shard in proportion to its items, then a position in it, then the first live item from there on.

@@ -85,6 +85,8 @@ pub struct Plan {
     pub corrupt_permille: u64,
     /// Frames of a broken connection that arrive all the same, later.
     pub late_permille: u64,
+    /// Requests that go to any node, whoever has the shard.
+    pub stray_permille: u64,
     pub lost_reply_permille: u64,
     pub lost_watch_permille: u64,
 }
@@ -145,6 +147,7 @@ impl Plan {
             drop_permille: bad(&mut dice, 20),
             corrupt_permille: bad(&mut dice, 10),
             late_permille: dice.below(800),
+            stray_permille: [20, 60, 400][dice.below(3) as usize],
             lost_reply_permille: if dice.permille(500) { dice.below(400) } else { 0 },
             lost_watch_permille: dice.below(700),
             dice,

@@ -285,7 +285,7 @@ impl World {
     fn say(&mut self, text: impl FnOnce(&World) -> String) {
         if self.log.is_some() {
             let line = format!("{:9.3} ms  {}", self.now as f64 / MILLI as f64, text(self));
-            self.log.as_mut().expect("looked at").push(line);
+            self.log.get_or_insert_default().push(line);
         }
     }
 
@@ -792,7 +792,7 @@ impl World {
         let mut op = self.ops.remove(&id).expect("operations are kept");
         let shard = op.key % self.plan.shards;
         // Now and then one asks somebody who has nothing to do with it.
-        let node = match self.dice.permille(60) {
+        let node = match self.dice.permille(self.plan.stray_permille) {
             true => self.dice.below(self.plan.nodes as u64) as usize,
             false => self.maps[op.client][shard],
         };
