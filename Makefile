@@ -1,6 +1,6 @@
 # The two things to do with a clone: `make run` and `make test`.
 
-.PHONY: help run test test-etcd soak demo clean
+.PHONY: help run test test-etcd soak demo simulate clean
 
 help:
 	@echo 'make run    build and serve on 127.0.0.1:7400 with 1 GiB of memory; FLAGS="--memory 4GiB ..." adds flags'
@@ -8,6 +8,7 @@ help:
 	@echo 'make test-etcd   metadata in a real etcd: builds the feature, some minutes'
 	@echo 'make soak   ten minutes, 500 connections, every answer checked; SOAK="--seconds 60" changes it'
 	@echo 'make demo   a stampede on a real PostgreSQL and a real Redis, with and without us; a table and a plot'
+	@echo 'make simulate  moves of shards in a simulated cluster, 100,000 seeds; SEEDS=... changes it'
 	@echo 'make bench  ten minutes beside the floor, memcached, Valkey and Redis; writes bench/record'
 	@echo 'make clean  remove what was built and the tests'"'"' Python environment'
 
@@ -35,6 +36,11 @@ include bench/bench.mk
 soak:
 	cargo build --release --bin foreshadow --example soak
 	target/release/examples/soak $(SOAK)
+
+# Half of the time goes to the seeds that are always the same, half to fresh ones.
+SEEDS ?= 100000
+simulate:
+	FORESHADOW_SEEDS=$(SEEDS) cargo test --release --locked --test sim seeds_ -- --nocapture
 
 demo:
 	cargo build --release

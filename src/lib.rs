@@ -4,6 +4,7 @@
 
 // Floor 0: ground.
 pub mod clock;
+pub mod digest;
 pub mod glob;
 pub mod hash;
 pub mod ids;
@@ -21,6 +22,7 @@ pub mod topology;
 pub mod wire;
 // Floor 3: behaviour.
 pub mod engine;
+pub mod migration;
 pub mod prefetch;
 // Floor 4: shell.
 pub mod client;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Rooms (a file or folder of `src`) and the floor each stands on. A room may use those below it.
 const ROOMS: &[(&str, u8)] = &[
     ("clock", 0),
+    ("digest", 0),
     ("glob", 0),
     ("hash", 0),
     ("ids", 0),
@@ -22,6 +23,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("topology", 2),
     ("wire", 2),
     ("engine", 3),
+    ("migration", 3),
     ("prefetch", 3),
     ("client", 4),
     ("control", 4),
@@ -43,8 +45,13 @@ const ROOMS: &[(&str, u8)] = &[
 ];
 
 /// Who may use a room of the same floor, beside those of the ground and of the process, which may all.
-const NEIGHBOURS: &[(&str, &str)] =
-    &[("message", "request"), ("wire", "topology"), ("engine", "prefetch"), ("io", "control")];
+const NEIGHBOURS: &[(&str, &str)] = &[
+    ("message", "request"),
+    ("wire", "topology"),
+    ("engine", "prefetch"),
+    ("migration", "engine"),
+    ("io", "control"),
+];
 
 /// Files that may contain `unsafe`: memory of the store, and what talks to the kernel about memory.
 const UNSAFE_FILES: &[&str] = &[

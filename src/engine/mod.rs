@@ -26,6 +26,7 @@ mod foresight;
 mod ledger;
 #[cfg(test)]
 mod model;
+mod moving;
 mod passing;
 mod read;
 mod scan;

@@ -27,11 +27,11 @@ const LEAF_LOOKS: usize = 8;
 /// How far the copy of a shard has come.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardWalk {
-    shard: ShardId,
+    pub(super) shard: ShardId,
     /// Uses that an item must have to be handed out in this pass.
-    uses: u8,
+    pub(super) uses: u8,
     /// Where the pass goes on.
-    position: u32,
+    pub(super) position: u32,
     done: bool,
 }
 
@@ -67,6 +67,7 @@ impl Store {
         while !walk.done && looks > 0 && bytes_left > 0 {
             page.clear();
             let shard = walk.shard.number();
+            let watch = self.watch_of(shard);
             let mut next = self.index.entries_from(self.log.region(), shard, walk.position, &mut page);
             page.sort_unstable_by_key(|&(position, _)| position);
             for (i, &(at, entry)) in page.iter().enumerate() {
@@ -82,6 +83,10 @@ impl Store {
                 let location = entry.location();
                 let item = self.log.item(location);
                 let copied = item.head.copied();
+                if watch.is_some() && hot && item.over(units(now)) {
+                    self.over.push(location);
+                    continue;
+                }
                 if hot && (first || !copied) && !item.over(units(now)) {
                     let found = Found {
                         value: Value::One(self.log.value(&item)),
@@ -95,6 +100,9 @@ impl Store {
                     each(item.key(), &found);
                     bytes_left = bytes_left.saturating_sub(item.payload() as usize);
                     self.log.set_copied(location, true);
+                    if let Some(watch) = watch {
+                        self.count_walked(watch, location);
+                    }
                 } else if first && copied {
                     self.log.set_copied(location, false);
                 }

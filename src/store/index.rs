@@ -147,6 +147,14 @@ pub(super) struct Place {
     entry: u8,
 }
 
+impl Place {
+    /// The number of the shard whose table it is in.
+    #[inline]
+    pub(super) fn shard(self) -> u16 {
+        self.shard
+    }
+}
+
 /// A leaf's first cache line plus one (0: it has no memory yet), and the number of its entries. Plain numbers, so that a table
 /// of very many leaves comes from the system as zeros, and is not written before it is used.
 type Leaf = [u32; 2];

@@ -29,7 +29,7 @@
 //! Files: `memory` (all `unsafe`), `item` (bytes of an item), `wheel` (expiry in a segment), `log` (segments and the account),
 //! `mappings` (values too large for a segment),
 //! `index` (tables) and `pages` (their memory), `ghost` (fingerprints), `recent` (probes of keys expected), `upkeep` (eviction, compaction, expiry, giving back),
-//! `landing` (large values on their way in), `copy` (walks for moving a shard).
+//! `landing` (large values on their way in), `copy` (walks for moving a shard), `watch` (shards whose changes are followed).
 
 mod copy;
 mod ghost;
@@ -45,11 +45,13 @@ mod recent;
 mod tests;
 mod upkeep;
 mod victims;
+mod watch;
 mod wheel;
 
 pub use copy::ShardWalk;
 pub use landing::Lander;
 pub use victims::Victim;
+pub use watch::{Progress, ends_at, expiry_of};
 
 use crate::clock::Mono;
 use crate::hash::{KeyHasher, slot_of};
@@ -62,6 +64,7 @@ use landing::Landing;
 use log::{Body, Item, Log, Queue};
 use recent::Recent;
 use upkeep::{Emptying, PUT_EFFORT};
+use watch::{Gone, Watch};
 
 /// Bounds of a store.
 #[derive(Clone, Copy, Debug)]
@@ -184,6 +187,12 @@ pub struct Store {
     recent: Recent,
     /// Entries of a walk's page, kept for its memory.
     page: Vec<(u32, Entry)>,
+    /// Shards that are being copied, out or in; nearly always none.
+    watches: Vec<Watch>,
+    /// Shards that nobody sees: shadows, and what is left of those that have moved away.
+    hidden: Vec<u16>,
+    /// Items that a walk met and that are over.
+    over: Vec<u64>,
 }
 
 /// An item seen and not yet used. Good until the store is next changed.
@@ -216,6 +225,9 @@ impl Store {
             lent: 0,
             recent: Recent::new(Probe { hash: 0, slot: Slot::new(0) }),
             page: Vec::new(),
+            watches: Vec::new(),
+            hidden: Vec::new(),
+            over: Vec::new(),
         }
     }
 
@@ -336,8 +348,14 @@ impl Store {
             // A used item moves to the main queue's end instead, so that it does not leave before its new value is used.
             let old = self.log.item(location).head;
             let same_len = !old.mapped() && old.value_len as usize == value_len;
+            if !self.watches.is_empty() {
+                self.uncount(probe.slot.shard().number(), location, Gone::Replaced);
+            }
             if same_len && entry.frequency() == 0 && self.log.rewrite(location, &facts, Some(item.value)) {
                 self.index.set(self.log.region_mut(), place, entry.with_use(0, stamp(now)));
+                if !self.watches.is_empty() {
+                    self.note_put(probe, key);
+                }
                 return Ok(());
             }
             queue = if entry.frequency() > 0 { Queue::Main } else { self.log.queue_of(location) };
@@ -391,6 +409,9 @@ impl Store {
                 self.bury_lost();
             }
         }
+        if !self.watches.is_empty() {
+            self.note_put(probe, key);
+        }
         Ok(())
     }
 
@@ -410,6 +431,10 @@ impl Store {
         let item = self.log.item(location);
         let facts = Facts { flags: item.head.flags(item.bytes), version, expiry, marks };
         let body_len = item.head.item_len() - item.head.value_at();
+        if !self.watches.is_empty() {
+            self.uncount(probe.slot.shard().number(), location, Gone::Replaced);
+            self.note_put(probe, key);
+        }
         if self.log.rewrite(location, &facts, None) {
             return true;
         }
@@ -430,7 +455,7 @@ impl Store {
     /// Removes an item, live or expired; false if there is none.
     pub fn remove(&mut self, probe: Probe, key: &[u8]) -> bool {
         let Some((place, entry)) = self.entry_of(probe, key) else { return false };
-        self.drop_entry(place, entry.location());
+        self.drop_entry(place, entry.location(), Gone::Removed);
         true
     }
 
@@ -460,6 +485,10 @@ impl Store {
         let next = loop {
             if shard > last || shard < first {
                 break 0;
+            }
+            if self.hidden.contains(&shard) {
+                (shard, position) = (shard + 1, 0);
+                continue;
             }
             page.clear();
             let mut next = self.index.entries_from(self.log.region(), shard, position, &mut page);
@@ -503,7 +532,7 @@ impl Store {
         // The shard in proportion to its items, then a position in it, then the first live item from there on.
         let mut nth = dice % self.len();
         let shard = (0..SHARD_COUNT).find(|&shard| {
-            let len = u64::from(self.index.shard_len(shard));
+            let len = if self.hidden.contains(&shard) { 0 } else { u64::from(self.index.shard_len(shard)) };
             let here = nth < len;
             nth = nth.saturating_sub(len);
             here
@@ -516,7 +545,10 @@ impl Store {
         let mut looks = LOOKS;
         for _ in 0..2 * SHARD_COUNT as usize + LOOKS {
             page.clear();
-            let next = self.index.entries_from(self.log.region(), shard, position, &mut page);
+            let next = match self.hidden.contains(&shard) {
+                true => None,
+                false => self.index.entries_from(self.log.region(), shard, position, &mut page),
+            };
             page.sort_unstable_by_key(|&(position, _)| position);
             let live = page.iter().map(|&(_, entry)| self.log.item(entry.location()));
             if let Some(item) = live.take(LOOKS).find(|item| !item.over(units(now))) {
@@ -539,7 +571,8 @@ impl Store {
 
     /// Forgets everything; answers how many items there were. Memory is given back in bounded steps by `tick`.
     pub fn clear(&mut self) -> u64 {
-        let count = self.index.len();
+        let count = self.len();
+        self.void_watches();
         self.index = Index::new(self.log.chunk_bytes());
         self.stop_landing();
         self.log.clear();
@@ -553,14 +586,15 @@ impl Store {
         std::mem::take(&mut self.departures)
     }
 
-    /// Number of items, expired ones that were not yet noticed included.
+    /// Number of items, expired ones that were not yet noticed included, those of hidden shards not.
     pub fn len(&self) -> u64 {
-        self.index.len()
+        let hidden = self.hidden.iter().map(|&shard| u64::from(self.index.shard_len(shard)));
+        self.index.len() - hidden.sum::<u64>()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.index.len() == 0
+        self.len() == 0
     }
 
     /// Number of items that have an expiry.
@@ -570,7 +604,10 @@ impl Store {
 
     /// Number of items in a slot.
     pub fn slot_len(&self, slot: Slot) -> u64 {
-        self.index.slot_len(self.log.region(), slot)
+        match self.hidden.contains(&slot.shard().number()) {
+            true => 0,
+            false => self.index.slot_len(self.log.region(), slot),
+        }
     }
 
     /// Bytes held from the system.
@@ -655,7 +692,7 @@ impl Store {
     fn drop_expired(&mut self, place: Place, entry: Entry) {
         self.departures.expired += 1;
         self.departures.expired_unused += u64::from(self.never_found(entry));
-        self.drop_entry(place, entry.location());
+        self.drop_entry(place, entry.location(), Gone::ByItself);
     }
 
     /// Whether an item was never found (warm). What is in the main queue was, even if that is forgotten by now.
@@ -664,7 +701,10 @@ impl Store {
     }
 
     /// Removes an item from the index and the log.
-    fn drop_entry(&mut self, place: Place, location: u64) {
+    fn drop_entry(&mut self, place: Place, location: u64, how: Gone) {
+        if !self.watches.is_empty() {
+            self.uncount(place.shard(), location, how);
+        }
         self.log.kill(location);
         let rehash = rehash(&self.hasher, self.log.grain());
         self.index.remove(self.log.region_mut(), place, &rehash);
@@ -674,6 +714,9 @@ impl Store {
     /// Buries items whose entries the index had no room for.
     fn bury_lost(&mut self) {
         while let Some(entry) = self.index.take_lost() {
+            if !self.watches.is_empty() {
+                self.uncount_lost(entry.location());
+            }
             self.log.kill(entry.location());
             self.departures.evicted += 1;
         }

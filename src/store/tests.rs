@@ -2,6 +2,7 @@
 
 mod copies;
 mod hardships;
+mod watches;
 
 use super::*;
 use proptest::prelude::*;

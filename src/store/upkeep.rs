@@ -3,6 +3,7 @@
 use super::log::{Log, Queue};
 use super::memory::Mapping;
 use super::pages::{PAGE_BYTES, SPARE_PAGES};
+use super::watch::Gone;
 use super::{Store, bearing, units};
 use crate::clock::Mono;
 use crate::request::Fault;
@@ -198,7 +199,7 @@ impl Store {
     pub(super) fn drop_large(&mut self, probe: super::Probe, key: &[u8]) -> bool {
         match self.entry_of(probe, key) {
             Some((place, entry)) if self.log.item(entry.location()).head.mapped() => {
-                self.drop_entry(place, entry.location());
+                self.drop_entry(place, entry.location(), Gone::Removed);
                 true
             }
             _ => false,
@@ -354,7 +355,7 @@ impl Store {
             let used = !self.never_found(entry);
             self.note_victim(now, entry, used);
         }
-        self.drop_entry(place, location);
+        self.drop_entry(place, location, Gone::ByItself);
         0
     }
 
