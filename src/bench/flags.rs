@@ -532,7 +532,7 @@ impl Flags {
             (None, None) => (0, 0),
         };
         let length = match (&self.requests, self.test_time) {
-            (_, Some(seconds)) if seconds == 0.0 => return Err("--test-time 0 measures nothing".into()),
+            (_, Some(0.0)) => return Err("--test-time 0 measures nothing".into()),
             (_, Some(seconds)) => Length::Time(seconds_of(seconds)?),
             (Some(requests), None) if requests == "allkeys" => Length::Requests(key_count),
             (Some(requests), None) => {
