@@ -316,8 +316,9 @@ mod tests {
         put(&mut table, "a", "1");
         put(&mut table, "b", "1");
         delete(&mut table, "b");
+        put(&mut table, "c", "1");
         let late = table.after(&everything(), Revision::NONE, usize::MAX).expect("the past is short");
-        assert_eq!(listed(&mut view, at(30_000), &table).len(), 2);
+        assert_eq!(listed(&mut view, at(30_000), &table).len(), 3);
         assert_eq!(view.missed(), 0);
         assert!(view.saw(late).is_empty(), "the listing was ahead of it");
         assert!(same(&view, &table));
