@@ -4,7 +4,7 @@
 //! 1. Two windows in a row with a fiftieth or more, and it gets twice as much; four with less than a hundredth, and it keeps
 //!    half, an eighth at least, by which it notices structure that comes up.
 //! 2. Structure that shows only with more memory is found by a trial of the next size: after a rest, for some windows, of which
-//!    the first half fills it; not where nothing was spared at all. It is kept if it spared so much more as the cache would have by itself with that memory; else
+//!    the first half fills it. It is kept if it spared so much more as the cache would have by itself with that memory; else
 //!    the rest before the next trial is twice as long.
 
 /// Requests between two looks.
@@ -18,8 +18,6 @@ const PART_POOR: f32 = 0.01;
 /// Looks in a row that decide.
 const GOOD_LOOKS: u32 = 2;
 const POOR_LOOKS: u32 = 4;
-/// Who spares less than this has shown nothing that more memory could be tried for.
-const PART_NOTHING: f32 = 0.002;
 /// Looks of a trial, the first half of which are not counted; least and most looks between two.
 const TRIAL_LOOKS: u32 = 12;
 const REST_LOOKS_MIN: u32 = 12;
@@ -115,8 +113,7 @@ impl Size {
             self.settle(self.level.saturating_sub(1), part);
         }
         self.rest_left = self.rest_left.saturating_sub(1);
-        let some = self.usual >= PART_NOTHING && self.level + 1 < DIVISORS.len();
-        if self.rest_left == 0 && some {
+        if self.rest_left == 0 && self.level + 1 < DIVISORS.len() {
             self.trial = Some(Trial { looks: 0, sum: 0.0, before: self.usual });
             self.move_to(self.level + 1);
         }
@@ -175,7 +172,7 @@ mod tests {
         assert_eq!(size.of(800), 800);
         run(&mut size, 3, 4096);
         assert_eq!(size.of(800), 800, "a short lull decides nothing");
-        run(&mut size, 20, 4096);
+        run(&mut size, 17, 4096);
         assert_eq!(size.of(800), 100, "what is left is to notice by");
         run(&mut size, 2, 10);
         assert_eq!(size.of(800), 200);
@@ -206,8 +203,8 @@ mod tests {
     #[test]
     fn trials_that_bring_nothing_become_rare() {
         let mut size = Size::new();
-        live(&mut size, 20, [0, 0, 0, 0]);
-        assert_eq!(size.of(800), 100, "nothing was tried for nothing");
+        live(&mut size, 10, [0, 0, 0, 0]);
+        assert_eq!(size.of(800), 100);
         let mut larger = 0;
         for _ in 0..1000 {
             live(&mut size, 1, [4, 5, 5, 5]);
