@@ -47,9 +47,9 @@ pub enum Target {
     Here,
 }
 
-/// Bytes of replies that one connection is given in a turn beside the commands that it may have done there: copying so many
-/// takes about as long.
-pub(crate) const TURN_BYTES_MAX: usize = 1 << 20;
+/// Bytes of replies after which a turn of one connection is over, however few commands that were: making and sending so many
+/// takes about as long as the commands that it may have done.
+pub(crate) const TURN_BYTES_MAX: usize = 256 << 10;
 
 /// What a session needs of the world behind it.
 pub trait Backend {
