@@ -10,7 +10,7 @@
 
 use super::deltas::expiry_of;
 use super::frame::{Payload, Reason, Records};
-use super::owner::{Held, Waiting};
+use super::owner::{Held, Role, Waiting};
 use super::record::{Record, Seen, Site};
 use super::{Action, NEVER, Sabotage, Swapped, Turn, verbs};
 use crate::clock::Mono;
@@ -382,7 +382,7 @@ impl Destination {
             let store = turn.engine.store_mut();
             store.unwatch(self.shard);
             store.show(self.shard);
-            turn.roles.set(self.shard, super::owner::Role::Serve);
+            turn.roles.set(self.shard, Role::Serve);
             turn.roles.see(self.shard, Seen { record, revision });
         } else {
             turn.engine.raise_version(self.floor);
@@ -406,6 +406,14 @@ impl Destination {
             return;
         }
         self.replies = self.replies.split_off(&settled);
+        let role = turn.roles.of(self.shard);
+        if self.stage == Stage::Owner && role != Role::Serve && !self.replies.contains_key(&id) {
+            // The shard is about to move on, and the other side asks again; or it has, and nobody here may do it.
+            if role == Role::Away {
+                self.send(turn, &Payload::Reject(Reason::Unknown));
+            }
+            return;
+        }
         if let Some(reply) = self.replies.get(&id).cloned() {
             if !turn.options.has(Sabotage::ForwardTwice) {
                 return self.send(turn, &Payload::Forwarded { id, outcome: &reply });

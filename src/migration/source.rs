@@ -798,7 +798,8 @@ impl Source {
     fn send_changes(&mut self, turn: &mut Turn<'_>) -> bool {
         let (now, options) = (turn.now.mono, turn.options);
         let store = turn.engine.store_mut();
-        if !store.has_changed(self.shard) {
+        let withheld = self.stage == Stage::Landing && options.has(Sabotage::GrantBeforeTail);
+        if withheld || !store.has_changed(self.shard) {
             return false;
         }
         let bundle = Bundle::of_changes(store, now, self.shard, self.ahead, options, &mut self.dice);

@@ -73,6 +73,8 @@ pub struct Plan {
     /// How long clients go on.
     pub active_nanos: u64,
     pub link_nanos: u64,
+    /// Between a client and a node.
+    pub client_nanos: u64,
     pub metadata_nanos: u64,
     pub bytes_per_second: u64,
     pub window_bytes: u64,
@@ -123,6 +125,7 @@ impl Plan {
         let faults = faults.collect();
         let bad_links = dice.permille(400);
         let bad = |dice: &mut Dice, most: u64| if bad_links { dice.below(most + 1) } else { 0 };
+        let slowest = [500, 500, 3000][dice.below(3) as usize];
         Plan {
             seed,
             nodes,
@@ -134,7 +137,8 @@ impl Plan {
             clients: dice.between(2, 5) as usize,
             think_nanos: dice.between(50, 400) * MICRO,
             active_nanos,
-            link_nanos: dice.between(10, 500) * MICRO,
+            link_nanos: dice.between(10, slowest) * MICRO,
+            client_nanos: dice.between(10, 100) * MICRO,
             metadata_nanos: dice.between(20, 3000) * MICRO,
             bytes_per_second: dice.between(1, 60) << 20,
             window_bytes: dice.between(2, 64) << 10,

@@ -27,7 +27,7 @@ const HEAL_NANOS: u64 = 80 * MILLI;
 #[derive(Debug)]
 enum Event {
     Wake { node: usize, life: u64 },
-    Frame { from: Site, to: Site, connection: u64, bytes: Vec<u8>, late: bool },
+    Frame { from: Site, to: Site, connection: u64, bytes: Vec<u8>, late: Late },
     LinkDown { node: usize, life: u64, to: Site },
     Swap { node: usize, life: u64, shard: u16, expected: u64, bytes: Vec<u8>, question: u64 },
     Swapped { node: usize, life: u64, shard: u16, question: u64, outcome: Swapped },
@@ -41,6 +41,16 @@ enum Event {
     Fault(Fault),
     Restart { node: usize },
     Move { shard: usize, target: usize },
+}
+
+/// Whether a frame arrives though its connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Late {
+    Never,
+    /// A while afterwards.
+    Perhaps,
+    /// Whatever there is by then.
+    Surely,
 }
 
 #[derive(Debug)]
@@ -473,7 +483,12 @@ impl World {
                 let (from_node, node) = (from.node as usize, to.node as usize);
                 let current = self.links.entry((from_node, node)).or_default().connection == connection;
                 let known = self.site(node) == to && self.nodes[node].alive;
-                if known && (current || late) {
+                if !current && late == Late::Perhaps {
+                    let pause = self.dice.below(15 * MILLI);
+                    let late = Late::Surely;
+                    return self.after(pause, Event::Frame { from, to, connection, bytes, late });
+                }
+                if known && (current || late == Late::Surely) {
                     bytes.hash(&mut self.trace);
                     self.step(node, Input::Frame { from, bytes: &bytes });
                 }
@@ -623,14 +638,14 @@ impl World {
         }
         if !quiet && self.dice.permille(duplicate) {
             let again = arrival + self.dice.below(5 * MILLI);
-            let event = Event::Frame { from, to, connection, bytes: frame.clone(), late: true };
+            let event = Event::Frame { from, to, connection, bytes: frame.clone(), late: Late::Surely };
             self.at(again, event);
         }
         if !quiet && self.dice.permille(corrupt) {
             let bit = self.dice.below(frame.len() as u64 * 8) as usize;
             frame[bit / 8] ^= 1 << (bit % 8);
         }
-        let late = !quiet && self.dice.permille(late);
+        let late = if !quiet && self.dice.permille(late) { Late::Perhaps } else { Late::Never };
         self.at(arrival, Event::Frame { from, to, connection, bytes: frame, late });
     }
 
@@ -811,7 +826,7 @@ impl World {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         // A client's requests to one node come in order.
-        let nanos = self.plan.link_nanos / 2 + MICRO;
+        let nanos = self.plan.client_nanos;
         self.ops.insert(id, op);
         self.after(nanos, Event::Request { node, life, op: id, ticket });
     }
@@ -852,7 +867,7 @@ impl World {
     }
 
     fn reply_later(&mut self, id: u64, reply: Reply) {
-        let nanos = self.link_nanos();
+        let nanos = self.dice.between(MICRO, self.plan.client_nanos);
         let sent = self.ops[&id].sent;
         self.after(nanos, Event::Reply { op: id, sent, reply });
     }
