@@ -84,6 +84,10 @@ impl Store {
                 let item = self.log.item(location);
                 let copied = item.head.copied();
                 if watch.is_some() && hot && item.over(units(now)) {
+                    if first && copied {
+                        // An earlier copy's mark: this one has not counted the item.
+                        self.log.set_copied(location, false);
+                    }
                     self.over.push(location);
                     continue;
                 }

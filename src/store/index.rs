@@ -868,8 +868,12 @@ fn take_out(region: &mut Region, first: u32, buckets: u32, bucket: u32, entry: u
         return;
     }
     let mut at = gap;
-    for _ in 1..buckets {
+    loop {
         at = next(at, buckets);
+        // Of a leaf that was full the gap may have gone more than once round: who stood behind where it was may now stand before it.
+        if at == gap {
+            return;
+        }
         let line = *region.line(first + at);
         let distance = |from: u32| (at + buckets - from) % buckets;
         let movable = line
@@ -894,4 +898,67 @@ fn coldest(region: &Region, first: u32, buckets: u32) -> (u32, usize) {
     entries
         .min_by_key(|&(line, i)| Entry(region.line(line)[i]).frequency())
         .expect("a leaf has at least one bucket")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a search from its home comes to the word before it comes to a bucket with room.
+    fn reachable(region: &Region, buckets: u32, word: u64) -> bool {
+        let mut bucket = home(Entry(word).spread(), buckets);
+        (0..buckets).any(|_| {
+            let line = region.line(bucket);
+            let found = line.contains(&word);
+            bucket = if line.contains(&0) { bucket } else { next(bucket, buckets) };
+            found
+        })
+    }
+
+    /// A gap may go round a full leaf more than once; it stopped after one round, and who stood behind it was not found any more.
+    #[test]
+    fn who_is_left_of_a_full_leaf_is_found() {
+        let mut dice = 7u64;
+        let mut roll = |bound: u64| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (dice >> 33) % bound
+        };
+        let mut region = Region::reserve(1 << 20, 1 << 20).expect("a mebibyte of addresses");
+        assert!(region.make_usable(1 << 16));
+        for buckets in CLASS_BUCKETS {
+            let room = u64::from(buckets * BUCKET_ENTRIES);
+            for _ in 0..if cfg!(miri) { 2 } else { 60 } {
+                let mut words = Vec::new();
+                let mut count = 0;
+                let mut fresh = |roll: &mut dyn FnMut(u64) -> u64| {
+                    count += 1;
+                    count | roll(32) << SPREAD_SHIFT
+                };
+                (0..buckets).for_each(|line| region.line_mut(line).fill(0));
+                while (words.len() as u64) < room {
+                    let word = fresh(&mut roll);
+                    assert!(place(&mut region, 0, buckets, word));
+                    words.push(word);
+                }
+                // As an insertion does into a full leaf: in the place of whoever has to go.
+                for _ in 0..2 * room {
+                    let (line, entry) = (roll(u64::from(buckets)) as u32, roll(8) as usize);
+                    let word = fresh(&mut roll);
+                    let gone = std::mem::replace(&mut region.line_mut(line)[entry], word);
+                    words.retain(|&other| other != gone);
+                    words.push(word);
+                }
+                while let Some(at) = (!words.is_empty()).then(|| roll(words.len() as u64) as usize) {
+                    let gone = words.swap_remove(at);
+                    let place = (0..buckets)
+                        .find_map(|line| Some((line, region.line(line).iter().position(|&w| w == gone)?)));
+                    let (line, entry) = place.expect("it is there");
+                    take_out(&mut region, 0, buckets, line, entry);
+                    for &word in &words {
+                        assert!(reachable(&region, buckets, word), "{buckets} buckets, {} left", words.len());
+                    }
+                }
+            }
+        }
+    }
 }

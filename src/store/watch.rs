@@ -481,6 +481,26 @@ impl Store {
         }
     }
 
+    /// The digest of a followed shard, made anew of what carries the copied mark and what went by itself.
+    #[cfg(test)]
+    pub(super) fn recount(&self, shard: ShardId) -> Digest {
+        let at = self.watch_of(shard.number()).expect("followed");
+        let (mut page, mut position, mut digest) = (Vec::new(), Some(0), Digest::default());
+        while let Some(from) = position {
+            position = self.index.entries_from(self.log.region(), shard.number(), from, &mut page);
+        }
+        for (_, entry) in page {
+            let item = self.log.item(entry.location());
+            if item.head.copied() && self.watches[at].knows(self.hasher.hash(item.key())) {
+                digest.add(share_of(self.watches[at].ahead_millis, item.key(), self.log.value(&item), &item));
+            }
+        }
+        if let Side::Shadow { lost, .. } = &self.watches[at].side {
+            lost.values().for_each(|share| digest.add(*share));
+        }
+        digest
+    }
+
     fn share(&self, at: usize, key: &[u8], value: &[u8], item: &NewItem<'_>) -> Share {
         Share::of(&Counted {
             key,

@@ -134,7 +134,7 @@ pub trait Backend {
         Thresholds::default()
     }
 
-    /// Counts a call of a RESP command or subcommand by its [`commands::place`], for `INFO commandstats`.
+    /// Counts a call of a RESP command or subcommand by its place in the table, for `INFO commandstats`.
     fn called(&mut self, place: u8);
 }
 

@@ -1,7 +1,7 @@
 //! The commands we answer: one static table for lookup, `COMMAND`, `INFO commandstats` and the compatibility page.
 //!
 //! Arity, flags and key positions are facts of Redis 7.2 that clients act on; what each does here is the summary. A
-//! command's row in the table is its [`Id`]; commands and subcommands together are numbered by [`place`].
+//! command's row in the table is its [`Id`]; commands and subcommands together are numbered by `place`.
 
 use crate::wire::users::Access;
 
