@@ -260,8 +260,9 @@ fn the_examples_do_what_they_say() {
 #[test]
 fn a_client_written_from_the_specification_alone_is_understood() {
     let server = Server::start(&["--cores", "0,1"]);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/custom_client.py");
-    let run = Command::new("python3").args([script, &server.address]).output();
+    let check = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/native/custom_client.py");
+    let client = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/custom_client.py");
+    let run = Command::new("python3").args([check, client, &server.address]).output();
     let output = run.expect("python3, which this test needs, starts");
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.success(), output.stdout.as_slice()), (true, &b"ok\n"[..]), "{words}");
