@@ -4,8 +4,8 @@ use crate::dice::{mix, normal};
 use crate::flag;
 use foreshadow::clock::Mono;
 use foreshadow::ids::Version;
-use foreshadow::request::Expiry;
-use foreshadow::store::{Marks, NewItem, Options, Store};
+use foreshadow::request::{Expiry, LANDING_BYTES_MIN};
+use foreshadow::store::{Lander, Marks, NewItem, Options, Store};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,15 @@ pub fn run(arguments: &[String]) {
                     let (value, marks) = (&bytes[..len], Marks::default());
                     let item =
                         NewItem { value: &[value], flags: 0, version: Version::new(1, i), expiry, marks };
-                    store.put(now, probe, &key, &item).expect("small items always fit");
+                    if len >= LANDING_BYTES_MIN {
+                        // As the engine does: long values have room made for them in steps, with others in between.
+                        let lander = Lander { from: 1, value, replaces: true };
+                        while !store.land(now, probe, &key, &lander) {
+                            store.tick(now);
+                        }
+                    }
+                    let stored = store.put(now, probe, &key, &item);
+                    assert!(stored.is_ok(), "{stored:?} for {len} bytes, with {} held", store.held_bytes());
                 }
                 10..15 => {
                     let found = store.find(now, probe, &key, true);
