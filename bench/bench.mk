@@ -48,6 +48,11 @@ storm:
 bench-origin: bench-build
 	python3 bench/origin/hits.py $(ORIGIN)
 
+# How long others wait while very long values are written and read.
+.PHONY: bench-long-values
+bench-long-values: bench-build
+	bench/long-values $(LONG_VALUES)
+
 # How long a quiet client waits beside greedy ones; writes to a file with FAIRNESS="--out FILE".
 .PHONY: bench-fairness
 bench-fairness: bench-build

@@ -7,7 +7,7 @@
 //! A batch holds everything that one turn of a core has for one other core; the lengths in the records cut `bytes`.
 
 use crate::ids::ConnectionId;
-use crate::request::{Answer, Outcome, Request, Value, Verb};
+use crate::request::{Answer, Outcome, Request, Shared, Value, Verb};
 
 /// Where an outcome belongs: a connection of the asking core and the place of the reply in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ struct Hop {
     verb: Verb,
     key_len: u32,
     value_len: u32,
+    /// The value is the next of `arrived` instead.
+    arrived: bool,
 }
 
 /// An outcome on its way back; its value is the next bytes of the batch.
@@ -36,6 +38,8 @@ struct Return {
     address: ReturnAddress,
     answer: Answer,
     value_len: u32,
+    /// The value is the next of `shared` instead.
+    shared: bool,
 }
 
 /// What a core tells the owner of a key of its part in what clients read, and in what may be fetched ahead. Keys go by their
@@ -103,8 +107,12 @@ impl Hint {
 pub struct Batch {
     requests: Vec<Hop>,
     request_bytes: Vec<u8>,
+    /// Long values of requests, in the memory that they were received into.
+    arrived: Vec<Shared>,
     returns: Vec<Return>,
     return_bytes: Vec<u8>,
+    /// Long values on their way back, which nobody copies.
+    shared: Vec<Shared>,
     /// Requests of the receiver that wait for an origin: their returns come late.
     parked: usize,
     /// Returns of requests that were parked before.
@@ -148,7 +156,31 @@ impl Batch {
             verb: request.verb,
             key_len: request.key.len() as u32,
             value_len: request.value.len() as u32,
+            arrived: false,
         });
+    }
+
+    /// Adds a request whose value is this one.
+    pub fn push_request_of_arrived(
+        &mut self,
+        address: ReturnAddress,
+        request: &Request<'_>,
+        arrived: Shared,
+    ) {
+        debug_assert!(arrived.is(request.value));
+        self.push_request(address, &Request { value: b"", ..*request });
+        self.requests.last_mut().expect("pushed above").arrived = true;
+        self.arrived.push(arrived);
+    }
+
+    /// The memory of a request's value, if it came so.
+    pub fn arrived(&self, value: &[u8]) -> Option<&Shared> {
+        self.arrived.iter().find(|arrived| arrived.is(value))
+    }
+
+    /// Takes out the memory of such values, when the requests are done.
+    pub fn take_arrived(&mut self) -> std::vec::Drain<'_, Shared> {
+        self.arrived.drain(..)
     }
 
     /// Adds a hint with its text; false, and it is lost, if there are [`HINTS_MAX`] already.
@@ -174,13 +206,18 @@ impl Batch {
 
     /// Adds an outcome.
     pub fn push_return(&mut self, address: ReturnAddress, outcome: &Outcome<'_>) {
-        let before = self.return_bytes.len();
-        outcome.value.append_to(&mut self.return_bytes);
-        self.returns.push(Return {
-            address,
-            answer: outcome.answer,
-            value_len: (self.return_bytes.len() - before) as u32,
-        });
+        let shared = match outcome.value {
+            Value::One(run) => {
+                self.return_bytes.extend_from_slice(run);
+                false
+            }
+            Value::Shared(shared) => {
+                self.shared.push(shared.clone());
+                true
+            }
+        };
+        let value_len = if shared { 0 } else { outcome.value.len() as u32 };
+        self.returns.push(Return { address, answer: outcome.answer, value_len, shared });
     }
 
     /// Adds an outcome of a request that was parked.
@@ -202,10 +239,14 @@ impl Batch {
     /// The requests, in the order they were added.
     pub fn requests(&self) -> impl Iterator<Item = (ReturnAddress, Request<'_>)> + Clone {
         let mut rest = self.request_bytes.as_slice();
+        let mut arrived = self.arrived.iter();
         self.requests.iter().map(move |hop| {
             let (key, tail) = rest.split_at(hop.key_len as usize);
-            let (value, tail) = tail.split_at(hop.value_len as usize);
+            let (mut value, tail) = tail.split_at(hop.value_len as usize);
             rest = tail;
+            if hop.arrived {
+                value = arrived.next().expect("one for each request that says so").bytes();
+            }
             (hop.address, Request { key, value, verb: hop.verb })
         })
     }
@@ -213,17 +254,24 @@ impl Batch {
     /// The returns, in the order they were added.
     pub fn returns(&self) -> impl Iterator<Item = (ReturnAddress, Outcome<'_>)> {
         let mut rest = self.return_bytes.as_slice();
+        let mut shared = self.shared.iter();
         self.returns.iter().map(move |back| {
             let (value, tail) = rest.split_at(back.value_len as usize);
             rest = tail;
-            (back.address, Outcome { answer: back.answer, value: Value::One(value) })
+            let value = match back.shared {
+                true => Value::Shared(shared.next().expect("one for each return that says so")),
+                false => Value::One(value),
+            };
+            (back.address, Outcome { answer: back.answer, value })
         })
     }
 
     /// Empties it for another use; memory beyond `keep_bytes` is given back.
     pub fn clear(&mut self, keep_bytes: usize) {
         self.requests.clear();
+        self.arrived.clear();
         self.returns.clear();
+        self.shared.clear();
         (self.parked, self.late) = (0, 0);
         self.hints.clear();
         self.hint_bytes.clear();
@@ -239,6 +287,7 @@ impl Batch {
 mod tests {
     use super::*;
     use crate::request::Fault;
+    use std::sync::Arc;
 
     #[test]
     fn what_went_in_comes_out_in_order() {
@@ -250,9 +299,10 @@ mod tests {
             let key = vec![b'k'; i as usize + 1];
             let value = vec![b'v'; i as usize * 2];
             batch.push_request(address(i, 7), &Request { key: &key, value: &value, verb: Verb::Get });
-            let runs: [&[u8]; 2] = [&key, &value];
-            let outcome = Outcome { answer: Answer::Fault(Fault::Busy), value: Value::Runs(&runs) };
-            batch.push_return(address(9, i), &outcome);
+            let both = [key, value].concat();
+            let shared = Shared::new(Arc::new(both.clone()));
+            let value = if i % 2 == 0 { Value::One(&both) } else { Value::Shared(&shared) };
+            batch.push_return(address(9, i), &Outcome { answer: Answer::Fault(Fault::Busy), value });
             let text_len = i as u16 % 2 * 3;
             let hint = Hint::Likely { key: i, score: 0.5, reason: 7, text_len };
             assert!(batch.push_hint(hint, &b"abc"[..text_len.into()]));
@@ -263,7 +313,8 @@ mod tests {
         }
         let returns: Vec<_> = batch.returns().collect();
         assert_eq!(returns.len(), 4);
-        assert_eq!(returns[3].1.value.to_cow().as_ref(), b"kkkkvvvvvv");
+        assert_eq!(returns[3].1.value.bytes(), b"kkkkvvvvvv");
+        assert_eq!(returns[2].1.value.bytes(), b"kkkvvvv");
         let hints: Vec<_> = batch.hints().map(|(hint, text)| (hint.key(), text)).collect();
         assert_eq!(hints, [(0, b"".as_slice()), (1, b"abc"), (2, b""), (3, b"abc")]);
         while batch.push_hint(Hint::Visited { key: 1 }, b"") {}

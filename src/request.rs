@@ -6,6 +6,9 @@
 
 use crate::clock::Mono;
 use crate::ids::{ConnectionId, CoreId, Version};
+use std::any::Any;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// One operation on one key (or, for the verbs that say so, on a whole core).
 #[derive(Clone, Copy, Debug)]
@@ -502,13 +505,78 @@ pub struct Outcome<'a> {
     pub value: Value<'a>,
 }
 
-/// The bytes of an answer: borrowed from the store, in one run or (large values) in several.
+/// The bytes of an answer, borrowed from the store.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     /// One run.
     One(&'a [u8]),
-    /// Several runs, in order.
-    Runs(&'a [&'a [u8]]),
+    /// One run that may be kept without copying it.
+    Shared(&'a Shared),
+}
+
+/// Memory that long values lie in.
+pub trait Memory: AsRef<[u8]> + Any + Send + Sync {}
+
+impl<M: AsRef<[u8]> + Any + Send + Sync> Memory for M {}
+
+/// Bytes of a long value that nobody changes and several may hold: the memory stays until the last of them lets go.
+#[derive(Clone)]
+pub struct Shared {
+    memory: Arc<dyn Memory>,
+    start: usize,
+    end: usize,
+}
+
+impl Shared {
+    /// All of some memory.
+    pub fn new(memory: Arc<dyn Memory>) -> Shared {
+        let end = (*memory).as_ref().len();
+        Shared { memory, start: 0, end }
+    }
+
+    /// A part of it, counted from its beginning.
+    ///
+    /// # Panics
+    /// If the range lies outside.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Shared {
+        assert!(range.start <= range.end && range.end <= self.len(), "beyond the value");
+        let (start, end) = (self.start + range.start, self.start + range.end);
+        Shared { memory: self.memory.clone(), start, end }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &(*self.memory).as_ref()[self.start..self.end]
+    }
+
+    /// Whether these bytes are those of a slice: not only alike, but the same memory.
+    pub fn is(&self, bytes: &[u8]) -> bool {
+        std::ptr::eq(self.bytes(), bytes)
+    }
+
+    /// The memory as what it is, and where in it the bytes lie; nothing if it is something else.
+    pub fn memory<M: Memory>(&self) -> Option<(Arc<M>, Range<usize>)> {
+        let memory: Arc<dyn Any + Send + Sync> = self.memory.clone();
+        Some((memory.downcast().ok()?, self.start..self.end))
+    }
+
+    /// Number of bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shared({} bytes)", self.len())
+    }
 }
 
 impl<'a> Value<'a> {
@@ -520,7 +588,7 @@ impl<'a> Value<'a> {
     pub fn len(&self) -> usize {
         match self {
             Value::One(run) => run.len(),
-            Value::Runs(runs) => runs.iter().map(|run| run.len()).sum(),
+            Value::Shared(shared) => shared.len(),
         }
     }
 
@@ -533,17 +601,15 @@ impl<'a> Value<'a> {
     /// Appends the bytes.
     #[inline]
     pub fn append_to(&self, out: &mut Vec<u8>) {
-        match self {
-            Value::One(run) => out.extend_from_slice(run),
-            Value::Runs(runs) => runs.iter().for_each(|run| out.extend_from_slice(run)),
-        }
+        out.extend_from_slice(self.bytes());
     }
 
-    /// The bytes in one run; copies only if they are in several.
-    pub fn to_cow(&self) -> std::borrow::Cow<'a, [u8]> {
+    /// The bytes.
+    #[inline]
+    pub fn bytes(&self) -> &'a [u8] {
         match self {
-            Value::One(run) => std::borrow::Cow::Borrowed(run),
-            Value::Runs(runs) => std::borrow::Cow::Owned(runs.concat()),
+            Value::One(run) => run,
+            Value::Shared(shared) => shared.bytes(),
         }
     }
 }
@@ -647,6 +713,10 @@ pub struct Lease {
 
 /// Values from here on have room made for them ahead of their request, step by step.
 pub const LANDING_BYTES_MIN: usize = 8 << 10;
+
+/// Values from here on are read without being copied, where they have memory of their own: copying one takes longer than a turn
+/// of the core should.
+pub const SHARED_BYTES_MIN: usize = 256 << 10;
 
 /// Why a request could not be done; nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

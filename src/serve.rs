@@ -31,6 +31,8 @@ const CLIENT_BUFFER_SHARE: u64 = 10;
 const CLIENT_BUFFER_BYTES_MIN: u64 = 8 << 20;
 /// Memory of a core's store if its part of all leaves less.
 const STORE_BYTES_MIN: u64 = 1 << 20;
+/// The longest value has this share of a core's store at most, one in so many.
+const LONGEST_SHARE: u64 = 4;
 /// Tries to find a run of free ports for `--cluster-ports` with port 0.
 const PORT_RUN_TRIES: usize = 50;
 
@@ -195,8 +197,12 @@ fn start(config: Config) -> anyhow::Result<Serving> {
     };
     let core_memory = memory_bytes_max / u64::from(core_count);
     let buffer_bytes_max = (core_memory / CLIENT_BUFFER_SHARE).max(CLIENT_BUFFER_BYTES_MIN);
-    // A value has to pass through the buffers of its connection, so there is no use in promising to take longer ones.
-    let passable = (buffer_bytes_max / 4 * 3) as usize;
+    let receive_buffers = receive_buffers(core_memory);
+    let store_bytes =
+        io::Options::store_bytes(memory_bytes_max, core_count, receive_buffers, RECEIVE_BUFFER_BYTES)
+            .unwrap_or(STORE_BYTES_MIN);
+    // One value is not to push out most of the others, nor is one client that does not finish it.
+    let passable = (store_bytes / LONGEST_SHARE) as usize;
     let item_bytes_max = item_bytes_max.min(passable);
     let memcached_item_bytes_max = memcached_item_bytes_max.min(passable);
     let mut settings = settings;
@@ -235,10 +241,6 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         output_soft_bytes,
         ..wire::Options::default()
     };
-    let receive_buffers = receive_buffers(core_memory);
-    let store_bytes =
-        io::Options::store_bytes(memory_bytes_max, core_count, receive_buffers, RECEIVE_BUFFER_BYTES)
-            .unwrap_or(STORE_BYTES_MIN);
     let hash_secret = [u64::from_le_bytes(random_bytes()?), u64::from_le_bytes(random_bytes()?)];
     let sources = Arc::new(sources_of(&sources_of_truth)?);
     let cores: Vec<(io::Options, Listeners)> = cpus

@@ -319,7 +319,7 @@ fn a_hit_costs_no_allocation_from_bytes_to_bytes() {
         let mut turn = |session: &mut Session| {
             let progress = session.serve(now(), &node, request, &mut alone);
             assert_eq!(progress.consumed, request.len());
-            assert!(session.output() == reply, "{}", String::from_utf8_lossy(session.output()));
+            assert!(**session.output() == *reply, "{}", String::from_utf8_lossy(session.output()));
             session.output().clear();
         };
         turn(&mut session);

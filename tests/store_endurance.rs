@@ -65,7 +65,7 @@ fn nothing_is_lost_and_nothing_returns_far_below_the_limit() {
                     (None, None) => {}
                     (Some(found), Some(expected)) => {
                         assert!(
-                            found.value.to_cow() == value_of(expected.seed, expected.len),
+                            found.value.bytes() == value_of(expected.seed, expected.len),
                             "step {step}: another value under {number}"
                         );
                     }

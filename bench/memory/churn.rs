@@ -75,7 +75,7 @@ pub fn run(arguments: &[String]) {
                 }
                 10..15 => {
                     let found = store.find(now, probe, &key, true);
-                    assert!(found.is_none_or(|found| found.value.to_cow().iter().all(|&byte| byte == 0xA5)));
+                    assert!(found.is_none_or(|found| found.value.bytes().iter().all(|&byte| byte == 0xA5)));
                 }
                 _ => {
                     store.remove(probe, &key);

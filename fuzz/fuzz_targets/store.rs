@@ -113,7 +113,7 @@ fuzz_target!(|data: &[u8]| {
                     (Some(found), Some(expected)) => {
                         assert!(!over(expected), "found after its end");
                         assert_eq!(found.version, Version(expected.version));
-                        assert!(found.value.to_cow() == value_of(found.version.0, expected.len), "another value");
+                        assert!(found.value.bytes() == value_of(found.version.0, expected.len), "another value");
                     }
                     (Some(_), None) => panic!("found what was removed"),
                     (None, _) => {

@@ -183,7 +183,7 @@ impl World {
         self.askers.insert(self.next_asker, asker);
         let request = Request { key: key.as_bytes(), value, verb };
         let outcome = self.engine.serve(self.now, waiter, &request);
-        let outcome = outcome.map(|outcome| (outcome.answer, outcome.value.to_cow().into_owned()));
+        let outcome = outcome.map(|outcome| (outcome.answer, outcome.value.bytes().to_vec()));
         if let Some((answer, bytes)) = outcome {
             if writes && !matches!(verb, Verb::Invalidate(_)) {
                 // A write of the cache alone is done at once.

@@ -42,14 +42,14 @@ use crate::ids::{Slot, Version};
 use crate::metrics::Counters;
 use crate::request::{
     Answer, Condition, Expiry, ExpiryChange, Fault, Item, LANDING_BYTES_MIN, Lease, Outcome, Refusal,
-    Request, Value, Verb,
+    Request, Shared, Value, Verb,
 };
 pub use flights::Waiter;
 pub use foresight::{Drops, Explained, FetchedAhead, Follower, PrefetchTally};
 pub use passing::Passage;
 pub use through::{Effect, KeyspaceTally};
 
-use crate::store::{self, Found, Lander, Marks, NewItem, Probe, Sight, Store};
+use crate::store::{self, Found, Incoming, Lander, Marks, NewItem, Probe, Sight, Store};
 use tracking::Tracking;
 
 pub use tracking::Change;
@@ -60,10 +60,25 @@ const SCRATCH_KEEP_BYTES: usize = 64 * 1024;
 const TICK_BUSY_MILLIS: u64 = 1;
 const TICK_EXPIRING_MILLIS: u64 = 100;
 const TICK_QUIET_MILLIS: u64 = 1000;
+/// Long commands that are being received may take this share of the memory, one in so many.
+const INCOMING_SHARE: u64 = 2;
+/// Values that are gone but still being read may take this share of the memory, one in so many.
+const WITHHELD_SHARE: u64 = 4;
 /// Versions from here on are a client's invention; ours do not grow beyond them, so that none can use the range up.
 const FOREIGN_VERSION: Version = Version::new(0xF_FFFF, 0);
 /// The moment that never comes.
 const NEVER: Mono = Mono(u64::MAX);
+
+/// What became of the memory of a long command that was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// A put of this core has taken it.
+    Stored,
+    /// It went to another core.
+    Sent,
+    /// Nobody wants it.
+    Unused,
+}
 
 /// Bounds of an engine.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +112,8 @@ pub struct Engine {
     landed: bool,
     /// Bytes that an outcome or a write needs apart from the store: the value before, a page of keys, a new text.
     scratch: Vec<u8>,
+    /// The same, for a long value that is gone from the store.
+    kept: Option<Shared>,
     /// What this core counts. The engine adds what comes of requests; the shell and the sessions add the rest.
     pub counters: Counters,
 }
@@ -111,6 +128,8 @@ struct Reply {
 enum Bytes {
     None,
     Scratch,
+    /// What [`Engine::keep`] kept.
+    Kept,
     /// The value of the item of the request's key.
     Item(Probe),
 }
@@ -146,6 +165,7 @@ impl Engine {
             through: None,
             landed: false,
             scratch: Vec::new(),
+            kept: None,
             counters: Counters::default(),
         }
     }
@@ -194,6 +214,40 @@ impl Engine {
         self.store.lend(bytes);
     }
 
+    /// See [`Store::receive`].
+    pub fn receive(&mut self, incoming: &mut Incoming, bytes: &[u8]) -> usize {
+        self.store.receive(incoming, bytes)
+    }
+
+    /// See [`Store::offer`].
+    pub fn offer(&mut self, value: &Shared, counted: bool) {
+        self.store.offer(value, counted);
+    }
+
+    /// See [`Store::revoke_offer`].
+    pub fn revoke_offer(&mut self) -> bool {
+        self.store.revoke_offer()
+    }
+
+    /// Takes in what became of a long command that was received here.
+    pub fn received(&mut self, incoming: Incoming, fate: Fate) {
+        match fate {
+            Fate::Stored => self.store.hand_over_incoming(incoming),
+            Fate::Sent => self.store.forget_incoming(incoming),
+            Fate::Unused => self.store.bury_incoming(incoming),
+        }
+    }
+
+    /// See [`Store::bury_arrived`].
+    pub fn bury_arrived(&mut self, value: Shared) {
+        self.store.bury_arrived(value);
+    }
+
+    /// Whether what is being received takes so much of the memory that not all of it may go on.
+    pub fn receives_much(&self) -> bool {
+        self.store.incoming_bytes() > self.memory_bytes_max / INCOMING_SHARE
+    }
+
     /// See [`Store::watch_evictions`].
     pub fn watch_evictions(&mut self, on: bool) {
         self.store.watch_evictions(on);
@@ -207,6 +261,12 @@ impl Engine {
     /// See [`Store::is_over`].
     pub fn is_over(&self) -> bool {
         self.store.is_over()
+    }
+
+    /// Whether values that are gone but are still being read ([`Store::withheld_bytes`]) take so much that it is time to ask
+    /// for it back.
+    pub fn withholds_much(&self) -> bool {
+        self.store.withheld_bytes() > self.memory_bytes_max / WITHHELD_SHARE
     }
 
     /// Says which keys the next requests are about, see [`Store::approach`]. Changes nothing.
@@ -294,6 +354,7 @@ impl Engine {
         let value = match reply.bytes {
             Bytes::None => Value::EMPTY,
             Bytes::Scratch => Value::One(&self.scratch),
+            Bytes::Kept => self.kept.as_ref().map_or(Value::One(&self.scratch), Value::Shared),
             Bytes::Item(probe) => match self.store.find(now, probe, key, false) {
                 Some(found) => found.value,
                 // Forgotten while its expiry or lease was changed: better a miss than a hit without a value.
@@ -311,6 +372,7 @@ impl Engine {
             self.flush();
         }
         self.note_ends(now);
+        self.kept = None;
         let more = self.store.tick(now);
         self.take_departures();
         if self.scratch.capacity() > SCRATCH_KEEP_BYTES {
@@ -393,6 +455,18 @@ impl Engine {
         self.scratch.clear();
         let found = self.store.find(now, probe, key, false)?;
         found.value.append_to(&mut self.scratch);
+        Some(Held::of(&found))
+    }
+
+    /// As `load`, of an item that is about to go: a long value is kept and not copied, for [`Bytes::Kept`].
+    fn keep(&mut self, now: Mono, probe: Probe, key: &[u8]) -> Option<Held> {
+        self.scratch.clear();
+        self.kept = None;
+        let found = self.store.find(now, probe, key, false)?;
+        match found.value {
+            Value::One(run) => self.scratch.extend_from_slice(run),
+            Value::Shared(shared) => self.kept = Some(shared.clone()),
+        }
         Some(Held::of(&found))
     }
 

@@ -678,7 +678,7 @@ fn verb_of(deed: &Deed, key: &str, model: &Model) -> Verb {
 
 /// The outcome in the model's words, and the version in it.
 fn said_by(outcome: &Outcome<'_>) -> (Said, Option<Version>) {
-    let value = outcome.value.to_cow().into_owned();
+    let value = outcome.value.bytes().to_vec();
     match outcome.answer {
         Answer::Item(item) => {
             assert_eq!(item.len as usize, value.len());
@@ -761,7 +761,7 @@ fn run(steps: &[Doing]) {
                 loop {
                     let verb = Verb::Scan(Scan { cursor, count: 2, slot: None });
                     let outcome = engine.execute(model.now, &Request { key: b"", value: b"", verb });
-                    seen.extend(page_keys(&outcome.value.to_cow()));
+                    seen.extend(page_keys(outcome.value.bytes()));
                     let Answer::Page { cursor: next } = outcome.answer else {
                         panic!("{:?}", outcome.answer)
                     };
@@ -778,7 +778,7 @@ fn run(steps: &[Doing]) {
                 model.forget_what_is_over();
                 let outcome =
                     engine.execute(model.now, &Request { key: b"", value: b"", verb: Verb::Random });
-                let keys = page_keys(&outcome.value.to_cow());
+                let keys = page_keys(outcome.value.bytes());
                 assert_eq!(keys.len(), usize::from(!model.things.is_empty()));
                 assert!(keys.iter().all(|key| model.things.contains_key(key.as_str())));
                 continue;

@@ -80,10 +80,10 @@ impl Engine {
         let answer = Answer::Item(item);
 
         if fetch.remove || passed(expiry, now) {
-            self.load(now, probe, key);
+            self.keep(now, probe, key);
             self.store.remove(probe, key);
             self.counters.removals_total += 1;
-            return Reply { answer, bytes: Bytes::Scratch };
+            return Reply { answer, bytes: Bytes::Kept };
         }
         if won || expiry != held.expiry {
             let marks = Marks { leased: held.marks.leased || won, ..held.marks };

@@ -752,7 +752,7 @@ impl Engine {
     /// Does what a passenger asked for, now that the item is there.
     fn answer_by_verb(&mut self, now: Now, key: &[u8], passenger: &Passenger) {
         let outcome = self.execute(now, &Request { key, value: b"", verb: passenger.verb });
-        let (answer, value) = (outcome.answer, Rc::from(outcome.value.to_cow().as_ref()));
+        let (answer, value) = (outcome.answer, Rc::from(outcome.value.bytes()));
         self.through_mut().answer(passenger.waiter, answer, &value);
     }
 
@@ -766,7 +766,7 @@ impl Engine {
             }
             let (answer, value) = held.get_or_insert_with(|| {
                 let outcome = self.execute(now, &Request { key, value: b"", verb: Verb::Peek });
-                (outcome.answer, Rc::from(outcome.value.to_cow().as_ref()))
+                (outcome.answer, Rc::from(outcome.value.bytes()))
             });
             let (answer, value) = (*answer, value.clone());
             self.through_mut().answer(passenger.waiter, answer, &value);

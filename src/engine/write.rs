@@ -10,7 +10,7 @@ impl Engine {
     pub(super) fn put(&mut self, now: Mono, key: &[u8], value: &[u8], put: &Put) -> Reply {
         let probe = self.store.probe(key);
         let held = match put.previous {
-            true => self.load(now, probe, key),
+            true => self.keep(now, probe, key),
             false => self.look(now, probe, key, false),
         };
         let visible = held.filter(|held| !held.marks.hollow);
@@ -21,7 +21,7 @@ impl Engine {
                 flags: visible.map_or(0, |held| held.flags),
             },
             // Of a hollow item nothing was copied that could be shown.
-            bytes: Bytes::Scratch,
+            bytes: Bytes::Kept,
         };
         let stale = match check(put.condition, held.as_ref()) {
             Ok(stale) => stale,

@@ -17,7 +17,7 @@
 use super::ring::Ring;
 use crate::ids::CoreId;
 use crate::message::{Batch, Hint, ReturnAddress};
-use crate::request::{Outcome, Request};
+use crate::request::{Outcome, Request, Shared};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
 
@@ -102,6 +102,19 @@ impl Mesh {
     pub fn send(&mut self, to: CoreId, address: ReturnAddress, request: &Request<'_>) {
         let peer = self.peer(to);
         peer.out.push_request(address, request);
+        peer.outstanding += 1;
+    }
+
+    /// Sends a request whose value is this one, without copying it.
+    pub fn send_arrived(
+        &mut self,
+        to: CoreId,
+        address: ReturnAddress,
+        request: &Request<'_>,
+        arrived: Shared,
+    ) {
+        let peer = self.peer(to);
+        peer.out.push_request_of_arrived(address, request, arrived);
         peer.outstanding += 1;
     }
 

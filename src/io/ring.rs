@@ -176,9 +176,19 @@ impl Ring {
 
     /// Sends all of `bytes`, which must stay where they are until the completion.
     pub fn send(&mut self, socket: RawFd, id: ConnectionId, bytes: &[u8]) {
+        self.send_flagged(socket, id, bytes, 0);
+    }
+
+    /// The same, where more is sent right behind: the kernel may let it wait for that.
+    pub fn send_with_more(&mut self, socket: RawFd, id: ConnectionId, bytes: &[u8]) {
+        self.send_flagged(socket, id, bytes, libc::MSG_MORE);
+    }
+
+    #[inline]
+    fn send_flagged(&mut self, socket: RawFd, id: ConnectionId, bytes: &[u8], flags: i32) {
         let len = bytes.len().min(SEND_BYTES_MAX) as u32;
         let entry = opcode::Send::new(types::Fd(socket), bytes.as_ptr(), len)
-            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL | flags)
             .build();
         self.push(&entry.user_data(tag(Kind::Send, id)));
     }

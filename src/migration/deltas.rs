@@ -17,8 +17,8 @@ pub(super) struct Bundle {
 impl Bundle {
     fn push(&mut self, key: &[u8], found: Option<&Found<'_>>, ahead: u64) {
         self.keys.push(key.into());
-        let value = found.map(|found| found.value.to_cow());
-        let item = found.zip(value.as_deref()).map(|(found, value)| Image {
+        let value = found.map(|found| found.value.bytes());
+        let item = found.zip(value).map(|(found, value)| Image {
             value,
             version: found.version,
             ends: ends_at(found.expiry, ahead),

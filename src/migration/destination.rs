@@ -441,9 +441,9 @@ impl Destination {
     fn execute(&mut self, turn: &mut Turn<'_>, id: u64, request: &Request<'_>) {
         let ahead = verbs::ahead_millis(turn.now);
         let Outcome { answer, value } = turn.engine.execute(turn.now, request);
-        let value = value.to_cow();
+        let value = value.bytes();
         let mut reply = Vec::with_capacity(64 + value.len());
-        verbs::write_outcome(&Outcome { answer, value: Value::One(&value) }, ahead, &mut reply);
+        verbs::write_outcome(&Outcome { answer, value: Value::One(value) }, ahead, &mut reply);
         self.send(turn, &Payload::Forwarded { id, outcome: &reply });
         self.replies.insert(id, reply);
     }

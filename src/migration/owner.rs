@@ -158,7 +158,7 @@ impl Turn<'_> {
     /// Does a request that had to wait.
     pub fn execute(&mut self, waiting: &Waiting) {
         let outcome = self.engine.execute(self.now, &waiting.request());
-        let (answer, value) = (outcome.answer, outcome.value.to_cow().into_owned().into_boxed_slice());
+        let (answer, value) = (outcome.answer, outcome.value.bytes().to_vec().into_boxed_slice());
         self.actions.push_back(Action::Answer { waiter: waiting.waiter, answer, value });
     }
 }

@@ -519,7 +519,7 @@ impl Source {
                 if let Ok(Outcome { answer, value }) = verbs::read_outcome(outcome, ahead)
                     && let Some(waiting) = self.held.take(id)
                 {
-                    let value = value.to_cow().into_owned().into_boxed_slice();
+                    let value = value.bytes().to_vec().into_boxed_slice();
                     turn.actions.push_back(Action::Answer { waiter: waiting.waiter, answer, value });
                     self.progressed = turn.now.mono;
                 }

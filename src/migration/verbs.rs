@@ -254,8 +254,8 @@ pub fn write_outcome(outcome: &Outcome<'_>, ahead: u64, out: &mut Vec<u8>) {
             to.inner.put_u8(place(&FAULTS, fault));
         }
     }
-    let value = outcome.value.to_cow();
-    to.inner.put_counted(&value);
+    let value = outcome.value.bytes();
+    to.inner.put_counted(value);
 }
 
 /// Reads what [`write_outcome`] wrote.
@@ -489,7 +489,7 @@ mod tests {
             let mut bytes = Vec::new();
             write_outcome(&Outcome { answer: sent, value: Value::One(b"value") }, HERE, &mut bytes);
             let read = read_outcome(&bytes, THERE).expect("well formed");
-            assert_eq!((read.answer, &*read.value.to_cow()), (expected, &b"value"[..]));
+            assert_eq!((read.answer, read.value.bytes()), (expected, &b"value"[..]));
             for len in 0..bytes.len() {
                 assert!(read_outcome(&bytes[..len], THERE).is_err(), "{sent:?} cut to {len}");
             }

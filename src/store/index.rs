@@ -18,10 +18,12 @@
 //!
 //! Leaves live in a pool that is kept dense (the last page fills a hole), so an index gives whole chunks back when it shrinks.
 
+use super::item::{HEAD_BYTES_MAX, Head};
 use super::memory::{Region, compare_line, prefetch};
 use super::pages::{
     CLASS_BUCKETS, HALF_CLASS, LEAF_BUCKETS, Owner, PAGE_CLASS, Pages, SPARE_PAGES, SPARE_PAGES_TO_MOVE,
 };
+use crate::hash::KeyHasher;
 use crate::ids::{SHARD_COUNT, SLOTS_PER_SHARD, Slot};
 
 /// Bits of a location.
@@ -368,7 +370,25 @@ pub(super) struct Index {
 }
 
 /// How the index reads the hash of the key of an item at a location.
-pub(super) type Rehash<'a> = &'a dyn Fn(&Region, u64) -> u64;
+#[derive(Clone, Copy)]
+pub(super) struct Rehash<'a> {
+    pub(super) hasher: &'a KeyHasher,
+    /// Of locations, see [`super::log`].
+    pub(super) grain: u32,
+}
+
+impl Rehash<'_> {
+    /// Begins to fetch what [`Rehash::hash`] reads.
+    fn approach(self, region: &Region, location: u64) {
+        region.prefetch(location << self.grain);
+    }
+
+    fn hash(self, region: &Region, location: u64) -> u64 {
+        let at = location << self.grain;
+        let head = Head::read(region.bytes(at, HEAD_BYTES_MAX));
+        self.hasher.hash(region.bytes(at + u64::from(head.key_at), head.key_len as usize))
+    }
+}
 
 impl Index {
     pub(super) fn new(chunk_bytes: usize) -> Index {
@@ -711,19 +731,23 @@ impl Index {
         let mut words = [0u64; LEAF_ENTRIES as usize];
         let mut word_count = 0;
         let grid = old.grid(number);
+        let read_keys = table.current.window > old.window;
         if let Some(first) = line_of(leaf) {
             for line in first..first + old.buckets() {
                 for &word in region.line(line).iter().filter(|&&word| word != 0) {
                     words[word_count] = word;
                     word_count += 1;
+                    if read_keys {
+                        // Items lie anywhere: one after the other they would take as long as a step may.
+                        rehash.approach(region, Entry(word).location());
+                    }
                 }
             }
         }
-        let read_keys = table.current.window > old.window;
         for word in &mut words[..word_count] {
             let entry = Entry(*word);
             let position = if read_keys {
-                (rehash(region, entry.location()) >> 32) as u32
+                (rehash.hash(region, entry.location()) >> 32) as u32
             } else {
                 grid.position_of(entry)
             };

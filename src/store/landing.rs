@@ -66,6 +66,9 @@ impl Store {
             }
             return true;
         }
+        if self.is_offered(lander.value) {
+            return self.make_room_for_offer(now, probe, key, lander.replaces);
+        }
         let is_ours = |landing: &Landing| landing.from == lander.from;
         match &self.landing {
             Some(landing) if !is_ours(landing) && now < landing.stepped.plus_millis(ABANDONED_MILLIS) => {

@@ -16,7 +16,7 @@ use super::item::{Base, Draft, Facts, HEAD_BYTES_MAX, Head, READ_AHEAD_BYTES, un
 use super::mappings::Mappings;
 use super::memory::{Mapping, PAGE_BYTES, Region};
 use super::wheel::{NEVER, Wheel, tick_of};
-use crate::request::Expiry;
+use crate::request::{Expiry, Value};
 use std::collections::VecDeque;
 
 /// First byte of a segment that an item may take: offset 0 means "none" in links, location 0 in the index.
@@ -432,10 +432,19 @@ impl Log {
     pub(super) fn value<'a>(&'a self, item: &Item<'a>) -> &'a [u8] {
         let len = item.head.value_len as usize;
         if item.head.mapped() {
-            let mapping = self.mappings.get(item.head.handle(item.bytes));
-            return mapping.expect("a live item's mapping stays").bytes(len);
+            return self.mappings.bytes_of(item.head.handle(item.bytes), len);
         }
         &item.bytes[item.head.value_at()..][..len]
+    }
+
+    /// The value of an item, to be kept by its reader if it is long.
+    #[inline]
+    pub(super) fn lend_value<'a>(&'a self, item: &Item<'a>) -> Value<'a> {
+        let len = item.head.value_len as usize;
+        if item.head.mapped() {
+            return self.mappings.value_of(item.head.handle(item.bytes), len);
+        }
+        Value::One(&item.bytes[item.head.value_at()..][..len])
     }
 
     /// The queue that an item is in.

@@ -215,10 +215,20 @@ impl Drop for Region {
 pub(super) struct Mapping {
     base: NonNull<u8>,
     mapped: usize,
+    used: usize,
 }
 
 // SAFETY: the mapping is the only owner of its memory, and nothing in it is bound to a thread.
 unsafe impl Send for Mapping {}
+
+// SAFETY: a shared reference only reads (`bytes`); all that changes the memory takes `&mut self`.
+unsafe impl Sync for Mapping {}
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes(self.mapped)
+    }
+}
 
 impl Mapping {
     /// A mapping of at least `len` bytes (and at least one), all zero; nothing if the system refuses.
@@ -227,7 +237,7 @@ impl Mapping {
         let base = system::reserve(mapped)?;
         // SAFETY: the range was just reserved with this length.
         if unsafe { system::open(base.as_ptr(), mapped) } {
-            return Some(Mapping { base, mapped });
+            return Some(Mapping { base, mapped, used: 0 });
         }
         // SAFETY: reserved above, with this length, and not handed out.
         unsafe { system::end(base, mapped) };
@@ -243,6 +253,19 @@ impl Mapping {
     /// Bytes it takes.
     pub(super) fn mapped(&self) -> usize {
         self.mapped
+    }
+
+    /// Copies bytes behind those in use, as many as there is room for; answers how many.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> usize {
+        let (at, taken) = (self.used, bytes.len().min(self.mapped - self.used));
+        self.bytes_mut()[at..at + taken].copy_from_slice(&bytes[..taken]);
+        self.used += taken;
+        taken
+    }
+
+    /// Bytes in use, as far as [`Mapping::push`] brought them.
+    pub(super) fn used(&self) -> usize {
+        self.used
     }
 
     /// The first `len` bytes.
@@ -434,6 +457,21 @@ mod tests {
         let mut region = Region::reserve(1 << 16, 1 << 16).expect("a small reservation");
         assert!(region.make_usable(PAGE_BYTES));
         region.bytes((PAGE_BYTES - 1) as u64, 2);
+    }
+
+    #[test]
+    fn a_mapping_is_read_by_another_thread_while_it_is_shared() {
+        let mut mapping = Mapping::new(PAGE_BYTES).expect("a small mapping");
+        mapping.bytes_mut()[..3].copy_from_slice(b"abc");
+        let mut mapping = std::sync::Arc::new(mapping);
+        let reader = mapping.clone();
+        assert!(std::sync::Arc::get_mut(&mut mapping).is_none(), "somebody reads it");
+        let read =
+            std::thread::spawn(move || (*reader).as_ref()[..3].to_vec()).join().expect("it only reads");
+        assert_eq!(read, b"abc");
+        let alone = std::sync::Arc::get_mut(&mut mapping).expect("the reader has let go");
+        alone.release(0, PAGE_BYTES);
+        assert_eq!(alone.bytes(3), [0; 3]);
     }
 
     #[test]

@@ -33,6 +33,7 @@
 
 mod copy;
 mod ghost;
+mod incoming;
 mod index;
 mod item;
 mod landing;
@@ -49,6 +50,7 @@ mod watch;
 mod wheel;
 
 pub use copy::ShardWalk;
+pub use incoming::Incoming;
 pub use landing::Lander;
 pub use victims::Victim;
 pub use watch::{Progress, ends_at, expiry_of};
@@ -58,7 +60,8 @@ use crate::hash::{KeyHasher, slot_of};
 use crate::ids::{SHARD_COUNT, SLOTS_PER_SHARD, Slot, Version};
 use crate::request::{Expiry, Fault, Value};
 use ghost::Ghost;
-use index::{Bearing, Entry, FREQUENCY_MAX, Index, Place, STAMP_COUNT};
+use incoming::Offer;
+use index::{Bearing, Entry, FREQUENCY_MAX, Index, Place, Rehash, STAMP_COUNT};
 use item::{Base, Facts, HANDLE_BYTES, Head, UNIT_NANOS};
 use landing::Landing;
 use log::{Body, Item, Log, Queue};
@@ -179,6 +182,8 @@ pub struct Store {
     filled: bool,
     emptying: Option<Emptying>,
     landing: Option<Landing>,
+    /// The memory of a value that the next put may take.
+    offered: Option<Offer>,
     departures: Departures,
     /// Who was evicted, if somebody wants to know.
     victims: Option<Box<victims::Victims>>,
@@ -220,6 +225,7 @@ impl Store {
             filled: false,
             emptying: None,
             landing: None,
+            offered: None,
             departures: Departures::default(),
             victims: None,
             lent: 0,
@@ -319,7 +325,7 @@ impl Store {
         }
         let item = Item { head, bytes: self.log.bytes(entry.location()), base };
         Found {
-            value: Value::One(self.log.value(&item)),
+            value: self.log.lend_value(&item),
             flags: item.head.flags(item.bytes),
             version: item.head.version(item.bytes, item.base),
             expiry: item.head.expiry(item.bytes, item.base),
@@ -373,9 +379,16 @@ impl Store {
         let mut disturbed = self.pay(now, if inline { bytes } else { 0 }, &mut effort);
         let mut handle = None;
         if !inline {
-            handle = match self.take_landed(probe, value_len) {
-                Some(arrival) => Some(self.log.mappings.adopt(arrival)),
-                None => {
+            let landed = self.take_landed(probe, value_len);
+            handle = match (self.take_offered(item.value), landed) {
+                (Some(offer), _) => {
+                    if !offer.counted {
+                        disturbed |= self.make_mapping_room(now, probe, key, value_len, &mut effort)?;
+                    }
+                    Some(self.log.mappings.adopt_offered(offer))
+                }
+                (None, Some(arrival)) => Some(self.log.mappings.adopt(arrival)),
+                (None, None) => {
                     disturbed |= self.make_mapping_room(now, probe, key, value_len, &mut effort)?;
                     Some(self.log.mappings.map(item.value, value_len).ok_or(Fault::OutOfMemory)?)
                 }
@@ -403,9 +416,9 @@ impl Store {
                 self.index.set(self.log.region_mut(), place, entry);
             }
             None => {
-                let rehash = rehash(&self.hasher, self.log.grain());
+                let rehash = Rehash { hasher: &self.hasher, grain: self.log.grain() };
                 let entry = Entry::new(location, 0, stamp(now));
-                self.index.insert(self.log.region_mut(), bearing(probe), entry, &rehash);
+                self.index.insert(self.log.region_mut(), bearing(probe), entry, rehash);
                 self.bury_lost();
             }
         }
@@ -650,6 +663,11 @@ impl Store {
         self.log.held() > self.log_limit()
     }
 
+    /// Bytes of values that are gone but are still being read: they count as held, and nothing else can have that memory.
+    pub fn withheld_bytes(&self) -> u64 {
+        self.log.mappings.withheld_bytes()
+    }
+
     /// What is held beside the log and the ghosts.
     fn overhead(&self) -> u64 {
         let page = self.page.capacity() * size_of::<(u32, Entry)>();
@@ -706,8 +724,8 @@ impl Store {
             self.uncount(place.shard(), location, how);
         }
         self.log.kill(location);
-        let rehash = rehash(&self.hasher, self.log.grain());
-        self.index.remove(self.log.region_mut(), place, &rehash);
+        let rehash = Rehash { hasher: &self.hasher, grain: self.log.grain() };
+        self.index.remove(self.log.region_mut(), place, rehash);
         self.bury_lost();
     }
 
@@ -747,13 +765,4 @@ fn stamp(now: Mono) -> u64 {
 #[inline]
 fn bearing(probe: Probe) -> Bearing {
     Bearing::new(probe.hash, probe.slot)
-}
-
-/// Reads an item's key from the region and hashes it.
-fn rehash(hasher: &KeyHasher, grain: u32) -> impl Fn(&memory::Region, u64) -> u64 + use<> {
-    let hasher = hasher.clone();
-    move |region, location| {
-        let head = item::Head::read(region.bytes(location << grain, item::HEAD_BYTES_MAX));
-        hasher.hash(region.bytes((location << grain) + u64::from(head.key_at), head.key_len as usize))
-    }
 }

@@ -2,6 +2,7 @@
 
 mod copies;
 mod hardships;
+mod incoming;
 mod watches;
 
 use super::*;
@@ -52,7 +53,7 @@ fn put_once(
 
 fn value_of(store: &mut Store, now: Mono, key: &[u8]) -> Option<Vec<u8>> {
     let probe = store.probe(key);
-    store.find(now, probe, key, true).map(|found| found.value.to_cow().into_owned())
+    store.find(now, probe, key, true).map(|found| found.value.bytes().to_vec())
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn run(limit: u64, may_evict: bool, steps: &[Step]) {
                 match (found, model.get(&key)) {
                     (Some(found), Some(expected)) => {
                         assert!(live(now, expected), "found after its end");
-                        assert_eq!(found.value.to_cow().as_ref(), &expected.value[..]);
+                        assert_eq!(found.value.bytes(), &expected.value[..]);
                         assert_eq!((found.flags, found.version.0), (expected.flags, expected.version));
                         assert_eq!((found.expiry, found.marks), (expected.expiry, expected.marks));
                     }

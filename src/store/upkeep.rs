@@ -49,6 +49,7 @@ impl Store {
         let mut effort = TICK_EFFORT;
         self.forget_landing(now);
         let mut more = self.expire(now, &mut effort);
+        self.log.mappings.collect_withheld();
         while effort > 0 && self.log.mappings.release_buried() {
             effort = effort.saturating_sub(RELEASE_EFFORT);
         }
@@ -209,7 +210,9 @@ impl Store {
     /// Gives some memory back that nobody has to leave for; false if there is none.
     pub(super) fn release_some(&mut self, effort: &mut u32) -> bool {
         let spare = self.log.free_len() as u64 > CHUNKS_OF_PUT;
-        let released = self.log.mappings.release_buried() || (spare && self.log.release_chunk());
+        let released = self.log.mappings.release_buried()
+            || (self.log.mappings.collect_withheld() && self.log.mappings.release_buried())
+            || (spare && self.log.release_chunk());
         if released {
             *effort = effort.saturating_sub(RELEASE_EFFORT);
         }

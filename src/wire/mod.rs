@@ -19,6 +19,7 @@ pub mod journal;
 mod memcached;
 pub mod native;
 mod order;
+mod output;
 mod resp;
 mod sniff;
 pub mod users;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use users::{Badge, Users};
 
 pub(crate) use order::{Encode, Exchange, Order};
+pub use output::Output;
 pub use resp::commands;
 
 /// Whom a request is for.
@@ -267,7 +269,7 @@ pub struct Session {
     attentive: bool,
     /// Who the client is as long as it says nothing else.
     badge: Badge,
-    out: Vec<u8>,
+    out: Output,
 }
 
 // One lives in each connection; the sizes are alike enough.
@@ -282,8 +284,14 @@ impl Session {
     /// A session that has said nothing yet.
     pub fn new(options: Arc<Options>, client: Client) -> Session {
         let badge = Badge::new(options.users.clone(), &client.peer);
-        let mut session =
-            Session { options, client, codec: Codec::Sniffing, attentive: false, badge, out: Vec::new() };
+        let mut session = Session {
+            options,
+            client,
+            codec: Codec::Sniffing,
+            attentive: false,
+            badge,
+            out: Output::default(),
+        };
         session.speak_the_only();
         session
     }
@@ -432,12 +440,12 @@ impl Session {
         &self.client.peer
     }
 
-    /// Replies that are ready to be sent; the caller takes bytes from the front or swaps the buffer.
-    pub fn output(&mut self) -> &mut Vec<u8> {
+    /// Replies that are ready to be sent, for the caller to take.
+    pub fn output(&mut self) -> &mut Output {
         &mut self.out
     }
 
-    /// Bytes of replies not yet taken, and of outcomes that wait for older ones.
+    /// Bytes of replies not yet taken, and of outcomes that wait for older ones; but for values that lie in a store.
     pub fn output_bytes(&self) -> usize {
         self.out.len()
             + match &self.codec {

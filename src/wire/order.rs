@@ -13,9 +13,9 @@
 //! expectation takes a larger one at once and forgets it by an eighth with every smaller one.
 
 use super::journal::Blame;
-use super::{Backend, Target};
+use super::{Backend, Output, Target};
 use crate::clock::Now;
-use crate::request::{Answer, Outcome, Request, Value};
+use crate::request::{Answer, Outcome, Request, Shared, Value};
 use crate::topology::Node;
 use std::collections::VecDeque;
 
@@ -40,7 +40,7 @@ pub(crate) trait Encode {
         shape: Self::Shape,
         note: &[u8],
         outcome: &Outcome<'_>,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     );
 
     /// Says for whom an error is counted, if the next reply is one.
@@ -52,9 +52,32 @@ struct Place<S> {
     shape: S,
     blame: Blame,
     answer: Option<Answer>,
-    /// The note, then the value.
+    /// The note, then the value if it was copied.
     bytes: Vec<u8>,
     note_len: usize,
+    /// The value if it was not.
+    shared: Option<Shared>,
+}
+
+impl<S> Place<S> {
+    /// Keeps the value of an outcome until it is its turn.
+    fn keep(&mut self, value: &Value<'_>) {
+        match value {
+            Value::One(run) => self.bytes.extend_from_slice(run),
+            Value::Shared(shared) => self.shared = Some((*shared).clone()),
+        }
+    }
+
+    fn shared_bytes(&self) -> usize {
+        self.shared.as_ref().map_or(0, Shared::len)
+    }
+
+    fn value(&self) -> Value<'_> {
+        match &self.shared {
+            Some(shared) => Value::Shared(shared),
+            None => Value::One(&self.bytes[self.note_len..]),
+        }
+    }
 }
 
 /// Replies that cannot be written yet.
@@ -63,6 +86,8 @@ pub(crate) struct Order<S> {
     /// Ticket of the place at the front.
     head: u32,
     held_bytes: usize,
+    /// Bytes of values that wait here and lie elsewhere.
+    shared_bytes: usize,
     /// Bytes that a reply on its way is expected to have.
     expected_bytes: usize,
     spare: Vec<Vec<u8>>,
@@ -74,6 +99,7 @@ impl<S: Copy> Order<S> {
             places: VecDeque::new(),
             head: 0,
             held_bytes: 0,
+            shared_bytes: 0,
             expected_bytes: EXPECTED_BYTES_AT_FIRST,
             spare: Vec::new(),
         }
@@ -103,17 +129,14 @@ impl<S: Copy> Order<S> {
     fn hold(&mut self, shape: S, blame: Blame, note: &[u8], outcome: Option<&Outcome<'_>>) {
         let mut bytes = self.spare.pop().unwrap_or_default();
         bytes.extend_from_slice(note);
+        let answer = outcome.map(|outcome| outcome.answer);
+        let mut place = Place { shape, blame, answer, bytes, note_len: note.len(), shared: None };
         if let Some(outcome) = outcome {
-            outcome.value.append_to(&mut bytes);
+            place.keep(&outcome.value);
         }
-        self.held_bytes += bytes.len();
-        self.places.push_back(Place {
-            shape,
-            blame,
-            answer: outcome.map(|outcome| outcome.answer),
-            bytes,
-            note_len: note.len(),
-        });
+        self.held_bytes += place.bytes.len();
+        self.shared_bytes += place.shared_bytes();
+        self.places.push_back(place);
     }
 
     /// Takes in an awaited outcome and encodes what is ready. A ticket that is not awaited is a bug of ours.
@@ -124,7 +147,7 @@ impl<S: Copy> Order<S> {
         ticket: u32,
         outcome: &Outcome<'_>,
         writer: &mut W,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     ) {
         let decayed = self.expected_bytes - self.expected_bytes / 8;
         self.expected_bytes = outcome.value.len().max(decayed);
@@ -139,19 +162,20 @@ impl<S: Copy> Order<S> {
             self.held_bytes -= place.bytes.len();
             self.reuse(place.bytes);
         } else {
-            outcome.value.append_to(&mut place.bytes);
+            place.keep(&outcome.value);
             place.answer = Some(outcome.answer);
             self.held_bytes += place.bytes.len() - place.note_len;
+            self.shared_bytes += place.shared_bytes();
         }
         while let Some(Place { answer: Some(answer), .. }) = self.places.front() {
             let answer = *answer;
             let place = self.places.pop_front().expect("looked at above");
             self.head = self.head.wrapping_add(1);
-            let (note, value) = place.bytes.split_at(place.note_len);
-            let outcome = Outcome { answer, value: Value::One(value) };
+            let outcome = Outcome { answer, value: place.value() };
             writer.blame(place.blame);
-            writer.encode(now, node, place.shape, note, &outcome, out);
+            writer.encode(now, node, place.shape, &place.bytes[..place.note_len], &outcome, out);
             self.held_bytes -= place.bytes.len();
+            self.shared_bytes -= place.shared_bytes();
             self.reuse(place.bytes);
         }
     }
@@ -164,7 +188,7 @@ impl<S: Copy> Order<S> {
         (shape, blame): (S, Blame),
         note: &[u8],
         writer: &mut W,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     ) {
         let outcome = Outcome { answer: Answer::Number(0), value: Value::EMPTY };
         if self.is_empty() {
@@ -190,7 +214,7 @@ pub(crate) struct Exchange<'s, B: Backend, W: Encode> {
     pub backend: &'s mut B,
     pub writer: &'s mut W,
     pub order: &'s mut Order<W::Shape>,
-    pub out: &'s mut Vec<u8>,
+    pub out: &'s mut Output,
     /// For whom errors are counted from here on.
     pub blame: Blame,
 }
@@ -220,11 +244,12 @@ impl<B: Backend, W: Encode> Exchange<'_, B, W> {
         if !self.backend.ready() {
             return false;
         }
-        let written = self.out.len();
+        let written = self.out.total();
         if self.order.is_empty() {
             return written < output_soft_bytes;
         }
-        let coming = self.order.held_bytes + self.order.len() * self.order.expected_bytes;
+        let held = self.order.held_bytes + self.order.shared_bytes;
+        let coming = held + self.order.len() * self.order.expected_bytes;
         self.order.len() < AWAITED_MAX && written + coming < output_soft_bytes
     }
 }

@@ -7,6 +7,7 @@ mod costs;
 mod environment;
 mod hostile;
 mod lifecycle;
+mod long_values;
 mod memcached;
 mod observers;
 mod origin_faults;

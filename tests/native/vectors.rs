@@ -265,7 +265,7 @@ fn a_session_writes_the_replies_of_the_vectors() {
         let mut session = if name.starts_with("auth") { users() } else { session() };
         let node = world.node.clone();
         session.serve(world.now, &node, &asked, &mut world);
-        assert_eq!(*session.output(), replies[name], "{name}");
+        assert_eq!(**session.output(), replies[name], "{name}");
     }
 }
 

@@ -437,7 +437,7 @@ impl World {
                 let engine = &mut self.nodes[owner].engine;
                 let (answer, value) = op.with_request(&self.plan, now, |request| {
                     let outcome = engine.execute(now, request);
-                    (outcome.answer, outcome.value.to_cow().into_owned())
+                    (outcome.answer, outcome.value.bytes().to_vec())
                 });
                 self.check.end(&op, i, &answer, &value);
                 if counter {
@@ -849,7 +849,7 @@ impl World {
             let way = moves.request(now, shard, waiter, request);
             if way == Way::Execute {
                 let done = engine.execute(now, request);
-                outcome = Some((done.answer, done.value.to_cow().into_owned()));
+                outcome = Some((done.answer, done.value.bytes().to_vec()));
             }
             way
         });

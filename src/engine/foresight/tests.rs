@@ -245,7 +245,7 @@ fn what_is_written_or_invalidated_meanwhile_is_not_overwritten_by_a_prefetch() {
     let peek = |world: &mut World, key: &str| {
         let request = Request { key: key.as_bytes(), value: b"", verb: Verb::Peek };
         let now = world.now();
-        world.engine.execute(now, &request).value.to_cow().into_owned()
+        world.engine.execute(now, &request).value.bytes().to_vec()
     };
     assert_eq!(peek(&mut world, "bear"), b"new");
     assert_eq!(peek(&mut world, "cat"), b"");

@@ -1,6 +1,7 @@
 //! Ends: of a connection, and of the core by draining.
 
 use super::Core;
+use super::receive::give_up_long;
 use super::works::asker;
 use crate::clock::Now;
 use crate::ids::ConnectionId;
@@ -38,6 +39,9 @@ impl Core {
         if connection.session.observes() {
             self.forget_observer(id);
         }
+        if let Some(connection) = self.table.of(id) {
+            give_up_long(&mut self.works, connection);
+        }
         self.table.remove(id);
         self.works.engine.counters.connections -= 1;
         if self.shared.clients.fetch_sub(1, Ordering::Relaxed) == 1 && self.draining_until.is_some() {
@@ -51,6 +55,29 @@ impl Core {
         let largest =
             self.table.iter_mut().filter(|c| !c.dying).max_by_key(|c| c.counted_bytes).map(|c| c.id);
         if let Some(id) = largest {
+            self.works.engine.counters.connections_dropped_total += 1;
+            self.kill(id);
+        }
+    }
+
+    /// Closes the connection whose long command takes most memory.
+    pub(super) fn drop_longest_command(&mut self) {
+        let live = self.table.iter_mut().filter(|connection| !connection.dying);
+        let longest = live
+            .filter_map(|connection| Some((connection.long.as_ref()?.incoming.len(), connection.id)))
+            .max_by_key(|&(bytes, _)| bytes);
+        if let Some((_, id)) = longest {
+            self.works.engine.counters.connections_dropped_total += 1;
+            self.kill(id);
+        }
+    }
+
+    /// Closes the connection that has most of long values to read: some of them are gone, and their memory is wanted.
+    pub(super) fn drop_slow_reader(&mut self) {
+        let live = self.table.iter_mut().filter(|connection| !connection.dying);
+        let slowest =
+            live.map(|connection| (connection.value_bytes(), connection.id)).max_by_key(|&(bytes, _)| bytes);
+        if let Some((1.., id)) = slowest {
             self.works.engine.counters.connections_dropped_total += 1;
             self.kill(id);
         }

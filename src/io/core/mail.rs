@@ -6,7 +6,7 @@ use super::works::lander;
 use crate::clock::Now;
 use crate::engine::{Passage, Waiter};
 use crate::ids::CoreId;
-use crate::io::connection::Stage;
+use crate::io::connection::{LONG_COMMAND_BYTES, Stage};
 use crate::message::{Batch, ReturnAddress};
 use crate::request::{Answer, Fault, Notice, Observer, Outcome, Request, Value, Verb};
 use crate::store::APPROACH_MAX;
@@ -31,7 +31,7 @@ impl Core {
             let before = waiting.next;
             if !held_up.contains(&waiting.from) && self.do_requests(now, &mut waiting) {
                 any = true;
-                self.works.mesh.recycle(waiting.batch);
+                self.recycle(waiting.batch);
                 continue;
             }
             any |= waiting.next > before;
@@ -50,13 +50,20 @@ impl Core {
                 self.complete(now, address, &outcome);
             }
             if done {
-                self.works.mesh.recycle(coming.batch);
+                self.recycle(coming.batch);
             } else {
                 held_up.push(from);
                 self.waiting.push_back(coming);
             }
         }
         any
+    }
+
+    fn recycle(&mut self, mut batch: Box<Batch>) {
+        for arrived in batch.take_arrived() {
+            self.works.engine.bury_arrived(arrived);
+        }
+        self.works.mesh.recycle(batch);
     }
 
     /// Does requests of another core as far as there is room for what they bring; answers whether all are done.
@@ -74,6 +81,11 @@ impl Core {
             if i.is_multiple_of(APPROACH_MAX) {
                 let keys = coming.by_ref().take(APPROACH_MAX).map(|(_, request)| request.key);
                 self.works.engine.approach(keys);
+            }
+            if request.value.len() >= LONG_COMMAND_BYTES
+                && let Some(arrived) = waiting.batch.arrived(request.value)
+            {
+                self.works.engine.offer(arrived, false);
             }
             if !guarded && !self.works.engine.land(now, lander(from, address.connection), &request) {
                 return false;
@@ -94,7 +106,7 @@ impl Core {
                 | Verb::Configure { .. }
                 | Verb::Journal(_) => {
                     if let Some(outcome) = works.execute(now, from, address, &request) {
-                        let (answer, value) = (outcome.answer, outcome.value.to_cow().into_owned());
+                        let (answer, value) = (outcome.answer, outcome.value.bytes().to_vec());
                         works.mesh.answer(from, address, &Outcome { answer, value: Value::One(&value) });
                     }
                 }
@@ -123,7 +135,7 @@ impl Core {
                     if works.is_watched() {
                         match works.serve_watched(now, waiter, &request) {
                             Some(outcome) => {
-                                let (answer, value) = (outcome.answer, outcome.value.to_cow().into_owned());
+                                let (answer, value) = (outcome.answer, outcome.value.bytes().to_vec());
                                 let outcome = Outcome { answer, value: Value::One(&value) };
                                 works.mesh.answer(from, address, &outcome);
                             }
@@ -135,6 +147,9 @@ impl Core {
                     match works.engine.serve(now, waiter, &request) {
                         Some(outcome) => works.mesh.answer(from, address, &outcome),
                         None => works.mesh.park(from),
+                    }
+                    if request.value.len() >= LONG_COMMAND_BYTES {
+                        works.engine.revoke_offer();
                     }
                 }
             }

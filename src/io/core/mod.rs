@@ -228,6 +228,7 @@ impl Core {
             lines_left: 0,
             lines_until: Mono(0),
             lines: Vec::new(),
+            query_bytes_max: options.wire.query_buffer_bytes_max,
             spare_buffers: Vec::new(),
             tight: false,
             guesses: wire::guesses::Guesses::default(),
@@ -300,6 +301,7 @@ impl Core {
             // the ring twice. With others it would be woken for nothing by those who saw it asleep.
             let queued = self.works.mesh.has_peers() && self.ring.has_queued();
             let at_work = !self.runnable.is_empty()
+                || !self.dirty.is_empty()
                 || !self.waiting.is_empty()
                 || !self.completions.is_empty()
                 || self.works.mesh.has_backlog();

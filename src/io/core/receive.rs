@@ -3,12 +3,13 @@
 use super::Core;
 use super::works::{Desk, Works};
 use crate::clock::{Mono, Now};
+use crate::engine::Fate;
 use crate::ids::ConnectionId;
-use crate::io::connection::{Connection, Receiving, Stage};
+use crate::io::connection::{Connection, LONG_COMMAND_BYTES, LongCommand, Receiving, Stage};
 use crate::io::ring::{Completion, Kind};
 use crate::io::tls::common_name;
-use crate::store::APPROACH_MAX;
-use crate::wire::{Next, Reason};
+use crate::store::{APPROACH_MAX, Incoming};
+use crate::wire::{Next, Progress, Reason};
 use std::os::fd::AsRawFd;
 
 /// Input that may pile up behind a connection that waits before its receiving is stopped.
@@ -56,9 +57,16 @@ impl Core {
                 return;
             }
         }
+        let long = self.table.of(id).is_some_and(|connection| connection.long.is_some());
         self.settle(now, id);
-        if self.lent_bytes > 0 {
+        if self.lent_bytes > 0 || long {
             self.relieve(now);
+            if self.works.engine.receives_much() {
+                self.drop_longest_command();
+            }
+            if self.works.engine.withholds_much() {
+                self.drop_slow_reader();
+            }
         }
     }
 
@@ -238,7 +246,7 @@ fn say_last_words(connection: &mut Connection) {
     if !connection.in_flight && connection.stage_output() {
         // What is not taken is lost with the connection.
         let _ =
-            connection.socket.send_with_flags(&connection.sending, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+            connection.socket.send_with_flags(connection.to_send(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
     }
 }
 
@@ -283,6 +291,11 @@ fn take_in(works: &mut Works, connection: &mut Connection, now: Now, piece: &[u8
     if connection.stage == Stage::Reading && connection.waiting_bytes() == 0 {
         let consumed = serve_from(works, connection, now, Some(piece));
         connection.input.extend_from_slice(&piece[consumed..]);
+        if connection.needed >= LONG_COMMAND_BYTES {
+            begin_long(works, connection);
+        }
+    } else if connection.long.is_some() {
+        take_in_long(works, connection, now, piece);
     } else {
         connection.input.extend_from_slice(piece);
         if connection.unfinished_since.is_some() {
@@ -291,6 +304,77 @@ fn take_in(works: &mut Works, connection: &mut Connection, now: Now, piece: &[u8
         if connection.stage == Stage::Reading && connection.waiting_bytes() >= connection.needed {
             serve_from(works, connection, now, None);
         }
+        if connection.needed >= LONG_COMMAND_BYTES {
+            begin_long(works, connection);
+        }
+    }
+}
+
+/// Has the rest of a long command come into memory that the store can take over.
+#[cold]
+fn begin_long(works: &mut Works, connection: &mut Connection) {
+    let waits = connection.stage == Stage::Reading && connection.waiting_bytes() < connection.needed;
+    if !waits || connection.long.is_some() || connection.closing {
+        return;
+    }
+    // Addresses cost nothing, and what may come beside the long argument is bounded.
+    let beside = works.query_bytes_max + LONG_COMMAND_BYTES;
+    let Some(mut incoming) = Incoming::new(connection.needed + beside) else { return };
+    works.engine.receive(&mut incoming, &connection.input[connection.input_start..]);
+    connection.consume(connection.input.len() - connection.input_start);
+    connection.long = Some(LongCommand { incoming, fate: Fate::Unused });
+}
+
+/// Takes in more of a long command, and executes it when all of it has come. What stands behind it waits in `input`.
+#[cold]
+fn take_in_long(works: &mut Works, connection: &mut Connection, now: Now, piece: &[u8]) {
+    if connection.unfinished_since.is_some() {
+        connection.unfinished_bytes += piece.len() as u64;
+    }
+    let mut rest = piece;
+    while connection.stage == Stage::Reading
+        && let Some(long) = &mut connection.long
+    {
+        let wanted = connection.needed.saturating_sub(long.incoming.len()).min(rest.len());
+        let taken = works.engine.receive(&mut long.incoming, &rest[..wanted]);
+        rest = &rest[taken..];
+        if long.incoming.len() >= connection.needed {
+            serve_from(works, connection, now, None);
+        } else if taken == wanted {
+            return;
+        } else {
+            // It became longer than it could have: it goes on as any other input, and is refused by its codec.
+            let whole = long.incoming.bytes().to_vec();
+            connection.input.splice(..0, whole);
+            give_up_long(works, connection);
+        }
+    }
+    if connection.long.is_some() || !connection.input.is_empty() {
+        connection.input.extend_from_slice(rest);
+    } else if !rest.is_empty() {
+        take_in(works, connection, now, rest);
+    }
+}
+
+/// Sees to the memory of a long command after a call of the session.
+#[cold]
+fn settle_long(works: &mut Works, connection: &mut Connection, mut long: LongCommand, progress: Progress) {
+    if works.engine.revoke_offer() && long.fate == Fate::Stored {
+        long.fate = Fate::Unused;
+    }
+    if progress.consumed == 0 && !matches!(progress.next, Next::Close(_)) {
+        connection.long = Some(long);
+        return;
+    }
+    let rest = long.incoming.bytes()[progress.consumed..].to_vec();
+    connection.input.splice(..0, rest);
+    works.engine.received(long.incoming, long.fate);
+}
+
+/// Gives back the memory of a long command.
+pub(super) fn give_up_long(works: &mut Works, connection: &mut Connection) {
+    if let Some(long) = connection.long.take() {
+        works.engine.received(long.incoming, long.fate);
     }
 }
 
@@ -309,16 +393,31 @@ pub(super) fn serve_from(
     let node = works.node.clone();
     let before = works.engine.counters.commands_total;
     works.lend_buffer(connection.session.output());
-    let mut desk = Desk { works, now, connection: connection.id, commands_before: before };
-    let progress = match piece {
-        Some(piece) => connection.session.serve(now, &node, piece, &mut desk),
-        None => {
+    let mut long = if piece.is_none() { connection.long.take() } else { None };
+    let was_long = long.is_some();
+    let mut desk = Desk {
+        works,
+        now,
+        connection: connection.id,
+        commands_before: before,
+        incoming: long.as_ref().map(|long| &long.incoming),
+        fate: long.as_ref().map_or(Fate::Unused, |long| long.fate),
+    };
+    let progress = match (piece, &long) {
+        (Some(piece), _) => connection.session.serve(now, &node, piece, &mut desk),
+        (None, Some(long)) => connection.session.serve(now, &node, long.incoming.bytes(), &mut desk),
+        (None, None) => {
             let input = &connection.input[connection.input_start..];
             let progress = connection.session.serve(now, &node, input, &mut desk);
             connection.consume(progress.consumed);
             progress
         }
     };
+    let fate = desk.fate;
+    if let Some(mut long) = long.take() {
+        long.fate = fate;
+        settle_long(works, connection, long, progress);
+    }
     works.review_buffer(connection.session.output());
     if progress.consumed > 0 && connection.session.midway() {
         connection.unfinished_since.get_or_insert(now.mono);
@@ -333,7 +432,8 @@ pub(super) fn serve_from(
             connection.needed = at_least;
             let counters = &mut works.engine.counters;
             let commands = counters.commands_total.saturating_sub(before);
-            if connection.has_had_its_share(counters.turns_total, commands) {
+            let more_waits = was_long && connection.long.is_none() && !connection.input.is_empty();
+            if connection.has_had_its_share(counters.turns_total, commands) || more_waits {
                 counters.yields_total += 1;
                 connection.stage = Stage::Yielded;
             }
@@ -344,9 +444,7 @@ pub(super) fn serve_from(
         }
         Next::Blocked => {
             // Blocked by others' requests alone, nothing of its own would ever unblock it: then it asks every turn.
-            let own = connection.in_flight
-                || connection.session.awaited() > 0
-                || !connection.session.output().is_empty();
+            let own = connection.in_flight || connection.session.awaited() > 0 || connection.has_unsaid();
             connection.stage = if own { Stage::Blocked } else { Stage::Yielded };
         }
         Next::Close(reason) => {

@@ -8,7 +8,7 @@
 use super::Core;
 use crate::clock::{Mono, Now};
 use crate::ids::ConnectionId;
-use crate::io::connection::KEEP_BYTES;
+use crate::io::connection::{KEEP_BYTES, VALUE_PIECE_BYTES};
 use crate::io::ring::Completion;
 use std::os::fd::AsRawFd;
 
@@ -16,6 +16,8 @@ use std::os::fd::AsRawFd;
 const RETRY_MILLIS: u64 = 10;
 /// How long replies are held back for those behind them.
 const HOLD_MICROS: u64 = 1000;
+/// Bytes of long values that are sent in a turn, whoever reads them: the kernel copies them meanwhile.
+const VALUE_BYTES_PER_TURN: usize = VALUE_PIECE_BYTES;
 /// Output of so many bytes is worth a send of its own.
 const HOLD_BYTES_MAX: usize = 8 << 10;
 
@@ -27,8 +29,17 @@ impl Core {
             may_hold = false;
             dirty.append(&mut self.held);
         }
+        let mut values_left = VALUE_BYTES_PER_TURN;
+        let mut later = Vec::new();
         for id in dirty.drain(..) {
             let Some(connection) = self.table.of(id) else { continue };
+            if connection.value.is_some() && !connection.in_flight && !connection.dying {
+                if values_left == 0 {
+                    later.push(id);
+                    continue;
+                }
+                values_left = values_left.saturating_sub(VALUE_PIECE_BYTES);
+            }
             connection.dirty = false;
             if may_hold && !connection.dying && connection.may_be_held(HOLD_BYTES_MAX) {
                 if self.held.is_empty() {
@@ -40,6 +51,7 @@ impl Core {
             self.send_output(id);
         }
         // Nobody is added meanwhile; the list keeps its memory.
+        dirty.append(&mut later);
         self.dirty = dirty;
     }
 
@@ -57,7 +69,12 @@ impl Core {
         }
         if connection.stage_output() {
             connection.in_flight = true;
-            self.ring.send(connection.socket.as_raw_fd(), id, &connection.sending);
+            let (socket, unsaid) = (connection.socket.as_raw_fd(), connection.has_unsaid());
+            match unsaid && connection.tls.is_none() {
+                true => self.ring.send_with_more(socket, id, connection.to_send()),
+                // Over TLS a piece is whole records.
+                false => self.ring.send(socket, id, connection.to_send()),
+            }
         }
         if connection.cut {
             self.kill(id);
@@ -82,12 +99,11 @@ impl Core {
         }
         self.works.engine.counters.sent_bytes_total += completion.result as u64;
         if !connection.was_sent(completion.result as usize) {
-            let rest = &connection.sending[connection.sent..];
             if connection.dying {
                 connection.in_flight = false;
                 self.bury(id);
             } else {
-                self.ring.send(connection.socket.as_raw_fd(), id, rest);
+                self.ring.send(connection.socket.as_raw_fd(), id, connection.to_send());
             }
             return;
         }
@@ -106,7 +122,7 @@ impl Core {
                 connection.in_flight = false;
                 self.bury(id);
             } else {
-                self.ring.send(connection.socket.as_raw_fd(), id, &connection.sending[connection.sent..]);
+                self.ring.send(connection.socket.as_raw_fd(), id, connection.to_send());
             }
         }
     }

@@ -38,6 +38,9 @@ impl Core {
     pub(super) fn look_at_clock(&mut self, now: Now) {
         if now.mono >= self.due.engine {
             self.due.engine = self.works.engine.tick(now).max(Mono(now.mono.0 + 1));
+            if self.works.engine.withholds_much() {
+                self.drop_slow_reader();
+            }
         }
         if self.due.accept.is_some_and(|at| now.mono >= at) {
             self.due.accept = None;
@@ -58,7 +61,7 @@ impl Core {
             let mut counters = Counters::default();
             let request = Request { key: b"", value: b"", verb: Verb::Counters };
             let page = self.works.engine.execute(now, &request);
-            counters.add(&Counters::from_bytes(&page.value.to_cow()));
+            counters.add(&Counters::from_bytes(page.value.bytes()));
             (self.report)(CoreReport {
                 core: self.works.me,
                 counters,

@@ -2,7 +2,7 @@
 
 use super::errands::Taping;
 use crate::clock::{Mono, Now};
-use crate::engine::{Engine, Waiter};
+use crate::engine::{Engine, Fate, Waiter};
 use crate::hash::slot_of;
 use crate::ids::{ConnectionId, CoreId};
 use crate::io::connection::KEEP_BYTES;
@@ -10,7 +10,8 @@ use crate::io::mesh::Mesh;
 use crate::io::time;
 use crate::message::ReturnAddress;
 use crate::metrics::Counters;
-use crate::request::{Answer, Condition, Expiry, Observer, Outcome, Put, Request, Value, Verb};
+use crate::request::{Answer, Condition, Expiry, Observer, Outcome, Put, Request, Shared, Value, Verb};
+use crate::store::Incoming;
 use crate::topology::Node;
 use crate::wire::denials::Denial;
 use crate::wire::events::{Asker, DELETIONS, Watchers};
@@ -44,6 +45,8 @@ pub(super) struct Works {
     pub(super) journal: Journal,
     /// Lines for them, made in this turn.
     pub(super) lines: Vec<Vec<u8>>,
+    /// Most bytes of a command beside its longest argument.
+    pub(super) query_bytes_max: usize,
     /// Long buffers for output.
     pub(super) spare_buffers: Vec<Vec<u8>>,
     /// Buffers of connections hold a third of what they may: who has replies on the way gets no more until they are taken, others
@@ -216,11 +219,30 @@ pub(super) fn lander(core: CoreId, connection: ConnectionId) -> u64 {
 
 /// What one connection's session sees of the works.
 pub(super) struct Desk<'a> {
+    /// The memory that the session's input lies in, if it is a long command.
+    pub(super) incoming: Option<&'a Incoming>,
+    pub(super) fate: Fate,
     pub(super) works: &'a mut Works,
     pub(super) now: Now,
     pub(super) connection: ConnectionId,
     /// Commands done before the session's turn.
     pub(super) commands_before: u64,
+}
+
+impl Desk<'_> {
+    /// A value in the memory that it was received into, if that is worth keeping for its sake. Only one request may have it.
+    #[inline]
+    fn arrived(&self, value: &[u8]) -> Option<Shared> {
+        let incoming = self.incoming.filter(|_| self.fate == Fate::Unused)?;
+        if value.len() <= incoming.len() / 2 { None } else { incoming.part(value) }
+    }
+
+    fn sent_on(&mut self, address: ReturnAddress, request: &Request<'_>) -> Option<Outcome<'static>> {
+        let works = &mut *self.works;
+        works.engine.sent_on(self.now, Waiter { core: works.me, address }, request);
+        works.engine.counters.hops_sent_total += 1;
+        None
+    }
 }
 
 impl Backend for Desk<'_> {
@@ -234,13 +256,23 @@ impl Backend for Desk<'_> {
             Target::Core(core) => core,
             Target::Here => works.me,
         };
-        if owner == works.me {
-            return works.execute(self.now, works.me, address, request);
+        if let Some(value) = self.arrived(request.value) {
+            let works = &mut *self.works;
+            if owner == works.me {
+                works.engine.offer(&value, true);
+                self.fate = Fate::Stored;
+            } else {
+                self.fate = Fate::Sent;
+                works.mesh.send_arrived(owner, address, request, value);
+                return self.sent_on(address, request);
+            }
         }
-        works.mesh.send(owner, address, request);
-        works.engine.sent_on(self.now, Waiter { core: works.me, address }, request);
-        works.engine.counters.hops_sent_total += 1;
-        None
+        let me = self.works.me;
+        if owner == me {
+            return self.works.execute(self.now, me, address, request);
+        }
+        self.works.mesh.send(owner, address, request);
+        self.sent_on(address, request)
     }
 
     fn land(&mut self, key: &[u8], value: &[u8]) -> bool {
@@ -251,6 +283,10 @@ impl Backend for Desk<'_> {
             return true;
         }
         let from = lander(works.me, self.connection);
+        if let Some(value) = self.arrived(value) {
+            self.works.engine.offer(&value, true);
+        }
+        let works = &mut *self.works;
         // Whatever the condition is that it comes with: the item that it may replace leaves when it is its turn.
         let put = Put { condition: Condition::Absent, ..Put::plain(Expiry::Never) };
         works.engine.land(self.now, from, &Request { key, value, verb: Verb::Put(put) })

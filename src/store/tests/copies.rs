@@ -107,7 +107,7 @@ fn a_copy_of_a_shard_that_is_written_all_the_time_is_complete() {
             while more {
                 more = store.copy_some(at(2), &mut walk, 2048, &mut |key, found| {
                     handed += 1;
-                    copy.insert(key.to_vec(), (found.version.0, found.value.to_cow().into_owned()));
+                    copy.insert(key.to_vec(), (found.version.0, found.value.bytes().to_vec()));
                 });
                 if give_up && handed > count / 2 {
                     break;
@@ -126,7 +126,7 @@ fn a_copy_of_a_shard_that_is_written_all_the_time_is_complete() {
                         }
                         4 => {
                             let Some(found) = store.find(at(2), probe, &key, false) else { continue };
-                            let value = found.value.to_cow().into_owned();
+                            let value = found.value.bytes().to_vec();
                             let marks = Marks { stale: true, ..Marks::default() };
                             let expiry = Expiry::At(at(1 << 30));
                             if !store.amend(at(2), probe, &key, Version(version), expiry, marks) {
@@ -155,7 +155,7 @@ fn a_copy_of_a_shard_that_is_written_all_the_time_is_complete() {
                 let probe = store.probe(&key);
                 match store.find(at(2), probe, &key, false) {
                     Some(found) => {
-                        let here = (found.version.0, found.value.to_cow().into_owned());
+                        let here = (found.version.0, found.value.bytes().to_vec());
                         assert_eq!(copy.get(&key), Some(&here), "seed {seed}: {i} differs");
                         checked += 1;
                     }

@@ -52,7 +52,7 @@ fn values_of_no_bytes_and_of_512_mib_are_items_like_others() {
     assert!(store.held_bytes() > 512 * MIB && store.held_bytes() <= 700 * MIB);
     let probe = store.probe(b"large");
     let found = store.find(at(2), probe, b"large", true).expect("just put");
-    assert!(found.value.to_cow().as_ref() == value.as_slice(), "every byte as it was");
+    assert!(found.value.bytes() == value.as_slice(), "every byte as it was");
     assert_eq!(found.expiry, Expiry::At(at(60_000)));
     let longer = vec![0u8; 512 << 20];
     assert_eq!(put(&mut store, at(2), b"large", &longer, 4, Expiry::Never), Err(Fault::TooLarge));
@@ -60,7 +60,7 @@ fn values_of_no_bytes_and_of_512_mib_are_items_like_others() {
     value[0] = 77;
     put(&mut store, at(3), b"large", &value, 5, Expiry::At(at(60_000))).expect("the old one gives way");
     let found = store.find(at(3), probe, b"large", true).expect("just put");
-    assert_eq!((found.value.len(), found.value.to_cow()[0], found.version), (value.len(), 77, Version(5)));
+    assert_eq!((found.value.len(), found.value.bytes()[0], found.version), (value.len(), 77, Version(5)));
     assert!(store.held_bytes() <= 700 * MIB);
     // It goes by and by: no step gives back more than a few pieces of it.
     keep_house(&mut store, at(4));

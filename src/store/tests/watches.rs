@@ -21,7 +21,7 @@ type Told = (Vec<u8>, Option<(Vec<u8>, u32, u64, u64, Marks)>);
 fn told(key: &[u8], found: Option<&Found<'_>>) -> Told {
     let item = found.map(|found| {
         let ends = ends_at(found.expiry, AHEAD);
-        (found.value.to_cow().into_owned(), found.flags, found.version.0, ends, found.marks)
+        (found.value.bytes().to_vec(), found.flags, found.version.0, ends, found.marks)
     });
     (key.to_vec(), item)
 }

@@ -30,7 +30,7 @@ mod words;
 mod writer;
 
 use super::journal::Blame;
-use super::{Backend, Exchange, Next, Options, Order, Progress, Reason, TURN_BYTES_MAX, Target};
+use super::{Backend, Exchange, Next, Options, Order, Output, Progress, Reason, TURN_BYTES_MAX, Target};
 use crate::clock::Now;
 use crate::metrics::Counters;
 use crate::request::{ExpiryChange, Outcome, Request, Verb};
@@ -113,9 +113,9 @@ impl Memcached {
         node: &Node,
         input: &[u8],
         backend: &mut B,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     ) -> Progress {
-        let bytes = out.len() + TURN_BYTES_MAX;
+        let bytes = out.total() + TURN_BYTES_MAX;
         let mut turn = Turn {
             bytes,
             exchange: Exchange {
@@ -144,7 +144,7 @@ impl Memcached {
     }
 
     /// See [`super::Session::complete`].
-    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Output) {
         self.order.complete(now, node, ticket, outcome, &mut self.writer, out);
     }
 
@@ -253,7 +253,7 @@ impl<B: Backend> Turn<'_, B> {
     /// What keeps the next command from being executed now.
     #[inline]
     fn obstacle(&self) -> Option<Next> {
-        if self.budget == 0 || self.exchange.out.len() >= self.bytes {
+        if self.budget == 0 || self.exchange.out.total() >= self.bytes {
             Some(Next::Yield)
         } else if !self.exchange.has_room(self.options.output_soft_bytes) {
             Some(Next::Blocked)
@@ -459,7 +459,7 @@ impl<B: Backend> Turn<'_, B> {
     /// Before authentication there is one command: `set <any key> <flags> <exptime> <bytes>` with `user password` as its block.
     #[cold]
     fn authenticate(&mut self, line: &[u8], block: &[u8], line_len: usize) -> Advance {
-        let output_bytes = self.exchange.out.len() + self.exchange.order.held_bytes();
+        let output_bytes = self.exchange.out.total() + self.exchange.order.held_bytes();
         if output_bytes > self.options.unauthenticated_output_bytes_max {
             return Advance::Stop(0, Next::Close(Reason::Unauthenticated));
         }

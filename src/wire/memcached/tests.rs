@@ -365,7 +365,7 @@ struct Talk {
     /// Bytes that calling makes sense with.
     wanted: usize,
     unread_max: usize,
-    out: Vec<u8>,
+    out: Output,
     closed: Option<Reason>,
     /// Dice for the order in which outcomes come.
     dice: u64,
@@ -375,7 +375,7 @@ impl Talk {
     fn with(options: Options, world: World) -> Talk {
         let node = node(world.cores.len());
         let session = Memcached::new(Arc::new(options.clone()), Badge::new(options.users, "10.0.0.1:1"));
-        let (unread, out) = (Vec::new(), Vec::new());
+        let (unread, out) = (Vec::new(), Output::default());
         Talk { session, world, node, unread, wanted: 1, unread_max: 0, out, closed: None, dice: 1 }
     }
 
@@ -427,7 +427,7 @@ impl Talk {
     fn replies(&mut self) -> Vec<u8> {
         while self.deliver() {}
         assert_eq!((self.session.awaited(), self.session.held_bytes()), (0, 0));
-        std::mem::take(&mut self.out)
+        self.out.take_all()
     }
 
     fn ask(&mut self, bytes: impl AsRef<[u8]>) -> String {

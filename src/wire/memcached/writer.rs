@@ -6,7 +6,7 @@ use crate::clock::Now;
 use crate::metrics::Counters;
 use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal};
 use crate::topology::Node;
-use crate::wire::{Encode, Options};
+use crate::wire::{Encode, Options, Output};
 use std::sync::Arc;
 
 /// memcached's version that we behave like; three integers, which libmemcached insists on.
@@ -174,7 +174,7 @@ impl Encode for Writer {
         shape: Shape,
         note: &[u8],
         outcome: &Outcome<'_>,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     ) {
         let answer = outcome.answer;
         match shape {
@@ -280,7 +280,7 @@ impl Encode for Writer {
             Shape::Version => stats::version(node, out),
             Shape::StatsPart => {
                 if let Answer::Page { .. } = answer {
-                    self.sum.add(&Counters::from_bytes(&outcome.value.to_cow()));
+                    self.sum.add(&Counters::from_bytes(outcome.value.bytes()));
                 }
             }
             Shape::Stats(page) => {
@@ -289,7 +289,7 @@ impl Encode for Writer {
             }
             Shape::Connections => {
                 if let Answer::Page { .. } = answer {
-                    stats::connections(&outcome.value.to_cow(), out);
+                    stats::connections(outcome.value.bytes(), out);
                 }
             }
         }
@@ -338,7 +338,7 @@ impl Writer {
         } += 1;
     }
 
-    fn meta_get(&mut self, now: Now, marks: Marks, note: &[u8], outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+    fn meta_get(&mut self, now: Now, marks: Marks, note: &[u8], outcome: &Outcome<'_>, out: &mut Output) {
         let item = match outcome.answer {
             Answer::Item(item) => item,
             Answer::Miss if marks.quiet => return,
@@ -351,7 +351,7 @@ impl Writer {
         };
         let len = outcome.value.len();
         if marks.value {
-            out.reserve(note.len() + len + 160);
+            out.make_room(&outcome.value, note.len() + 160);
             out.extend_from_slice(b"VA ");
             number(len as u64, out);
         } else {
@@ -390,7 +390,7 @@ impl Writer {
         }
         out.extend_from_slice(b"\r\n");
         if marks.value {
-            outcome.value.append_to(out);
+            out.add(&outcome.value);
             out.extend_from_slice(b"\r\n");
         }
     }
@@ -516,7 +516,7 @@ impl Writer {
         }
     }
 
-    fn meta_debug(&mut self, now: Now, binary: bool, note: &[u8], outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+    fn meta_debug(&mut self, now: Now, binary: bool, note: &[u8], outcome: &Outcome<'_>, out: &mut Output) {
         let item = match outcome.answer {
             Answer::Item(item) => item,
             Answer::Miss => return out.extend_from_slice(b"EN\r\n"),
@@ -540,9 +540,9 @@ impl Writer {
 
 /// `VALUE <key> <flags> <bytes> [<version>]`, the value and the line's end, with one look at the buffer's capacity.
 #[inline]
-fn value(key: &[u8], item: &Item, version: bool, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+fn value(key: &[u8], item: &Item, version: bool, outcome: &Outcome<'_>, out: &mut Output) {
     let len = outcome.value.len();
-    out.reserve(key.len() + len + 64);
+    out.make_room(&outcome.value, key.len() + 64);
     out.extend_from_slice(b"VALUE ");
     out.extend_from_slice(key);
     out.push(b' ');
@@ -554,7 +554,7 @@ fn value(key: &[u8], item: &Item, version: bool, outcome: &Outcome<'_>, out: &mu
         number(item.version.0, out);
     }
     out.extend_from_slice(b"\r\n");
-    outcome.value.append_to(out);
+    out.add(&outcome.value);
     out.extend_from_slice(b"\r\n");
 }
 

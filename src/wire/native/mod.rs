@@ -20,7 +20,7 @@ pub mod frame;
 mod slab;
 mod writer;
 
-use super::{Backend, Next, Options, Progress, Reason, Target};
+use super::{Backend, Next, Options, Output, Progress, Reason, Target};
 use crate::clock::Now;
 use crate::ids::{CoreId, Version};
 use crate::metrics::Counters;
@@ -118,7 +118,7 @@ impl Native {
         node: &Node,
         input: &[u8],
         backend: &mut B,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     ) -> Progress {
         let mut turn = Turn {
             now,
@@ -139,7 +139,7 @@ impl Native {
     }
 
     /// See [`super::Session::complete`]. A ticket that is not awaited is a bug of ours.
-    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Output) {
         self.writer.complete(now, node, ticket, outcome, out);
     }
 
@@ -170,7 +170,7 @@ struct Turn<'t, B: Backend> {
     now: Now,
     node: &'t Node,
     backend: &'t mut B,
-    out: &'t mut Vec<u8>,
+    out: &'t mut Output,
     /// Requests (items, in a batch) that may still be executed in this turn.
     budget: usize,
     /// Requests executed in this turn.
@@ -217,7 +217,7 @@ impl<B: Backend> Turn<'_, B> {
         if self.budget == 0 {
             Some(Next::Yield)
         } else if self.native.writer.awaited() >= AWAITED_MAX
-            || self.out.len() + self.native.writer.expected_bytes() >= self.native.options.output_soft_bytes
+            || self.out.total() + self.native.writer.expected_bytes() >= self.native.options.output_soft_bytes
             || !self.backend.ready()
         {
             Some(Next::Blocked)

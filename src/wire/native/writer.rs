@@ -10,6 +10,7 @@ use crate::ids::Version;
 use crate::metrics::Counters;
 use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal, Value};
 use crate::topology::Node;
+use crate::wire::Output;
 
 /// What a reply needs to know of its request.
 #[derive(Clone, Copy, Debug)]
@@ -103,20 +104,20 @@ impl Writer {
     }
 
     /// Writes the reply of a request that was held.
-    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Output) {
         let ask = self.asks.take(ticket).expect("outcomes come once, for tickets that were given");
-        let before = out.len();
+        let before = out.total();
         self.write(now, node, &ask, outcome, out);
         if ask.has_value() {
             self.values_awaited -= 1;
             let sunk = self.value_bytes_expected - self.value_bytes_expected / VALUE_MEMORY;
-            self.value_bytes_expected = sunk.max(out.len() - before);
+            self.value_bytes_expected = sunk.max(out.total() - before);
         }
     }
 
     /// Writes the reply that an outcome means.
     #[inline]
-    pub fn write(&mut self, now: Now, node: &Node, ask: &Ask, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+    pub fn write(&mut self, now: Now, node: &Node, ask: &Ask, outcome: &Outcome<'_>, out: &mut Output) {
         match outcome.answer {
             Answer::Item(item) => self.item(now, node, ask, &item, &outcome.value, out),
             Answer::Stored { version, .. } => {
@@ -162,7 +163,7 @@ impl Writer {
     }
 
     #[inline]
-    fn item(&mut self, now: Now, node: &Node, ask: &Ask, item: &Item, value: &Value<'_>, out: &mut Vec<u8>) {
+    fn item(&mut self, now: Now, node: &Node, ask: &Ask, item: &Item, value: &Value<'_>, out: &mut Output) {
         let meta = meta_of(now, item).to_bytes();
         if ask.opcode == Opcode::GetNewer && item.version <= ask.than {
             return self.say(node, ask, Status::NOT_NEWER, 0, &meta, out);
@@ -181,16 +182,20 @@ impl Writer {
                 return self.say(node, ask, Status::NOT_FOUND, detail, &meta, out);
             }
         }
-        out.reserve(super::HEADER_BYTES + META_BYTES + value.len() + super::CRC_BYTES);
+        // A checksum is made over the bytes where they stand together.
+        let value = if ask.crc { &Value::One(value.bytes()) } else { value };
+        out.make_room(value, super::HEADER_BYTES + META_BYTES + super::CRC_BYTES);
         let frame = self.begin(node, ask, Status::OK, detail, out);
         out.extend_from_slice(&meta);
-        value.append_to(out);
-        self.end(node, ask, frame, out);
+        let before = out.total() - out.len();
+        out.add(value);
+        frame.end_beside(out.total() - out.len() - before, out);
+        self.close(node, ask, out);
     }
 
     /// A core's counters, as lines.
     fn stats(&mut self, node: &Node, ask: &Ask, page: &Value<'_>, out: &mut Vec<u8>) {
-        let counters = Counters::from_bytes(&page.to_cow());
+        let counters = Counters::from_bytes(page.bytes());
         let frame = self.begin(node, ask, Status::OK, 0, out);
         let mut digits = itoa::Buffer::new();
         for ((name, _, _), value) in Counters::NAMES.iter().zip(counters.values()) {
@@ -316,6 +321,12 @@ impl Writer {
     #[inline]
     fn end(&mut self, node: &Node, ask: &Ask, frame: Frame, out: &mut Vec<u8>) {
         frame.end(out);
+        self.close(node, ask, out);
+    }
+
+    /// Counts a reply of a batch, if it is one.
+    #[inline]
+    fn close(&mut self, node: &Node, ask: &Ask, out: &mut Vec<u8>) {
         let Some((place, _)) = ask.batch else { return };
         let Some(open) = self.batches.of(place) else { return };
         match (open.left, open.broken.take()) {

@@ -154,7 +154,7 @@ impl Talk {
                 None
             } else if !ex.has_room(self.options.output_soft_bytes) {
                 Some(Flow::Wait)
-            } else if *budget == 0 || ex.out.len() >= self.turn_bytes {
+            } else if *budget == 0 || ex.out.total() >= self.turn_bytes {
                 Some(Flow::Pause)
             } else {
                 None

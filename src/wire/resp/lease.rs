@@ -7,6 +7,7 @@ use super::reply::{SYNTAX, bulk, bulk_value, header, null};
 use crate::clock::Now;
 use crate::ids::Version;
 use crate::request::{Condition, Expiry, ExpiryChange, Fetch, Item, Put, Remove, Value, Verb};
+use crate::wire::Output;
 
 /// How long the right to fill is held if nothing is said, and at most.
 const LEASE_MILLIS: u64 = 10_000;
@@ -73,7 +74,7 @@ fn token(text: &[u8]) -> Result<Version, Refusal<'static>> {
 }
 
 /// The answer to `LEASEGET`: state, token and value.
-pub(super) fn write(protocol: u8, item: &Item, value: &Value<'_>, out: &mut Vec<u8>) {
+pub(super) fn write(protocol: u8, item: &Item, value: &Value<'_>, out: &mut Output) {
     let lease = item.lease;
     // There is no value yet: a stale one could still be served, this cannot.
     let hollow = !lease.stale && (lease.won || lease.taken) && value.is_empty();

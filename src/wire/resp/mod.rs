@@ -39,7 +39,7 @@ mod tracking;
 mod transaction;
 
 use super::journal::{Blame, Errors};
-use super::{Backend, Client, Exchange, Next, Options, Order, Progress, Reason, TURN_BYTES_MAX};
+use super::{Backend, Client, Exchange, Next, Options, Order, Output, Progress, Reason, TURN_BYTES_MAX};
 use crate::clock::{Mono, Now};
 use crate::metrics::Counters;
 use crate::request::{LANDING_BYTES_MIN, Notice, Observer, Outcome, Put, Request, Verb};
@@ -190,12 +190,12 @@ impl Resp {
         node: &Node,
         input: &[u8],
         backend: &mut B,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     ) -> Progress {
         let Resp { parser, talk, writer, order } = self;
         let mut ex = Exchange { now, node, backend, writer, order, out, blame: Blame::NOBODY };
         let mut budget = talk.options.commands_per_turn.max(1);
-        talk.turn_bytes = ex.out.len() + TURN_BYTES_MAX;
+        talk.turn_bytes = ex.out.total() + TURN_BYTES_MAX;
         let mut consumed = 0;
         let next = loop {
             let rest = &input[consumed..];
@@ -206,7 +206,7 @@ impl Resp {
             if rest.is_empty() {
                 break Next::More { at_least: 1 };
             }
-            if budget == 0 || ex.out.len() >= talk.turn_bytes {
+            if budget == 0 || ex.out.total() >= talk.turn_bytes {
                 break Next::Yield;
             }
             if !ex.has_room(talk.options.output_soft_bytes) {
@@ -288,7 +288,7 @@ impl Resp {
         (short.frame_len == input.len()).then_some(short.key)
     }
 
-    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Vec<u8>) {
+    pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Output) {
         self.order.complete(now, node, ticket, outcome, &mut self.writer, out);
     }
 
@@ -300,7 +300,7 @@ impl Resp {
         (count > 0).then(|| std::mem::take(&mut self.writer.errors))
     }
 
-    pub fn notify(&mut self, now: Now, node: &Node, notice: Notice, text: &[u8], out: &mut Vec<u8>) {
+    pub fn notify(&mut self, now: Now, node: &Node, notice: Notice, text: &[u8], out: &mut Output) {
         let gone = match notice {
             Notice::RedirectBroken => match self.talk.break_redirect() {
                 Some(client) => client.to_string(),
@@ -436,7 +436,8 @@ impl Talk {
         ex.backend.expect(&keys[..count]);
         let (mut taken, mut spent) = (0, 0);
         for short in &shorts[..count.min(budget)] {
-            if spent > 0 && (!ex.has_room(self.options.output_soft_bytes) || ex.out.len() >= self.turn_bytes)
+            if spent > 0
+                && (!ex.has_room(self.options.output_soft_bytes) || ex.out.total() >= self.turn_bytes)
             {
                 break;
             }

@@ -9,10 +9,10 @@ use super::{info, lease};
 use crate::clock::Now;
 use crate::ids::Version;
 use crate::metrics::Counters;
-use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal, Value};
+use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal, SHARED_BYTES_MIN, Value};
 use crate::topology::Node;
-use crate::wire::Encode;
 use crate::wire::journal::{Blame, Errors};
+use crate::wire::{Encode, Output};
 
 /// The error of a value that is no integer, which many commands share.
 pub(super) const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
@@ -276,7 +276,7 @@ impl Writer {
         shape: Shape,
         note: &[u8],
         outcome: &Outcome<'_>,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     ) {
         let before = out.len();
         self.write(now, node, shape, note, outcome, out);
@@ -292,7 +292,7 @@ impl Writer {
         shape: Shape,
         note: &[u8],
         outcome: &Outcome<'_>,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     ) {
         let Outcome { answer, value } = outcome;
         match (shape, *answer) {
@@ -362,7 +362,7 @@ impl Writer {
                 _ => self.cursor = 0,
             },
             (Shape::CountersPart, _) => {
-                self.totals.get_or_insert_default().add(&value.to_cow());
+                self.totals.get_or_insert_default().add(value.bytes());
             }
             (Shape::SlowEnd { most }, _) => self.end(out, |writer, out| {
                 super::timings::write_slow(&writer.gathered, most as usize, out);
@@ -427,7 +427,7 @@ impl Writer {
                 let text = if taken { BUSY_KEY.as_bytes() } else { note };
                 out.extend_from_slice(&[b"-", text, b"\r\n"].concat());
             }
-            (Shape::Passed, Answer::Page { .. }) => value.append_to(out),
+            (Shape::Passed, Answer::Page { .. }) => out.add(value),
             // Of what the origin did not say nobody knows that it is absent.
             (_, Answer::Fault(Fault::Origin)) if !value.is_empty() => {
                 out.push(b'-');
@@ -465,8 +465,14 @@ impl Writer {
             (Shape::Type, Answer::Item(_)) => out.extend_from_slice(b"+string\r\n"),
             (Shape::Type, _) => out.extend_from_slice(b"+none\r\n"),
             (Shape::Range { start, end }, Answer::Item(_)) => {
-                let value = value.to_cow();
-                bulk(out, &value[range(value.len(), start, end)]);
+                let range = range(value.len(), start, end);
+                match value {
+                    // A short part had better be copied than hold all of it.
+                    Value::Shared(shared) if range.len() >= SHARED_BYTES_MIN => {
+                        bulk_value(out, &Value::Shared(&shared.part(range)));
+                    }
+                    _ => bulk(out, &value.bytes()[range]),
+                }
             }
             (Shape::Range { .. }, _) => bulk(out, b""),
             (Shape::Renamed { always: true }, Answer::Stored { .. }) => out.extend_from_slice(b"+OK\r\n"),
@@ -477,7 +483,7 @@ impl Writer {
             }
             (Shape::Dumped, Answer::Item(_)) => {
                 let mut payload = Vec::new();
-                super::dump::encode(&value.to_cow(), &mut payload);
+                super::dump::encode(value.bytes(), &mut payload);
                 bulk(out, &payload);
             }
             (Shape::Dumped, _) => null(out, self.protocol),
@@ -486,10 +492,10 @@ impl Writer {
                 error(out, BUSY_KEY);
             }
             (Shape::Encoding, Answer::Item(_)) => {
-                let value = value.to_cow();
+                let value = value.bytes();
                 bulk(
                     out,
-                    if super::parser::integer(&value).is_some() {
+                    if super::parser::integer(value).is_some() {
                         b"int"
                     } else if value.len() <= 44 {
                         b"embstr"
@@ -524,15 +530,15 @@ impl Writer {
                 out.extend_from_slice(if there { b"*1\r\n$0\r\n\r\n" } else { b"*0\r\n" });
             }
             (Shape::Page { core, alone }, Answer::Page { cursor }) => {
-                let value = value.to_cow();
+                let value = value.bytes();
                 header(out, b'*', 2usize);
                 let mut digits = itoa::Buffer::new();
                 bulk(
                     out,
                     digits.format(if alone { cursor } else { join_cursor(node, core, cursor) }).as_bytes(),
                 );
-                header(out, b'*', keys(&value).count());
-                keys(&value).for_each(|key| bulk(out, key));
+                header(out, b'*', keys(value).count());
+                keys(value).for_each(|key| bulk(out, key));
             }
             (Shape::Page { .. }, _) => out.extend_from_slice(b"*2\r\n$1\r\n0\r\n*0\r\n"),
         }
@@ -555,7 +561,7 @@ impl Encode for Writer {
         shape: Shape,
         note: &[u8],
         outcome: &Outcome<'_>,
-        out: &mut Vec<u8>,
+        out: &mut Output,
     ) {
         match shape {
             Shape::Mute(muted) => {
@@ -711,11 +717,11 @@ pub(super) fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 #[inline]
-pub(super) fn bulk_value(out: &mut Vec<u8>, value: &Value<'_>) {
+pub(super) fn bulk_value(out: &mut Output, value: &Value<'_>) {
     header(out, b'$', value.len());
     // The line end behind a long value is not to double its buffer.
-    out.reserve(value.len() + 2);
-    value.append_to(out);
+    out.make_room(value, 2);
+    out.add(value);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -1,0 +1,171 @@
+//! Long values on their way in over a connection: received where they will stay.
+//!
+//! ```text
+//!   Incoming: [ command ... | value ........................ | rest of the command ]
+//!                             \-- arrived --> offer --> put: the store has that memory, nothing is copied
+//!   another core's key:       \-- arrived --> mesh ---> offer, land, put there
+//!   no put took it:           bury, and it is given back step by step
+//! ```
+//! What has come counts as held from its first byte on, so room is made for it while it comes.
+
+use super::memory::{Mapping, PAGE_BYTES};
+use super::{Probe, Store};
+use crate::clock::Mono;
+use crate::request::Shared;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What one step towards room for an arrived value may do, in units of 100 ns.
+const STEP_EFFORT: u32 = 800;
+
+/// Memory that a long command is received into.
+#[derive(Debug)]
+pub struct Incoming {
+    memory: Arc<Mapping>,
+}
+
+/// An arrived value that the next put may take.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) memory: Arc<Mapping>,
+    pub(super) value: Range<usize>,
+    /// Whether it counts as held already.
+    pub(super) counted: bool,
+}
+
+impl Offer {
+    fn is_of(&self, value: &[u8]) -> bool {
+        std::ptr::eq(&(*self.memory).as_ref()[self.value.clone()], value)
+    }
+}
+
+impl Incoming {
+    /// Room for so many bytes, of which only those that come need memory; nothing if the system refuses.
+    pub fn new(capacity: usize) -> Option<Incoming> {
+        Some(Incoming { memory: Arc::new(Mapping::new(capacity)?) })
+    }
+
+    /// The bytes that have come.
+    pub fn bytes(&self) -> &[u8] {
+        self.memory.bytes(self.memory.used())
+    }
+
+    /// Number of bytes that have come.
+    pub fn len(&self) -> usize {
+        self.memory.used()
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A value that is part of what has come; nothing if it lies elsewhere.
+    pub fn part(&self, value: &[u8]) -> Option<Shared> {
+        let bytes = self.bytes();
+        let start = (value.as_ptr() as usize).checked_sub(bytes.as_ptr() as usize)?;
+        let inside = start <= bytes.len() && value.len() <= bytes.len() - start;
+        inside.then(|| Shared::new(self.memory.clone()).part(start..start + value.len()))
+    }
+}
+
+/// Bytes of memory that is in use.
+pub(super) fn held(memory: &Mapping) -> u64 {
+    memory.used().next_multiple_of(PAGE_BYTES) as u64
+}
+
+impl Store {
+    /// Takes in the next bytes of a long command, as many as there is room for; answers how many.
+    ///
+    /// # Panics
+    /// If somebody was given a part of it.
+    pub fn receive(&mut self, incoming: &mut Incoming, bytes: &[u8]) -> usize {
+        let memory = Arc::get_mut(&mut incoming.memory).expect("nobody reads what is not complete");
+        let before = held(memory);
+        let taken = memory.push(bytes);
+        self.log.mappings.count_incoming(held(memory) - before);
+        taken
+    }
+
+    /// Bytes of long commands that were received and not taken by a put.
+    pub fn incoming_bytes(&self) -> u64 {
+        self.log.mappings.incoming_bytes()
+    }
+
+    /// Gives back what no put took.
+    pub fn bury_incoming(&mut self, incoming: Incoming) {
+        let bytes = held(&incoming.memory);
+        self.log.mappings.take_incoming(bytes);
+        self.log.mappings.bury_shared(incoming.memory, bytes);
+    }
+
+    /// Takes in that what was received here has gone to another core.
+    pub fn forget_incoming(&mut self, incoming: Incoming) {
+        let bytes = held(&incoming.memory);
+        self.log.mappings.take_incoming(bytes);
+        self.log.mappings.uncount(bytes);
+    }
+
+    /// Takes in that a put has taken what was received here; it counts as that item's.
+    pub fn hand_over_incoming(&mut self, incoming: Incoming) {
+        self.log.mappings.take_incoming(held(&incoming.memory));
+    }
+
+    /// Gives back a value that came from another core, if no put took it.
+    pub fn bury_arrived(&mut self, value: Shared) {
+        let Some((memory, _)) = value.memory::<Mapping>() else { return };
+        drop(value);
+        // Where somebody else has it, it is he who counts it.
+        if Arc::strong_count(&memory) == 1 {
+            let bytes = held(&memory);
+            self.log.mappings.count(bytes);
+            self.log.mappings.bury_shared(memory, bytes);
+        }
+    }
+
+    /// Lets the put that follows take the memory of a value, if it is of that very value. `counted`: received by this store.
+    pub fn offer(&mut self, value: &Shared, counted: bool) {
+        self.offered = value.memory().map(|(memory, value)| Offer { memory, value, counted });
+    }
+
+    /// Takes an offer back; false if there is none any more: a put has taken it.
+    pub fn revoke_offer(&mut self) -> bool {
+        self.offered.take().is_some()
+    }
+
+    /// The memory of a value, if it was offered.
+    pub(super) fn take_offered(&mut self, value: &[&[u8]]) -> Option<Offer> {
+        let &[value] = value else { return None };
+        self.offered.take_if(|offer| offer.is_of(value))
+    }
+
+    pub(super) fn is_offered(&self, value: &[u8]) -> bool {
+        self.offered.as_ref().is_some_and(|offer| offer.is_of(value))
+    }
+
+    /// A step towards room for an offered value; true when there is, or will never be.
+    pub(super) fn make_room_for_offer(
+        &mut self,
+        now: Mono,
+        probe: Probe,
+        key: &[u8],
+        replaces: bool,
+    ) -> bool {
+        let Some(Offer { memory, counted: false, .. }) = &self.offered else { return true };
+        let len = memory.used();
+        let mut effort = STEP_EFFORT;
+        if !self.may_ever_fit(len) {
+            return true;
+        }
+        while !self.has_mapping_room(len) {
+            if effort == 0 {
+                return false;
+            }
+            let dropped = replaces && self.drop_large(probe, key);
+            if !dropped && !self.release_some(&mut effort) && !self.empty_some(now, &mut effort, len) {
+                return true;
+            }
+        }
+        true
+    }
+}
