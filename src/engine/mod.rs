@@ -229,8 +229,18 @@ impl Engine {
         self.store.revoke_offer()
     }
 
+    /// See [`Store::place`].
+    pub fn place<'a>(&mut self, incoming: &'a mut Incoming, len: usize) -> &'a mut [u8] {
+        self.store.place(incoming, len)
+    }
+
+    /// See [`Store::received`].
+    pub fn received(&mut self, incoming: &mut Incoming, len: usize) {
+        self.store.received(incoming, len);
+    }
+
     /// Takes in what became of a long command that was received here.
-    pub fn received(&mut self, incoming: Incoming, fate: Fate) {
+    pub fn end_incoming(&mut self, incoming: Incoming, fate: Fate) {
         match fate {
             Fate::Stored => self.store.hand_over_incoming(incoming),
             Fate::Sent => self.store.forget_incoming(incoming),
@@ -241,6 +251,12 @@ impl Engine {
     /// See [`Store::bury_arrived`].
     pub fn bury_arrived(&mut self, value: Shared) {
         self.store.bury_arrived(value);
+    }
+
+    /// Whether a long command is being received.
+    #[inline]
+    pub fn receives(&self) -> bool {
+        self.store.incoming_bytes() > 0
     }
 
     /// Whether what is being received takes so much of the memory that not all of it may go on.

@@ -21,7 +21,8 @@ pub(super) const LONG_COMMAND_BYTES: usize = 1 << 20;
 
 /// One connection.
 ///
-/// Invariant: while `in_flight`, `sending` and `value` are neither changed nor dropped, because the kernel reads them.
+/// Invariants: while `in_flight`, `sending` and `value` are neither changed nor dropped, because the kernel reads them; while
+/// `receiving` a piece, `long` is neither, because the kernel writes there.
 pub struct Connection {
     pub id: ConnectionId,
     pub socket: Socket,
@@ -117,6 +118,8 @@ pub enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receiving {
     On,
+    /// For one piece of a long command, into its own memory.
+    Piece,
     /// Cancelled, the last completion is awaited.
     Stopping,
     Off,
@@ -170,6 +173,14 @@ impl Connection {
         }
         self.served_commands += commands;
         self.served_commands >= self.session.commands_per_turn() as u64
+    }
+
+    /// Whether what comes next belongs to a long command and can be written where it stays.
+    #[inline]
+    pub fn receives_in_place(&self) -> bool {
+        self.tls.is_none()
+            && self.stage == Stage::Reading
+            && self.long.as_ref().is_some_and(|long| long.incoming.len() < self.needed)
     }
 
     /// Bytes received and not consumed.

@@ -199,6 +199,12 @@ impl Ring {
         self.push(&entry.user_data(tag(Kind::OriginConnect, id)));
     }
 
+    /// Receives once, into memory that must stay where it is until the completion, which names no buffer.
+    pub fn receive_into(&mut self, socket: RawFd, id: ConnectionId, place: &mut [u8]) {
+        let entry = opcode::Recv::new(types::Fd(socket), place.as_mut_ptr(), place.len() as u32).build();
+        self.push(&entry.user_data(tag(Kind::Receive, id)));
+    }
+
     /// Stops the connecting of a socket; its completion says so.
     pub fn stop_connecting(&mut self, id: ConnectionId) {
         let entry = opcode::AsyncCancel::new(tag(Kind::OriginConnect, id)).build();

@@ -8,7 +8,7 @@
 //! ```
 //! What has come counts as held from its first byte on, so room is made for it while it comes.
 
-use super::memory::{Mapping, PAGE_BYTES};
+use super::memory::Mapping;
 use super::{Probe, Store};
 use crate::clock::Mono;
 use crate::request::Shared;
@@ -69,9 +69,9 @@ impl Incoming {
     }
 }
 
-/// Bytes of memory that is in use.
+/// Bytes of memory that it has.
 pub(super) fn held(memory: &Mapping) -> u64 {
-    memory.used().next_multiple_of(PAGE_BYTES) as u64
+    memory.populated() as u64
 }
 
 impl Store {
@@ -80,11 +80,32 @@ impl Store {
     /// # Panics
     /// If somebody was given a part of it.
     pub fn receive(&mut self, incoming: &mut Incoming, bytes: &[u8]) -> usize {
+        let place = self.place(incoming, bytes.len());
+        let taken = place.len();
+        place.copy_from_slice(&bytes[..taken]);
+        self.received(incoming, taken);
+        taken
+    }
+
+    /// Memory for the next bytes of a long command, for the kernel to write to; how many it wrote is to be told by
+    /// [`Store::received`].
+    ///
+    /// # Panics
+    /// If somebody was given a part of it.
+    pub fn place<'a>(&mut self, incoming: &'a mut Incoming, len: usize) -> &'a mut [u8] {
         let memory = Arc::get_mut(&mut incoming.memory).expect("nobody reads what is not complete");
         let before = held(memory);
-        let taken = memory.push(bytes);
+        memory.place(len);
         self.log.mappings.count_incoming(held(memory) - before);
-        taken
+        memory.place(len)
+    }
+
+    /// Takes in that so many bytes came to the place that was given last.
+    ///
+    /// # Panics
+    /// If somebody was given a part of it, or the place was shorter.
+    pub fn received(&mut self, incoming: &mut Incoming, len: usize) {
+        Arc::get_mut(&mut incoming.memory).expect("nobody reads what is not complete").advance(len);
     }
 
     /// Bytes of long commands that were received and not taken by a put.

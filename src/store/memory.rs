@@ -210,12 +210,17 @@ impl Drop for Region {
     }
 }
 
+/// Memory that is asked for at once for what is pushed to a mapping.
+const POPULATED_BYTES: usize = 16 * PAGE_BYTES;
+
 /// Memory of its own for one large value.
 #[derive(Debug)]
 pub(super) struct Mapping {
     base: NonNull<u8>,
     mapped: usize,
     used: usize,
+    /// Bytes that have memory behind them, as far as [`Mapping::place`] asked for it.
+    populated: usize,
 }
 
 // SAFETY: the mapping is the only owner of its memory, and nothing in it is bound to a thread.
@@ -237,7 +242,7 @@ impl Mapping {
         let base = system::reserve(mapped)?;
         // SAFETY: the range was just reserved with this length.
         if unsafe { system::open(base.as_ptr(), mapped) } {
-            return Some(Mapping { base, mapped, used: 0 });
+            return Some(Mapping { base, mapped, used: 0, populated: 0 });
         }
         // SAFETY: reserved above, with this length, and not handed out.
         unsafe { system::end(base, mapped) };
@@ -255,17 +260,33 @@ impl Mapping {
         self.mapped
     }
 
-    /// Copies bytes behind those in use, as many as there is room for; answers how many.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> usize {
-        let (at, taken) = (self.used, bytes.len().min(self.mapped - self.used));
-        self.bytes_mut()[at..at + taken].copy_from_slice(&bytes[..taken]);
-        self.used += taken;
-        taken
+    /// The next bytes behind those in use, this many or as many as there are, to be written before [`Mapping::advance`].
+    pub(super) fn place(&mut self, len: usize) -> &mut [u8] {
+        let (at, len) = (self.used, len.min(self.mapped - self.used));
+        while self.populated < at + len {
+            // Asked for in pieces it costs the system a fraction of what a fault for each page would.
+            let piece = POPULATED_BYTES.min(self.mapped - self.populated);
+            // SAFETY: `populated + piece <= mapped` (above), whole pages both; `&mut self` excludes references.
+            unsafe { system::populate(self.base.as_ptr().add(self.populated), piece) };
+            self.populated += piece;
+        }
+        &mut self.bytes_mut()[at..at + len]
     }
 
-    /// Bytes in use, as far as [`Mapping::push`] brought them.
+    /// Takes in that so many bytes were written to the place behind those in use.
+    pub(super) fn advance(&mut self, len: usize) {
+        assert!(len <= self.populated - self.used, "beyond the place that was given");
+        self.used += len;
+    }
+
+    /// Bytes in use, as far as [`Mapping::advance`] brought them.
     pub(super) fn used(&self) -> usize {
         self.used
+    }
+
+    /// Bytes that have memory behind them, the same.
+    pub(super) fn populated(&self) -> usize {
+        self.populated
     }
 
     /// The first `len` bytes.
@@ -472,6 +493,25 @@ mod tests {
         let alone = std::sync::Arc::get_mut(&mut mapping).expect("the reader has let go");
         alone.release(0, PAGE_BYTES);
         assert_eq!(alone.bytes(3), [0; 3]);
+    }
+
+    #[test]
+    fn what_is_written_to_the_place_behind_stands_there() {
+        let mut mapping = Mapping::new(POPULATED_BYTES + PAGE_BYTES).expect("a small mapping");
+        let mut push = |byte: u8, len: usize| {
+            let place = mapping.place(len);
+            place.fill(byte);
+            let taken = place.len();
+            mapping.advance(taken);
+            taken
+        };
+        assert_eq!(push(1, PAGE_BYTES - 1), PAGE_BYTES - 1);
+        assert_eq!(push(2, POPULATED_BYTES), POPULATED_BYTES);
+        assert_eq!(push(3, 3), 1, "there is room for one more");
+        assert_eq!(mapping.used(), mapping.mapped());
+        let bytes = mapping.bytes(mapping.mapped());
+        assert_eq!(bytes[PAGE_BYTES - 2..=PAGE_BYTES], [1, 2, 2]);
+        assert_eq!(bytes[mapping.mapped() - 2..], [2, 3]);
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Core {
             let Some(connection) = self.table.of(id) else { continue };
             // As if the client had sent its last byte: what came is answered, what is incomplete is not waited for.
             connection.ended = true;
-            if connection.receiving == Receiving::On {
+            if matches!(connection.receiving, Receiving::On | Receiving::Piece) {
                 connection.receiving = Receiving::Stopping;
                 self.ring.stop_receiving(id);
             }

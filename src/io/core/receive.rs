@@ -5,7 +5,9 @@ use super::works::{Desk, Works};
 use crate::clock::{Mono, Now};
 use crate::engine::Fate;
 use crate::ids::ConnectionId;
-use crate::io::connection::{Connection, LONG_COMMAND_BYTES, LongCommand, Receiving, Stage};
+use crate::io::connection::{
+    Connection, LONG_COMMAND_BYTES, LongCommand, Receiving, Stage, VALUE_PIECE_BYTES,
+};
 use crate::io::ring::{Completion, Kind};
 use crate::io::tls::common_name;
 use crate::store::{APPROACH_MAX, Incoming};
@@ -34,10 +36,13 @@ impl Core {
             connection.receiving = Receiving::Off;
         }
         if completion.result > 0 {
-            let buffer = completion.buffer().expect("a receive that brought bytes names its buffer");
             let bytes = completion.result as usize;
             let counters = &mut self.works.engine.counters;
             counters.received_bytes_total += bytes as u64;
+            let Some(buffer) = completion.buffer() else {
+                self.received_in_place(now, id, bytes);
+                return;
+            };
             if !connection.dying && !connection.closing {
                 if connection.tls.is_some() {
                     open(&mut self.works, connection, now, self.buffers.piece_mut(buffer, bytes));
@@ -57,17 +62,26 @@ impl Core {
                 return;
             }
         }
-        let long = self.table.of(id).is_some_and(|connection| connection.long.is_some());
         self.settle(now, id);
-        if self.lent_bytes > 0 || long {
+        if self.lent_bytes > 0 || self.works.engine.receives() {
             self.relieve(now);
-            if self.works.engine.receives_much() {
-                self.drop_longest_command();
-            }
-            if self.works.engine.withholds_much() {
-                self.drop_slow_reader();
+        }
+    }
+
+    /// Takes in bytes of a long command that the kernel wrote where they stay.
+    #[cold]
+    fn received_in_place(&mut self, now: Now, id: ConnectionId, bytes: usize) {
+        let Some(connection) = self.table.of(id) else { return };
+        if let Some(long) = &mut connection.long {
+            self.works.engine.received(&mut long.incoming, bytes);
+            connection.unfinished_bytes += bytes as u64;
+            let complete = long.incoming.len() >= connection.needed;
+            if complete && connection.stage == Stage::Reading && !connection.dying && !connection.closing {
+                serve_from(&mut self.works, connection, now, None);
             }
         }
+        self.settle(now, id);
+        self.relieve(now);
     }
 
     /// Has the memory fetched that the only commands of several connections will need, as a pipeline's are: so their waits
@@ -101,6 +115,12 @@ impl Core {
 
     /// Has the store make room for what came into buffers, so that both together stay within the limit.
     fn relieve(&mut self, now: Now) {
+        if self.works.engine.receives_much() {
+            self.drop_longest_command();
+        }
+        if self.works.engine.withholds_much() {
+            self.drop_slow_reader();
+        }
         for _ in 0..RELIEF_STEPS_MAX {
             if !self.works.engine.is_over() {
                 return;
@@ -138,9 +158,9 @@ impl Core {
         }
         let too_far_ahead = connection.stage != Stage::Reading && waiting > READ_AHEAD_BYTES;
         match connection.receiving {
-            Receiving::On if too_far_ahead => {
+            Receiving::On if too_far_ahead || connection.receives_in_place() => {
                 connection.receiving = Receiving::Stopping;
-                self.works.engine.counters.backpressure_total += 1;
+                self.works.engine.counters.backpressure_total += u64::from(too_far_ahead);
                 self.ring.stop_receiving(id);
             }
             Receiving::Off if !too_far_ahead && !connection.ended && !connection.closing => {
@@ -203,8 +223,20 @@ impl Core {
         for id in std::mem::take(&mut self.rearm) {
             let Some(connection) = self.table.of(id) else { continue };
             if connection.receiving == Receiving::Off && !connection.dying && !connection.ended {
+                let socket = connection.socket.as_raw_fd();
+                if connection.receives_in_place()
+                    && let Some(long) = &mut connection.long
+                {
+                    let wanted = (connection.needed - long.incoming.len()).min(VALUE_PIECE_BYTES);
+                    let place = self.works.engine.place(&mut long.incoming, wanted);
+                    if !place.is_empty() {
+                        connection.receiving = Receiving::Piece;
+                        self.ring.receive_into(socket, id, place);
+                        continue;
+                    }
+                }
                 connection.receiving = Receiving::On;
-                self.ring.receive(connection.socket.as_raw_fd(), id);
+                self.ring.receive(socket, id);
             }
         }
     }
@@ -368,13 +400,13 @@ fn settle_long(works: &mut Works, connection: &mut Connection, mut long: LongCom
     }
     let rest = long.incoming.bytes()[progress.consumed..].to_vec();
     connection.input.splice(..0, rest);
-    works.engine.received(long.incoming, long.fate);
+    works.engine.end_incoming(long.incoming, long.fate);
 }
 
 /// Gives back the memory of a long command.
 pub(super) fn give_up_long(works: &mut Works, connection: &mut Connection) {
     if let Some(long) = connection.long.take() {
-        works.engine.received(long.incoming, long.fate);
+        works.engine.end_incoming(long.incoming, long.fate);
     }
 }
 
