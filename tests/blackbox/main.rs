@@ -8,6 +8,7 @@ mod environment;
 mod hostile;
 mod lifecycle;
 mod memcached;
+mod moves;
 mod observers;
 mod origin_faults;
 mod origin_storm;

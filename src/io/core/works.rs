@@ -1,6 +1,8 @@
 //! What sessions see of a core.
 
 use super::errands::Taping;
+use super::moving::Moving;
+use super::routes::{DETOUR, Routes, is_of_several};
 use crate::clock::{Mono, Now};
 use crate::engine::{Engine, Waiter};
 use crate::hash::slot_of;
@@ -10,7 +12,7 @@ use crate::io::mesh::Mesh;
 use crate::io::time;
 use crate::message::ReturnAddress;
 use crate::metrics::Counters;
-use crate::request::{Answer, Condition, Expiry, Observer, Outcome, Put, Request, Value, Verb};
+use crate::request::{Answer, Condition, Expiry, Fault, Observer, Outcome, Put, Request, Value, Verb};
 use crate::topology::Node;
 use crate::wire::denials::Denial;
 use crate::wire::events::{Asker, DELETIONS, Watchers};
@@ -25,6 +27,12 @@ pub(super) struct Works {
     pub(super) engine: Engine,
     pub(super) mesh: Mesh,
     pub(super) node: Rc<Node>,
+    /// Where requests of this core's sessions go.
+    pub(super) routes: Routes,
+    /// Whether other cores' requests, and those of several keys, have to be looked at before they are done.
+    pub(super) attentive: bool,
+    /// What this core has to do with moves of shards, if it ever had.
+    pub(super) moving: Option<Box<Moving>>,
     /// Whether the name in a client's certificate is its user's.
     pub(super) certificates_name_users: bool,
     /// Calls of each RESP command and subcommand, by its place.
@@ -102,11 +110,11 @@ impl Works {
     /// Has the engine begin to fetch from memory what requests about these keys will touch, as far as they are this core's.
     #[inline]
     pub(super) fn expect(&mut self, keys: &[&[u8]]) {
-        let Works { node, me, engine, .. } = self;
+        let Works { node, me, engine, routes, .. } = self;
         if node.cpus.len() == 1 {
             return engine.approach(keys.iter().copied());
         }
-        let mine = |key: &&[u8]| node.map.owner(slot_of(key).shard()) == *me;
+        let mine = |key: &&[u8]| routes.of(slot_of(key).shard()) == *me;
         engine.approach(keys.iter().copied().filter(mine));
     }
 
@@ -152,6 +160,9 @@ impl Works {
                 self.scratch.clear();
                 let answer = self.journal.answer(part, &mut self.scratch);
                 Some(Outcome { answer, value: Value::One(&self.scratch) })
+            }
+            Verb::Transfer(_) | Verb::PutAllAbsent if self.attentive && !self.is_coherent(request) => {
+                Some(Outcome { answer: Answer::Fault(Fault::Busy), value: Value::EMPTY })
             }
             _ if self.is_watched() => self.serve_watched(now, Waiter { core: from, address }, request),
             _ => self.engine.serve(now, Waiter { core: from, address }, request),
@@ -230,12 +241,18 @@ impl Backend for Desk<'_> {
         let address = ReturnAddress { connection: self.connection, ticket };
         let owner = match target {
             Target::Owner if works.node.cpus.len() == 1 => works.me,
-            Target::Owner => works.node.map.owner(slot_of(request.key).shard()),
+            Target::Owner => works.routes.of(slot_of(request.key).shard()),
             Target::Core(core) => core,
             Target::Here => works.me,
         };
         if owner == works.me {
             return works.execute(self.now, works.me, address, request);
+        }
+        if owner == DETOUR {
+            return works.detour(self.now, address, request);
+        }
+        if works.attentive && is_of_several(&request.verb) && !works.is_coherent(request) {
+            return Some(Outcome { answer: Answer::Fault(Fault::Busy), value: Value::EMPTY });
         }
         works.mesh.send(owner, address, request);
         works.engine.sent_on(self.now, Waiter { core: works.me, address }, request);
@@ -245,7 +262,7 @@ impl Backend for Desk<'_> {
 
     fn land(&mut self, key: &[u8], value: &[u8]) -> bool {
         let works = &mut *self.works;
-        let mine = works.node.cpus.len() == 1 || works.node.map.owner(slot_of(key).shard()) == works.me;
+        let mine = works.node.cpus.len() == 1 || works.routes.of(slot_of(key).shard()) == works.me;
         if !mine {
             // Its owner sees to it, when it has come there.
             return true;
@@ -265,7 +282,13 @@ impl Backend for Desk<'_> {
     fn ready(&self) -> bool {
         let works = &*self.works;
         let enough = works.tight && works.engine.counters.commands_total != self.commands_before;
-        works.mesh.ready() && !enough
+        let parked = works.moving.as_ref().is_some_and(|moving| moving.fences.is_full());
+        works.mesh.ready() && !enough && !parked
+    }
+
+    fn is_settled(&self, key: &[u8]) -> bool {
+        let (works, shard) = (&*self.works, slot_of(key).shard());
+        !works.attentive || works.routes.of(shard) == works.node.map.owner(shard)
     }
 
     fn trusts(&mut self, now: Mono, source: &str, user: &[u8]) -> bool {
