@@ -512,3 +512,6 @@ fn reason_text(reason: Reason) -> &'static str {
         Reason::Diverging => "it was written faster than it was copied",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,6 +137,12 @@ impl Relays {
         }
     }
 
+    /// Whether nothing is on its way.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.places.iter().all(Option::is_none)
+    }
+
     fn take(&mut self, place: u32) -> Option<(CoreId, ReturnAddress)> {
         let back = self.places.get_mut(place as usize)?.take()?;
         self.free.push(place);
