@@ -16,11 +16,23 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 const HEAD_LINES_MAX: usize = 64;
 const HEAD_LINE_BYTES_MAX: u64 = 4096;
 
+/// Has the server do something; answers what it says of it, as JSON.
+///
+/// # Errors
+/// As of [`json`].
+pub fn post(admin: SocketAddr, path: &str) -> anyhow::Result<Value> {
+    read_json(ask(admin, "POST", path)?)
+}
+
 /// Asks for a page; its body comes out of the reader, which ends with the connection.
 ///
 /// # Errors
 /// Nobody answers, or the server refuses; the latter's words are in the error.
 pub fn open(admin: SocketAddr, path: &str) -> anyhow::Result<BufReader<TcpStream>> {
+    ask(admin, "GET", path)
+}
+
+fn ask(admin: SocketAddr, method: &str, path: &str) -> anyhow::Result<BufReader<TcpStream>> {
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)
         .with_context(|| format!("nobody answers at the admin address {admin} (--admin names another)"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -31,7 +43,9 @@ pub fn open(admin: SocketAddr, path: &str) -> anyhow::Result<BufReader<TcpStream
     });
     let password = password.unwrap_or_default();
     // By the older version of HTTP bodies have no numbers of lengths around their pieces.
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {admin}\r\n{password}\r\n").as_bytes())?;
+    let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: {admin}\r\n{length}{password}\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut reader = BufReader::new(stream);
     let status = head_line(&mut reader)?;
     let mut lines = 0;
@@ -56,8 +70,12 @@ pub fn open(admin: SocketAddr, path: &str) -> anyhow::Result<BufReader<TcpStream
 /// # Errors
 /// As of [`open`], and if the page is none.
 pub fn json(admin: SocketAddr, path: &str) -> anyhow::Result<Value> {
+    read_json(open(admin, path)?)
+}
+
+fn read_json(answer: BufReader<TcpStream>) -> anyhow::Result<Value> {
     let mut body = String::new();
-    open(admin, path)?.take(ANSWER_BYTES_MAX).read_to_string(&mut body).context("the server's answer")?;
+    answer.take(ANSWER_BYTES_MAX).read_to_string(&mut body).context("the server's answer")?;
     serde_json::from_str(&body).context("the server's answer")
 }
 

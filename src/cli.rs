@@ -1,7 +1,7 @@
 //! The command line: subcommands and flags, made from the table of settings.
 
 use crate::config::{Config, Password, SETTINGS, Sources};
-use crate::{bench, check, doctor, explain, log, preflight, record, replay, serve, why};
+use crate::{bench, check, doctor, explain, log, preflight, record, replay, serve, shards, why};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ pub fn main() -> ExitCode {
         Some(("prefetch", matches)) => why::run(matches),
         Some(("record", matches)) => record::run(matches),
         Some(("replay", matches)) => replay::run(matches),
+        Some(("shards", matches)) => shards::run(matches),
         Some(("bench", matches)) => {
             bench::run(matches.get_many::<OsString>("arguments").unwrap_or_default().cloned())
         }
@@ -144,6 +145,7 @@ fn command() -> Command {
             bench,
             record::command(),
             replay::command(),
+            shards::command(),
         ])
 }
 

@@ -42,4 +42,5 @@ pub mod preflight;
 pub mod record;
 pub mod replay;
 pub mod serve;
+pub mod shards;
 pub mod why;

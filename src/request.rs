@@ -154,6 +154,41 @@ pub enum Verb {
         /// Most bytes for items, index and receive buffers of all cores together.
         bytes: u64,
     },
+    /// What cores say to each other of moves of shards; the request's value goes with it. For the shell, not the engine.
+    Shard(ShardCall),
+}
+
+/// What a core wants of another one for the sake of a shard that moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardCall {
+    /// Take in the frame of the shard stream in the value. Answers `Number`.
+    Frame,
+    /// Change the shard's record to the one in the value, if it stands at this revision (0: as it was at the start). Answers
+    /// `Number`, the new revision, or `Refused` with what stands there, as of `Look`.
+    Swap {
+        /// The shard's number.
+        shard: u16,
+        /// The revision.
+        expected: u64,
+    },
+    /// The shard's record as it stands. Answers `Page`: its revision as a little-endian u64, then the record.
+    Look {
+        /// The shard's number.
+        shard: u16,
+    },
+    /// Learn that the record of a shard names another owner: it is the value, at this revision. Answers `Number`.
+    Owner {
+        /// The shard's number.
+        shard: u16,
+        /// The revision.
+        revision: u64,
+    },
+    /// Answers `Number` when whatever was asked before, on the same way, of keys of the shard stands in its owner's order: what
+    /// the asker sends straight to the owner from then on comes behind it.
+    Fence {
+        /// The shard's number.
+        shard: u16,
+    },
 }
 
 /// Parts of what a core remembers of commands.

@@ -41,6 +41,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("record", 5),
     ("replay", 5),
     ("serve", 5),
+    ("shards", 5),
     ("why", 5),
 ];
 

@@ -4,6 +4,7 @@
 //! and a core records a hundred thousand turns a second; they are kept as hdrhistograms and written out beside its text.
 
 use super::foresight::Foresight;
+use super::moves::{self, MoveTally};
 use super::truth::{Names, Truth};
 use super::volume::Volume;
 use crate::engine::{KeyspaceTally, PrefetchTally};
@@ -45,6 +46,12 @@ pub struct CoreReport {
     pub prefetch: Option<PrefetchTally>,
     /// The keyspaces, as the core knows them now.
     pub rules: Arc<Keyspaces>,
+    /// Of moves of shards away from it.
+    pub moves: MoveTally,
+    /// Shards that it owns.
+    pub shards: u16,
+    /// The epoch of the shard map, as its sessions see it.
+    pub map_epoch: u64,
 }
 
 /// What a core says about an origin.
@@ -101,6 +108,7 @@ pub struct Board {
     volume: Volume,
     /// As the cores said last; it can change while they serve.
     memory_bytes_max: u64,
+    map_epoch: u64,
 }
 
 /// One core's place on the board.
@@ -114,6 +122,8 @@ struct CoreRow {
     cpu: Duration,
     heard: Option<Instant>,
     age: Gauge,
+    shards: Gauge,
+    moves: MoveTally,
 }
 
 enum CoreMetric {
@@ -162,7 +172,8 @@ impl Board {
         let cores = (0..node.core_count())
             .map(|place| {
                 let label = || vec![Label::new("core", place.to_string())];
-                gauge("foreshadow_shards", "Shards owned.", label()).set(shards_of(CoreId(place)) as f64);
+                let shards = gauge("foreshadow_shards", "Shards owned.", label());
+                shards.set(shards_of(CoreId(place)) as f64);
                 CoreRow {
                     metrics: Counters::NAMES
                         .iter()
@@ -186,6 +197,8 @@ impl Board {
                     turn_all: turn_histogram(),
                     cpu: Duration::ZERO,
                     heard: None,
+                    shards,
+                    moves: MoveTally::default(),
                     age: gauge(
                         "foreshadow_core_report_age_seconds",
                         "Seconds since the core last reported.",
@@ -198,7 +211,7 @@ impl Board {
         let truth = Truth::new(names, usize::from(node.core_count()));
         let foresight = Foresight::new(usize::from(node.core_count()));
         let volume = Volume::new(usize::from(node.core_count()));
-        let memory_bytes_max = node.memory_bytes_max;
+        let (memory_bytes_max, map_epoch) = (node.memory_bytes_max, node.map.epoch);
         let started = Instant::now();
         Board {
             node,
@@ -212,6 +225,7 @@ impl Board {
             foresight,
             volume,
             memory_bytes_max,
+            map_epoch,
         }
     }
 
@@ -230,6 +244,7 @@ impl Board {
             self.volume.take(Instant::now(), report.core.index(), report.counters.commands_total);
             if let Some(row) = self.cores.get_mut(report.core.index()) {
                 self.memory_bytes_max = report.memory_bytes_max;
+                self.map_epoch = self.map_epoch.max(report.map_epoch);
                 self.process.memory_limit.set(report.memory_bytes_max as f64);
                 self.process.clients_max.set(report.clients_max as f64);
                 row.take(report);
@@ -258,6 +273,8 @@ impl Board {
         self.truth.render(&mut text).expect("a String takes all that is written");
         self.foresight.render(&mut text).expect("a String takes all that is written");
         self.volume.render(&mut text).expect("a String takes all that is written");
+        let moves: Vec<MoveTally> = self.cores.iter().map(|row| row.moves).collect();
+        moves::render(&moves, &mut text).expect("a String takes all that is written");
         text
     }
 
@@ -334,7 +351,7 @@ impl Board {
             "clients_max": node.clients_max,
             "memory_limit_bytes": self.memory_bytes_max,
             "resident_bytes": resident_bytes(),
-            "shard_map_epoch": node.map.epoch,
+            "shard_map_epoch": self.map_epoch,
             "counters": counters_json(&sum),
             "cores": cores,
         })
@@ -343,7 +360,9 @@ impl Board {
 
 impl CoreRow {
     fn take(&mut self, report: CoreReport) {
-        let CoreReport { counters, turn, cpu, .. } = report;
+        let CoreReport { counters, turn, cpu, moves, shards, .. } = report;
+        self.shards.set(shards);
+        self.moves = moves;
         let values = self.last.values().into_iter().zip(counters.values());
         for (metric, (before, value)) in self.metrics.iter().zip(values) {
             match metric {
@@ -421,6 +440,9 @@ pub(super) mod tests {
             keyspaces: Vec::new(),
             prefetch: None,
             rules: Arc::default(),
+            moves: MoveTally::default(),
+            shards: 512,
+            map_epoch: 1,
         }
     }
 

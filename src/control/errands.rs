@@ -1,8 +1,9 @@
-//! What the admin pages want of the cores: that they record, and what they know of a key. Carried by the shell of the data plane,
+//! What the admin pages want of the cores: that they record, what they know of a key, of shards and their moves, and that one moves. Carried by the shell of the data plane,
 //! looked at by each core when it is woken for it.
 
+use super::moves::{MoveRefusal, MoveReport, ShardReport};
 use crate::engine::Explained;
-use crate::ids::CoreId;
+use crate::ids::{CoreId, ShardId};
 use crate::prefetch::KeyId;
 use crate::recording::{Chunk, Options};
 use std::sync::Arc;
@@ -61,6 +62,19 @@ pub enum About {
     Key(Vec<u8>),
     /// Which keys of this core those numbers are.
     Names(Vec<KeyId>),
+    /// Which shards it owns.
+    Shards,
+    /// Which of its shards move, or have of late.
+    Moves,
+    /// It is to move a shard of its own.
+    Move {
+        /// Which.
+        shard: ShardId,
+        /// To this core.
+        to: CoreId,
+    },
+    /// It is to end the move of this number.
+    Cancel(u64),
 }
 
 /// What a core knows.
@@ -70,6 +84,14 @@ pub enum Knowledge {
     Key(Option<Box<Explained>>),
     /// Keys, as far as they are remembered.
     Names(Vec<Option<Vec<u8>>>),
+    /// Shards of the core.
+    Shards(Vec<ShardReport>),
+    /// Moves from the core, those under way first, then the newest.
+    Moves(Vec<MoveReport>),
+    /// The number of a move that has begun, or why it has not.
+    Begun(Result<u64, MoveRefusal>),
+    /// Whether there was such a move.
+    Cancelled(bool),
 }
 
 impl Question {

@@ -9,6 +9,7 @@
 //! - `truth`: what they reported of origins and keyspaces.
 //! - `foresight`: what they reported of prefetching; `volume`: how much they had to do, and how much they will.
 //! - `errands`: what pages have the cores do; `record`: recordings of live traffic; `why`: why a key was fetched ahead.
+//! - `moves`: moves of shards, as they are told; `shards`: the pages about them.
 //! - `pages`: the admin HTTP server's routes and who may see them; `query`: what stands behind the question mark.
 //! - `listener`: its bounds: few connections, none of them for ever.
 //! - [`metadata`]: what the nodes of a cluster agree on, by a thread of its own.
@@ -20,15 +21,18 @@ mod errands;
 mod foresight;
 mod listener;
 pub mod metadata;
+mod moves;
 mod pages;
 mod query;
 mod record;
+mod shards;
 mod truth;
 mod volume;
 mod why;
 
 pub use board::{CoreReport, OriginReport, turn_histogram};
 pub use errands::{About, Carrier, Errand, Knowledge, Question, Recording};
+pub use moves::{MoveEnding, MoveRefusal, MoveReport, MoveTally, ShardReport};
 pub use record::{ROWS_MAX, SECONDS_MAX};
 pub use truth::Names;
 

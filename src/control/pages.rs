@@ -5,15 +5,16 @@ use super::errands::Carrier;
 use super::listener::Respite;
 use super::query::fields;
 use super::record::{Desk, GRACE, Refusal, Wish};
+use super::shards::{self, Unfit};
 use super::why;
 use crate::topology::Node;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, RawQuery, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -54,6 +55,10 @@ pub(super) fn router(rooms: Rooms, password: Option<&str>) -> Router {
         .route("/v1/keyspaces", get(keyspaces))
         .route("/v1/prefetch", get(prefetch))
         .route("/v1/record", get(record))
+        .route("/v1/shards", get(all_shards))
+        .route("/v1/shards/{shard}/move", post(move_shard))
+        .route("/v1/moves", get(all_moves))
+        .route("/v1/moves/{id}/cancel", post(cancel_move))
         .route("/v1/node", get(node));
     if let Some(password) = password {
         let keys = Arc::new(Keys::new(password));
@@ -65,7 +70,7 @@ pub(super) fn router(rooms: Rooms, password: Option<&str>) -> Router {
         .fallback(async || {
             (
                 StatusCode::NOT_FOUND,
-                "no such page; there are / /metrics /livez /readyz /v1/node /v1/keyspaces /v1/prefetch /v1/record\n",
+                "no such page; there are / /metrics /livez /readyz /v1/node /v1/keyspaces /v1/prefetch /v1/record /v1/shards /v1/moves\n",
             )
         })
         .with_state(rooms)
@@ -118,6 +123,48 @@ async fn record(
             let why = format!("no secret to hash keys with: /dev/urandom: {why}\n");
             (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
         }
+    }
+}
+
+async fn all_shards(State(rooms): State<Rooms>) -> Response {
+    json_or(shards::owners(&rooms.carrier, rooms.node.core_count()).await)
+}
+
+async fn all_moves(State(rooms): State<Rooms>) -> Response {
+    json_or(shards::moves(&rooms.carrier, rooms.node.core_count()).await)
+}
+
+async fn move_shard(
+    State(rooms): State<Rooms>,
+    Path(shard): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    if let Some(refusal) = of_a_web_page(&headers) {
+        return refusal;
+    }
+    let to = fields(query.as_deref().unwrap_or_default()).find(|(name, _)| name == "to");
+    let to = to.map(|(_, to)| String::from_utf8_lossy(&to).into_owned()).unwrap_or_default();
+    json_or(shards::begin(&rooms.carrier, rooms.node.core_count(), &shard, &to).await)
+}
+
+async fn cancel_move(State(rooms): State<Rooms>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = of_a_web_page(&headers) {
+        return refusal;
+    }
+    json_or(shards::cancel(&rooms.carrier, rooms.node.core_count(), &id).await)
+}
+
+/// A browser says where a page came from that has it post. None of ours does, and others have no business here.
+fn of_a_web_page(headers: &HeaderMap) -> Option<Response> {
+    let refused = || (StatusCode::FORBIDDEN, "not for web pages\n").into_response();
+    headers.contains_key(header::ORIGIN).then(refused)
+}
+
+fn json_or(page: Result<serde_json::Value, Unfit>) -> Response {
+    match page {
+        Ok(page) => ([(header::CONTENT_TYPE, "application/json")], format!("{page}\n")).into_response(),
+        Err(Unfit { status, why }) => (status, format!("{why}\n")).into_response(),
     }
 }
 

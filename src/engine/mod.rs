@@ -356,6 +356,7 @@ impl Engine {
             | Verb::Journal(_)
             | Verb::SetUser
             | Verb::Configure { .. }
+            | Verb::Shard(_)
             | Verb::Pass(_) => Reply::fault(Fault::Unsupported),
         }
     }

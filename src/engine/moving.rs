@@ -8,6 +8,11 @@ impl Engine {
         &mut self.store
     }
 
+    /// Longest key and value together.
+    pub fn item_bytes_max(&self) -> usize {
+        self.item_bytes_max
+    }
+
     /// The greatest version given so far.
     pub fn version(&self) -> Version {
         self.version

@@ -477,6 +477,7 @@ impl Engine {
             | Verb::Limit { .. }
             | Verb::SetUser
             | Verb::Configure { .. }
+            | Verb::Shard(_)
             | Verb::Journal(_) => Way::Execute,
         }
     }

@@ -36,7 +36,8 @@ use crate::wire::native::frame::ShardBlock;
 pub use bytes::Malformed;
 use destination::Destination;
 use frame::{Payload, Reason};
-use owner::{Claim, Role, Roles};
+pub use owner::Role;
+use owner::{Claim, Roles};
 use record::{Record, Seen, Site};
 use source::Source;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -59,6 +60,8 @@ pub struct Options {
     pub bytes_per_second: u64,
     /// Bytes that may be on their way to a shadow.
     pub window_bytes: u64,
+    /// Frames that one step sends of a shard: what bounds how long a step takes.
+    pub step_frames: usize,
     /// Silence after which a sign of life is sent.
     pub beat_millis: u64,
     /// Silence after which the other side counts as gone.
@@ -96,6 +99,7 @@ impl Options {
             item_bytes_max,
             bytes_per_second: 512 << 20,
             window_bytes: 1 << 20,
+            step_frames: 4,
             beat_millis: 1000,
             dead_millis: 3000,
             retry_millis: 100,
@@ -268,12 +272,21 @@ pub enum Action {
         /// Who.
         waiter: Waiter,
     },
+    /// The shard is another core's from now on: the record says so. Whoever sends requests for it is to be told.
+    Left {
+        /// Which shard.
+        shard: ShardId,
+        /// Its record.
+        seen: Seen,
+    },
     /// A move has ended.
     Ended {
         /// Which shard's.
         shard: ShardId,
         /// How.
         how: Ending,
+        /// How far it came; nothing of one that could not begin.
+        progress: Option<Progress>,
     },
 }
 
@@ -301,6 +314,27 @@ pub enum Way {
     Moved(Site),
     /// Nobody can do it now: the client is to ask again.
     Busy,
+}
+
+/// How far a move is, seen from its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What it is at, in a word.
+    pub stage: &'static str,
+    /// Where the shard goes.
+    pub target: Site,
+    /// Which attempt at the copy this is.
+    pub attempt: u32,
+    /// Items that the shard has.
+    pub items: u64,
+    /// Items that the walk has handed out, all attempts together.
+    pub copied_items: u64,
+    /// Bytes of frames of the copy, all attempts together.
+    pub sent_bytes: u64,
+    /// Changes that the target does not know of so far.
+    pub changes: u64,
+    /// Requests that wait for it.
+    pub held: u64,
 }
 
 /// What is counted.
@@ -347,6 +381,7 @@ struct Turn<'a> {
     emptying: &'a mut BTreeSet<u16>,
     actions: &'a mut VecDeque<Action>,
     tally: &'a mut Tally,
+    rest_until: Mono,
 }
 
 /// The moves of a core.
@@ -361,6 +396,7 @@ pub struct Moves {
     actions: VecDeque<Action>,
     tally: Tally,
     all_seen: bool,
+    rest_until: Mono,
     wake_at: Mono,
 }
 
@@ -377,6 +413,7 @@ impl Moves {
             actions: VecDeque::new(),
             tally: Tally::default(),
             all_seen: false,
+            rest_until: Mono(0),
             wake_at: NEVER,
         }
     }
@@ -388,6 +425,11 @@ impl Moves {
     pub fn own(&mut self, shard: ShardId, seen: Seen) {
         assert_eq!(seen.record.owner, self.options.me, "the record names the owner");
         self.roles.set(shard, Role::Serve);
+        self.roles.see(shard, seen);
+    }
+
+    /// Takes in whose a shard is, and does nothing about it: before the first step.
+    pub fn see(&mut self, shard: ShardId, seen: Seen) {
         self.roles.see(shard, seen);
     }
 
@@ -456,6 +498,7 @@ impl Moves {
             emptying: &mut self.emptying,
             actions: &mut self.actions,
             tally: &mut self.tally,
+            rest_until: self.rest_until,
         };
         match event {
             Event::Frame { from, bytes } => match frame::read(bytes, turn.options.item_bytes_max) {
@@ -525,7 +568,7 @@ impl Moves {
                     self.sources.insert(number, source);
                 } else {
                     let how = Ending::Cancelled(Reason::Busy);
-                    turn.actions.push_back(Action::Ended { shard, how });
+                    turn.actions.push_back(Action::Ended { shard, how, progress: None });
                 }
             }
             Event::Cancel { shard } => {
@@ -550,6 +593,7 @@ impl Moves {
             emptying: &mut self.emptying,
             actions: &mut self.actions,
             tally: &mut self.tally,
+            rest_until: self.rest_until,
         };
         // One shard at a time is frozen, so that the waits of a core do not add up.
         let mut frozen = self.sources.values().any(Source::is_frozen);
@@ -585,6 +629,47 @@ impl Moves {
     /// When to step at the latest.
     pub fn wake_at(&self) -> Option<Mono> {
         (self.wake_at != NEVER).then_some(self.wake_at)
+    }
+
+    /// Has walks rest until a moment: others want the core. What changes is told all the same.
+    pub fn rest_until(&mut self, moment: Mono) {
+        self.rest_until = moment;
+    }
+
+    /// What this core is to a shard.
+    #[inline]
+    pub fn role(&self, shard: ShardId) -> Role {
+        self.roles.of(shard)
+    }
+
+    /// A shard whose role has changed since the last call told of it. To be asked until there is none.
+    pub fn next_changed(&mut self) -> Option<ShardId> {
+        self.roles.next_changed()
+    }
+
+    /// The record of a shard as it was seen last.
+    pub fn seen(&self, shard: ShardId) -> Option<&Seen> {
+        self.roles.seen(shard)
+    }
+
+    /// Whether a move of the shard that ends here is under way, or is being wound up.
+    pub fn arrives(&self, shard: ShardId) -> bool {
+        self.destinations.contains_key(&shard.number())
+    }
+
+    /// Where a shard goes that moves away from here.
+    pub fn target(&self, shard: ShardId) -> Option<Site> {
+        self.sources.get(&shard.number()).map(Source::target)
+    }
+
+    /// Whether the shard was granted to this core, and it waits for the record to say so.
+    pub fn is_granted(&self, shard: ShardId) -> bool {
+        self.destinations.get(&shard.number()).is_some_and(Destination::is_granted)
+    }
+
+    /// How far the move of a shard of this core is, if there is one.
+    pub fn progress(&self, engine: &mut Engine, shard: ShardId) -> Option<Progress> {
+        self.sources.get(&shard.number()).map(|source| source.progress(engine))
     }
 
     /// What was counted.

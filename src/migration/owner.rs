@@ -6,11 +6,11 @@ use crate::clock::Mono;
 use crate::engine::Waiter;
 use crate::ids::{SHARD_COUNT, ShardId};
 use crate::request::{Request, Verb};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What a core does with requests for a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub enum Role {
     /// Nothing: another core owns it, or nobody knows.
     Away,
     /// Executes them.
@@ -24,12 +24,15 @@ pub(super) enum Role {
 /// The roles of a core.
 pub(super) struct Roles {
     roles: Box<[Role]>,
+    /// Shards whose role has changed since somebody asked.
+    changed: BTreeSet<u16>,
     seen: BTreeMap<u16, Seen>,
 }
 
 impl Roles {
     pub fn new() -> Roles {
-        Roles { roles: vec![Role::Away; SHARD_COUNT.into()].into(), seen: BTreeMap::new() }
+        let roles = vec![Role::Away; SHARD_COUNT.into()].into();
+        Roles { roles, changed: BTreeSet::new(), seen: BTreeMap::new() }
     }
 
     #[inline]
@@ -38,7 +41,14 @@ impl Roles {
     }
 
     pub fn set(&mut self, shard: ShardId, role: Role) {
-        self.roles[usize::from(shard.number())] = role;
+        let before = std::mem::replace(&mut self.roles[usize::from(shard.number())], role);
+        if before != role {
+            self.changed.insert(shard.number());
+        }
+    }
+
+    pub fn next_changed(&mut self) -> Option<ShardId> {
+        self.changed.pop_first().map(ShardId::new)
     }
 
     /// The record as it was seen last.

@@ -13,16 +13,14 @@ use super::deltas::Bundle;
 use super::frame::{Payload, Reason, Records};
 use super::owner::{Held, Role, Waiting};
 use super::record::{Illegal, Phase, Record, Seen, Site};
-use super::{Action, Ending, NEVER, Options, Sabotage, Swapped, Turn, verbs};
+use super::{Action, Ending, NEVER, Options, Progress, Sabotage, Swapped, Turn, verbs};
 use crate::clock::{Mono, Now};
-use crate::engine::Waiter;
+use crate::engine::{Engine, Waiter};
 use crate::ids::ShardId;
 use crate::request::{Outcome, Request};
 use crate::wire::native::frame::ShardBlock;
 use std::collections::VecDeque;
 
-/// Frames that one step sends; the next step comes soon.
-const FRAMES_PER_STEP: usize = 4;
 /// Bytes of changed keys, and of frames not acknowledged, at which a copy counts as caught up enough to freeze.
 const LAG_BYTES_MAX: usize = 16 << 10;
 const LANDING_BYTES_MAX: u64 = 64 << 10;
@@ -100,6 +98,9 @@ pub(super) struct Source {
     unacked_bytes: u64,
     credit: u64,
     unacked: VecDeque<Sent>,
+    /// Of all attempts: for those who look on.
+    all_bytes: u64,
+    all_items: u64,
     /// Whether the target may still have what was acknowledged.
     resumable: bool,
     walk_told: bool,
@@ -152,6 +153,8 @@ impl Source {
             unacked_bytes: 0,
             credit: 0,
             unacked: VecDeque::new(),
+            all_bytes: 0,
+            all_items: 0,
             resumable: false,
             walk_told: false,
             ahead: verbs::ahead_millis(turn.now),
@@ -208,6 +211,33 @@ impl Source {
         )
     }
 
+    pub fn progress(&self, engine: &mut Engine) -> Progress {
+        let store = engine.store_mut();
+        let stage = match self.stage {
+            Stage::Intent => "intent",
+            Stage::Waiting => "waiting",
+            Stage::Opening => "opening",
+            Stage::Copying => "copying",
+            Stage::Landing => "landing",
+            Stage::Frozen => "frozen",
+            Stage::Granted => "granted",
+            Stage::Revoking => "revoking",
+            Stage::Moved => "moved",
+            Stage::Leaving => "leaving",
+            Stage::Over => "over",
+        };
+        Progress {
+            stage,
+            target: self.target,
+            attempt: self.attempt,
+            items: store.shard_len(self.shard),
+            copied_items: self.all_items,
+            sent_bytes: self.all_bytes,
+            changes: store.progress(self.shard).map_or(0, |progress| progress.changed as u64),
+            held: self.held.len() as u64,
+        }
+    }
+
     fn block(&self, sequence: u64) -> ShardBlock {
         ShardBlock {
             migration: self.migration,
@@ -232,6 +262,7 @@ impl Source {
             self.unanswered = turn.now.mono;
         }
         self.sent_bytes += bytes;
+        self.all_bytes += bytes;
         self.unacked_bytes += bytes;
         self.unacked.push_back(Sent { sequence: self.sequence, bytes, keys });
         self.beat_at = turn.after(turn.options.beat_millis);
@@ -390,7 +421,8 @@ impl Source {
 
     fn end(&mut self, turn: &mut Turn<'_>, how: Ending) {
         self.stage = Stage::Over;
-        turn.actions.push_back(Action::Ended { shard: self.shard, how });
+        let progress = Some(self.progress(turn.engine));
+        turn.actions.push_back(Action::Ended { shard: self.shard, how, progress });
     }
 
     /// The record names another owner.
@@ -399,6 +431,7 @@ impl Source {
         turn.leave(self.shard);
         self.unacked.clear();
         self.enter(turn, Stage::Moved);
+        turn.actions.push_back(Action::Left { shard: self.shard, seen: self.seen.clone() });
         let other = self.seen.record.owner != self.target;
         if other {
             // Whoever it is knows nothing of what was sent on.
@@ -737,7 +770,7 @@ impl Source {
             return self.begin_anew(turn);
         }
         let mut walked = progress.walked;
-        for _ in 0..FRAMES_PER_STEP {
+        for _ in 0..turn.options.step_frames {
             if !self.has_credit() {
                 break;
             }
@@ -818,7 +851,7 @@ impl Source {
         // A pause is not saved up.
         self.allowance = (self.allowance + earned as u64).min(turn.options.window_bytes);
         self.allowed_at = now;
-        if self.allowance == 0 {
+        if self.allowance == 0 || now < turn.rest_until {
             return false;
         }
         let (bundle, more) = Bundle::of_walk(turn.engine.store_mut(), now, self.shard, self.ahead);
@@ -828,6 +861,7 @@ impl Source {
             return more;
         }
         turn.tally.copied_items += bundle.keys.len() as u64;
+        self.all_items += bundle.keys.len() as u64;
         self.send_ordered(turn, &Payload::Snapshot(Records(&bundle.records)), bundle.keys);
         if turn.options.has(Sabotage::LateImage) {
             self.late = Some(bundle.records);

@@ -11,6 +11,8 @@ pub struct ShardMap {
     /// Grows with each change.
     pub epoch: u64,
     owners: Box<[CoreId]>,
+    /// Of shards that have moved, who owned them before; nothing as long as none has.
+    before: Option<Box<[CoreId]>>,
 }
 
 /// Contiguous slots of one owner.
@@ -29,13 +31,36 @@ impl ShardMap {
     pub fn on_cores(cores: u16) -> ShardMap {
         let owners =
             (0..SHARD_COUNT).map(|shard| CoreId(jump(spread(shard), u32::from(cores)) as u16)).collect();
-        ShardMap { epoch: 1, owners }
+        ShardMap { epoch: 1, owners, before: None }
     }
 
     /// The core that owns a shard.
     #[inline]
     pub fn owner(&self, shard: ShardId) -> CoreId {
         self.owners[shard.number() as usize]
+    }
+
+    /// Gives a shard another owner, in an epoch that is at least this one.
+    pub fn give(&mut self, shard: ShardId, owner: CoreId, epoch: u64) {
+        let place = usize::from(shard.number());
+        let before = self.before.get_or_insert_with(|| self.owners.clone());
+        if self.owners[place] != owner {
+            before[place] = self.owners[place];
+        }
+        self.owners[place] = owner;
+        self.epoch = epoch.max(self.epoch + 1);
+    }
+
+    /// Whether a shard has moved since the start.
+    #[inline]
+    pub fn has_moves(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// Whether a core owned a shard before its owner does: who asks it there has an old map.
+    pub fn was_of(&self, shard: ShardId, core: CoreId) -> bool {
+        let place = usize::from(shard.number());
+        self.owners[place] != core && self.before.as_ref().is_some_and(|before| before[place] == core)
     }
 
     /// Runs of contiguous slots with one owner, in slot order.
@@ -118,6 +143,24 @@ mod tests {
         for shard in (0..SHARD_COUNT).map(ShardId::new) {
             assert!(three.owner(shard) == two.owner(shard) || three.owner(shard) == CoreId(2));
         }
+    }
+
+    #[test]
+    fn who_owned_a_shard_before_is_known_and_epochs_grow() {
+        let mut map = ShardMap::on_cores(3);
+        let shard = ShardId::new(5);
+        let first = map.owner(shard);
+        let [second, third] = [1, 2].map(|step| CoreId((first.0 + step) % 3));
+        assert!(!map.has_moves() && !map.was_of(shard, first));
+        map.give(shard, second, 40);
+        assert_eq!((map.owner(shard), map.epoch), (second, 40));
+        assert!(map.has_moves() && map.was_of(shard, first) && !map.was_of(shard, second));
+        map.give(shard, second, 40);
+        assert!(map.was_of(shard, first) && map.epoch > 40, "told twice");
+        map.give(shard, third, 3);
+        assert!(map.was_of(shard, second) && !map.was_of(shard, first) && map.epoch > 41);
+        map.give(shard, first, 50);
+        assert!(!map.was_of(shard, first) && map.was_of(shard, third));
     }
 
     #[test]

@@ -59,6 +59,11 @@ pub trait Backend {
     /// [`Session::complete`] with the ticket later. Never blocks.
     fn call(&mut self, target: Target, request: &Request<'_>, ticket: u32) -> Option<Outcome<'_>>;
 
+    /// Whether requests for a key go to the owner that the node's map shows and nowhere else: not while its shard moves.
+    fn is_settled(&self, _key: &[u8]) -> bool {
+        true
+    }
+
     /// Says which keys the next calls will be about, so that memory may be fetched meanwhile. A hint.
     #[inline]
     fn expect(&mut self, _keys: &[&[u8]]) {}

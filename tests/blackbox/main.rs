@@ -9,6 +9,7 @@ mod hostile;
 mod lifecycle;
 mod long_values;
 mod memcached;
+mod moves;
 mod observers;
 mod origin_faults;
 mod origin_storm;

@@ -595,7 +595,9 @@ impl World {
                     self.answer(node, waiter, Reply::Moved(owner.node as usize));
                 }
                 Action::Lost { waiter } => self.answer(node, waiter, Reply::Lost),
-                Action::Ended { shard, how } => {
+                // Clients find out by asking.
+                Action::Left { .. } => {}
+                Action::Ended { shard, how, .. } => {
                     self.say(|_| format!("node {node}: the move of {} ended: {how:?}", shard.number()));
                     if how == Ending::Cancelled(migration::frame::Reason::Busy) {
                         self.report.refused += 1;

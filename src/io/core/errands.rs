@@ -1,8 +1,8 @@
-//! What the admin pages want of a core: that it records, and what it knows of a key.
+//! What the admin pages want of a core: that it records, what it knows of a key and of shards, and that one moves.
 
 use super::Core;
 use crate::clock::Now;
-use crate::control::{About, Knowledge, Question, Recording};
+use crate::control::{About, Knowledge, MoveRefusal, Question, Recording};
 use crate::recording::Recorder;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +35,13 @@ impl Core {
             let knowledge = match &question.about {
                 About::Key(key) => Knowledge::Key(self.works.engine.explain(now, key)),
                 About::Names(ids) => Knowledge::Names(self.works.engine.names_of(ids)),
+                About::Shards => Knowledge::Shards(self.works.shard_reports()),
+                About::Moves => Knowledge::Moves(self.works.move_reports()),
+                About::Move { .. } if !self.options.sources.origins.is_empty() => {
+                    Knowledge::Begun(Err(MoveRefusal::Origins))
+                }
+                About::Move { shard, to } => Knowledge::Begun(self.works.begin_move(now, *shard, *to)),
+                About::Cancel(id) => Knowledge::Cancelled(self.works.cancel_move(now, *id)),
             };
             question.answer(knowledge);
         }

@@ -13,6 +13,8 @@ use crate::store::APPROACH_MAX;
 
 /// Output of fewer bytes need not be counted before its connection is looked at anyway.
 const LONG_OUTPUT_BYTES: usize = 64 << 10;
+/// Frames of the shard stream from here on are taken one in a turn.
+const LONG_FRAME_BYTES: usize = 8 << 10;
 
 /// A batch whose requests are not all done: what they bring back is more than its sender has taken so far.
 pub(super) struct Waiting {
@@ -81,6 +83,44 @@ impl Core {
             if i.is_multiple_of(APPROACH_MAX) {
                 let keys = coming.by_ref().take(APPROACH_MAX).map(|(_, request)| request.key);
                 self.works.engine.approach(keys);
+            }
+            let call = match request.verb {
+                Verb::Shard(call) => Some(call),
+                _ => None,
+            };
+            if call.is_some() && request.value.len() >= LONG_FRAME_BYTES {
+                // Each takes about as long as a turn may; those who wait behind it get theirs first.
+                if std::mem::replace(&mut self.took_frame, true) {
+                    return false;
+                }
+            }
+            if let Some(call) = call {
+                waiting.next += 1;
+                self.works.shard_call(now, from, address, call, &request);
+                continue;
+            }
+            if self.works.attentive && !guarded {
+                let whole = request.verb != Verb::Guard || {
+                    let group = waiting.batch.requests().skip(waiting.next).map(|(_, request)| request);
+                    self.works.serves_all(group)
+                };
+                if !whole {
+                    let outcome = Outcome { answer: Answer::Fault(Fault::Busy), value: Value::EMPTY };
+                    waiting.next += 1;
+                    self.works.mesh.answer(from, address, &outcome);
+                    for (_, (address, request)) in requests.by_ref() {
+                        waiting.next += 1;
+                        self.works.mesh.answer(from, address, &outcome);
+                        if request.verb == Verb::Unguard {
+                            break;
+                        }
+                    }
+                    continue;
+                }
+                if self.works.intercept(now, from, address, &request) {
+                    waiting.next += 1;
+                    continue;
+                }
             }
             if request.value.len() >= LONG_COMMAND_BYTES
                 && let Some(arrived) = waiting.batch.arrived(request.value)
@@ -162,6 +202,8 @@ impl Core {
         let Some(connection) = self.table.of(id) else {
             if id == PASSAGES {
                 self.works.engine.forgotten(Passage(address.ticket));
+            } else if id.place == u32::MAX {
+                self.works.shard_returned(now, address, outcome);
             }
             return;
         };

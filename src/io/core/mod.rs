@@ -11,7 +11,8 @@
 //! The clock is read once a turn. Nothing in 2 to 5 enters the kernel; it only queues for the next turn's 1.
 //!
 //! A file per kind of input: `accept`, `receive` and `send` for completions, `mail` for other cores, `timed` for the clock,
-//! `errands` for the admin pages, `ends` for what goes; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
+//! `errands` for the admin pages, `ends` for what goes; `moving` for shards that move, `routes` for requests that meet them
+//! and `records` for whose they are; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
 //! around the cores.
 
 mod accept;
@@ -20,10 +21,13 @@ mod errands;
 mod guests;
 mod limit;
 mod mail;
+mod moving;
 mod notices;
 mod origins;
 mod receive;
+mod records;
 mod rest;
+mod routes;
 mod send;
 mod start;
 mod timed;
@@ -53,6 +57,7 @@ use glommio::{Latency, Shares};
 use hdrhistogram::Histogram;
 use mail::Waiting;
 use origins::Origins;
+use routes::Routes;
 use socket2::Socket;
 use std::collections::VecDeque;
 use std::io;
@@ -123,6 +128,8 @@ struct Core {
     runnable: Vec<ConnectionId>,
     /// Requests of other cores that wait, in order, for room for what they bring.
     waiting: VecDeque<Waiting>,
+    /// Whether a long frame of a shard that comes here was taken in this turn.
+    took_frame: bool,
     /// Who may do what, as this core knows it.
     users: Arc<Users>,
     /// How often users were read again.
@@ -208,7 +215,15 @@ impl Core {
             .collect();
         let users = options.wire.users.clone();
         let now = time::now();
-        let mut engine = Engine::new(options.engine);
+        let mut engine_options = options.engine;
+        if options.sources.origins.is_empty() {
+            // A shard that comes here comes in the order of its core's hashes. Were it the order of ours as well, the first leaves of its
+            // table would be full before the others had any item. Prefetching wants keys to have one number on all cores, and
+            // where there are origins no shard moves.
+            let secret = &mut engine_options.store.hash_secret[0];
+            *secret ^= u64::from(me.0).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        }
+        let mut engine = Engine::new(engine_options);
         engine.counters.connections = 0;
         engine.set_shards(me, &node.map);
         let sources = options.sources.clone();
@@ -219,6 +234,9 @@ impl Core {
             me,
             engine,
             mesh,
+            routes: Routes::new(&node.map),
+            attentive: false,
+            moving: None,
             node: Rc::new(Node::clone(&node)),
             certificates_name_users: options.certificates_name_users,
             calls: Box::new([0; 256]),
@@ -242,6 +260,7 @@ impl Core {
             retry: None,
             accept: Some(now.mono),
             origins: None,
+            moves: None,
             armed: None,
         };
         Ok(Core {
@@ -260,6 +279,7 @@ impl Core {
             held_until: Mono(0),
             runnable: Vec::new(),
             waiting: VecDeque::new(),
+            took_frame: false,
             users,
             users_round: 0,
             recording_round: 0,
@@ -346,11 +366,13 @@ impl Core {
         let left_over = completions.len();
         self.ring.take(&mut completions);
         let mut busy = !completions.is_empty();
+        let received = busy;
         // First what was sent: it frees the buffers that the replies to come are written into.
         for completion in completions[left_over..].iter().filter(|completion| completion.kind == Kind::Send) {
             self.sent(now, completion);
         }
         self.turn_output_bytes = 0;
+        self.took_frame = false;
         let mut done = 0;
         for (i, completion) in completions.iter().enumerate() {
             // Long replies leave while they are in the processor's cache; who comes behind them has the next turn.
@@ -381,8 +403,13 @@ impl Core {
         completions.drain(..done);
         completions.retain(|completion| completion.kind != Kind::Send);
         self.completions = completions;
+        let commands = self.works.engine.counters.commands_total;
         busy |= self.read_mail(now);
         busy |= self.serve_runnable(now);
+        if self.works.moving.is_some() {
+            let served = received || self.works.engine.counters.commands_total != commands;
+            self.drive_moves(now, served);
+        }
         self.mind_origins(now);
         self.spread_hints();
         if self.works.engine.has_changes() || !self.works.lines.is_empty() || self.works.watchers.any() {

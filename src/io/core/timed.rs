@@ -20,6 +20,8 @@ pub(super) struct Due {
     pub(super) accept: Option<Mono>,
     /// Questions to origins, and those who wait for them.
     pub(super) origins: Option<Mono>,
+    /// Shards that move.
+    pub(super) moves: Option<Mono>,
     /// The timer in the ring, if one is out.
     pub(super) armed: Option<Mono>,
 }
@@ -27,7 +29,7 @@ pub(super) struct Due {
 impl Due {
     pub(super) fn next(&self) -> Mono {
         let mut next = self.engine.min(self.sweep);
-        for moment in [self.retry, self.accept, self.origins].into_iter().flatten() {
+        for moment in [self.retry, self.accept, self.origins, self.moves].into_iter().flatten() {
             next = next.min(moment);
         }
         next
@@ -62,6 +64,7 @@ impl Core {
             let request = Request { key: b"", value: b"", verb: Verb::Counters };
             let page = self.works.engine.execute(now, &request);
             counters.add(&Counters::from_bytes(page.value.bytes()));
+            let (moves, shards) = self.works.move_tally();
             (self.report)(CoreReport {
                 core: self.works.me,
                 counters,
@@ -71,6 +74,9 @@ impl Core {
                 keyspaces: self.works.engine.tallies().to_vec(),
                 prefetch: self.works.engine.prefetch_tally(),
                 rules: self.origins.rules(),
+                moves,
+                shards,
+                map_epoch: self.works.node.map.epoch,
                 memory_bytes_max: self.works.node.memory_bytes_max,
                 clients_max: self.works.node.clients_max,
             });

@@ -1,6 +1,8 @@
 //! What sessions see of a core.
 
 use super::errands::Taping;
+use super::moving::Moving;
+use super::routes::{DETOUR, Routes, is_of_several};
 use crate::clock::{Mono, Now};
 use crate::engine::{Engine, Fate, Waiter};
 use crate::hash::slot_of;
@@ -10,7 +12,9 @@ use crate::io::mesh::Mesh;
 use crate::io::time;
 use crate::message::ReturnAddress;
 use crate::metrics::Counters;
-use crate::request::{Answer, Condition, Expiry, Observer, Outcome, Put, Request, Shared, Value, Verb};
+use crate::request::{
+    Answer, Condition, Expiry, Fault, Observer, Outcome, Put, Request, Shared, Value, Verb,
+};
 use crate::store::Incoming;
 use crate::topology::Node;
 use crate::wire::denials::Denial;
@@ -26,6 +30,12 @@ pub(super) struct Works {
     pub(super) engine: Engine,
     pub(super) mesh: Mesh,
     pub(super) node: Rc<Node>,
+    /// Where requests of this core's sessions go.
+    pub(super) routes: Routes,
+    /// Whether other cores' requests, and those of several keys, have to be looked at before they are done.
+    pub(super) attentive: bool,
+    /// What this core has to do with moves of shards, if it ever had.
+    pub(super) moving: Option<Box<Moving>>,
     /// Whether the name in a client's certificate is its user's.
     pub(super) certificates_name_users: bool,
     /// Calls of each RESP command and subcommand, by its place.
@@ -105,11 +115,11 @@ impl Works {
     /// Has the engine begin to fetch from memory what requests about these keys will touch, as far as they are this core's.
     #[inline]
     pub(super) fn expect(&mut self, keys: &[&[u8]]) {
-        let Works { node, me, engine, .. } = self;
+        let Works { node, me, engine, routes, .. } = self;
         if node.cpus.len() == 1 {
             return engine.approach(keys.iter().copied());
         }
-        let mine = |key: &&[u8]| node.map.owner(slot_of(key).shard()) == *me;
+        let mine = |key: &&[u8]| routes.of(slot_of(key).shard()) == *me;
         engine.approach(keys.iter().copied().filter(mine));
     }
 
@@ -155,6 +165,9 @@ impl Works {
                 self.scratch.clear();
                 let answer = self.journal.answer(part, &mut self.scratch);
                 Some(Outcome { answer, value: Value::One(&self.scratch) })
+            }
+            Verb::Transfer(_) | Verb::PutAllAbsent if self.attentive && !self.is_coherent(request) => {
+                Some(Outcome { answer: Answer::Fault(Fault::Busy), value: Value::EMPTY })
             }
             _ if self.is_watched() => self.serve_watched(now, Waiter { core: from, address }, request),
             _ => self.engine.serve(now, Waiter { core: from, address }, request),
@@ -252,32 +265,37 @@ impl Backend for Desk<'_> {
         let address = ReturnAddress { connection: self.connection, ticket };
         let owner = match target {
             Target::Owner if works.node.cpus.len() == 1 => works.me,
-            Target::Owner => works.node.map.owner(slot_of(request.key).shard()),
+            Target::Owner => works.routes.of(slot_of(request.key).shard()),
             Target::Core(core) => core,
             Target::Here => works.me,
         };
-        if let Some(value) = self.arrived(request.value) {
-            let works = &mut *self.works;
-            if owner == works.me {
-                works.engine.offer(&value, true);
-                self.fate = Fate::Stored;
-            } else {
-                self.fate = Fate::Sent;
-                works.mesh.send_arrived(owner, address, request, value);
-                return self.sent_on(address, request);
-            }
-        }
         let me = self.works.me;
         if owner == me {
+            if let Some(value) = self.arrived(request.value) {
+                self.works.engine.offer(&value, true);
+                self.fate = Fate::Stored;
+            }
             return self.works.execute(self.now, me, address, request);
         }
-        self.works.mesh.send(owner, address, request);
+        if owner == DETOUR {
+            return self.works.detour(self.now, address, request);
+        }
+        if self.works.attentive && is_of_several(&request.verb) && !self.works.is_coherent(request) {
+            return Some(Outcome { answer: Answer::Fault(Fault::Busy), value: Value::EMPTY });
+        }
+        match self.arrived(request.value) {
+            Some(value) => {
+                self.fate = Fate::Sent;
+                self.works.mesh.send_arrived(owner, address, request, value);
+            }
+            None => self.works.mesh.send(owner, address, request),
+        }
         self.sent_on(address, request)
     }
 
     fn land(&mut self, key: &[u8], value: &[u8]) -> bool {
         let works = &mut *self.works;
-        let mine = works.node.cpus.len() == 1 || works.node.map.owner(slot_of(key).shard()) == works.me;
+        let mine = works.node.cpus.len() == 1 || works.routes.of(slot_of(key).shard()) == works.me;
         if !mine {
             // Its owner sees to it, when it has come there.
             return true;
@@ -301,7 +319,13 @@ impl Backend for Desk<'_> {
     fn ready(&self) -> bool {
         let works = &*self.works;
         let enough = works.tight && works.engine.counters.commands_total != self.commands_before;
-        works.mesh.ready() && !enough
+        let parked = works.moving.as_ref().is_some_and(|moving| moving.fences.is_full());
+        works.mesh.ready() && !enough && !parked
+    }
+
+    fn is_settled(&self, key: &[u8]) -> bool {
+        let (works, shard) = (&*self.works, slot_of(key).shard());
+        !works.attentive || works.routes.of(shard) == works.node.map.owner(shard)
     }
 
     fn trusts(&mut self, now: Mono, source: &str, user: &[u8]) -> bool {

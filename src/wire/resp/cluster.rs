@@ -59,6 +59,17 @@ impl Talk {
         Flow::Done
     }
 
+    /// Where a command's key has gone, if the client came by the port of the core that owned it before: it has an old map. Others are
+    /// served wherever they ask.
+    pub(super) fn gone_to(&self, node: &Node, command: &Command, arguments: Arguments<'_>) -> Option<String> {
+        let own = self.options.only_core?;
+        let sub = command.subcommand(self.subcommand.as_bytes());
+        let mut slots = command.keys(sub, arguments.len()).map(|place| slot_of(arguments.at(place)));
+        let slot = slots.find(|slot| node.map.was_of(slot.shard(), own))?;
+        let port = port_of(node, node.map.owner(slot.shard()));
+        Some(format!("MOVED {} {}:{port}", slot.number(), self.address(node)))
+    }
+
     /// The core whose port the client came by; the first, if it came by the main port.
     fn own_core(&self, node: &Node) -> CoreId {
         let port = self.client.local.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());

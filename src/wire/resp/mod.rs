@@ -195,6 +195,7 @@ impl Resp {
         let Resp { parser, talk, writer, order } = self;
         let mut ex = Exchange { now, node, backend, writer, order, out, blame: Blame::NOBODY };
         let mut budget = talk.options.commands_per_turn.max(1);
+        let redirects = talk.options.only_core.is_some() && node.map.has_moves();
         talk.turn_bytes = ex.out.total() + TURN_BYTES_MAX;
         let mut consumed = 0;
         let next = loop {
@@ -213,7 +214,7 @@ impl Resp {
                 break Next::Blocked;
             }
             if talk.task == Task::None {
-                if talk.plain && parser.is_fresh() && !talk.settle_passing(&ex) {
+                if talk.plain && !redirects && parser.is_fresh() && !talk.settle_passing(&ex) {
                     let (taken, spent) = talk.shorts(&mut ex, rest, budget);
                     if spent > 0 {
                         consumed += taken;
@@ -604,6 +605,12 @@ impl Talk {
         }
         if !fits || self.denied(ex, command, arguments) || !self.allowed_while_subscribed(ex, command) {
             return self.break_transaction();
+        }
+        if ex.node.map.has_moves()
+            && let Some(text) = self.gone_to(ex.node, command, arguments)
+        {
+            self.break_transaction();
+            return self.fail(ex, &text);
         }
         if self.attentive
             && ex.backend.monitored()

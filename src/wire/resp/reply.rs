@@ -315,6 +315,10 @@ impl Writer {
                 out.extend_from_slice(if self.protocol == 3 { b"_\r\n" } else { b"*-1\r\n" });
                 self.aborted = true;
             }
+            (Shape::Exec { .. }, Answer::Fault(fault)) => {
+                self.fault(fault, out);
+                self.aborted = true;
+            }
             (Shape::Exec { commands }, _) => header(out, b'*', commands as usize),
             (Shape::ExecEnd, _) => {}
             (
@@ -649,7 +653,7 @@ fn happened(answer: Answer) -> bool {
     }
 }
 
-fn fault_text(fault: Fault) -> &'static str {
+pub(super) fn fault_text(fault: Fault) -> &'static str {
     match fault {
         Fault::NotInteger => NOT_INTEGER,
         Fault::NotFloat => "ERR value is not a valid float",

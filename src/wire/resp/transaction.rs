@@ -10,11 +10,11 @@
 
 use super::commands::{self, Command, Group, Id};
 use super::parser::{Arguments, Queue};
-use super::reply::{CROSS_SLOT, Shape};
+use super::reply::{CROSS_SLOT, Shape, fault_text};
 use super::{Backend, Ex, Flow, Talk, Task};
 use crate::hash::slot_of;
 use crate::ids::CoreId;
-use crate::request::{Request, Verb};
+use crate::request::{Fault, Request, Verb};
 use crate::topology::Node;
 use crate::wire::Target;
 use crate::wire::journal::Blame;
@@ -190,9 +190,12 @@ impl Talk {
             self.pass_transaction(ex, &transaction.queue);
             return Flow::Done;
         }
-        let Ok(owner) = owner_of(ex.node, &transaction.queue, &guards) else {
-            self.fail(ex, CROSS_SLOT);
-            return Flow::Done;
+        let owner = match owner_of(ex.node, |key| ex.backend.is_settled(key), &transaction.queue, &guards) {
+            Ok(owner) => owner,
+            Err(why) => {
+                self.fail(ex, why);
+                return Flow::Done;
+            }
         };
         let shape = Shape::Exec { commands: transaction.queue.len() as u32 };
         // Without watched keys, too: what is guarded is done in one go, whatever it brings.
@@ -238,11 +241,19 @@ impl Talk {
     }
 }
 
-/// The core that all keys belong to, if there are any. An error if there are several cores, or in a cluster several slots.
-fn owner_of(node: &Node, queue: &Queue, guards: &[u8]) -> Result<Option<CoreId>, ()> {
+/// The core that all keys belong to, if there are any. An error if there are several cores, or in a cluster several slots, or
+/// if a key is not `settled` anywhere.
+fn owner_of(
+    node: &Node,
+    settled: impl Fn(&[u8]) -> bool,
+    queue: &Queue,
+    guards: &[u8],
+) -> Result<Option<CoreId>, &'static str> {
     let mut first = None;
+    let mut moving = false;
     let mut fits = |key: &[u8]| {
         let slot = slot_of(key);
+        moving |= !settled(key);
         let (seen, owner) = *first.get_or_insert((slot, node.map.owner(slot.shard())));
         if node.core_ports.is_empty() { owner == node.map.owner(slot.shard()) } else { seen == slot }
     };
@@ -252,7 +263,7 @@ fn owner_of(node: &Node, queue: &Queue, guards: &[u8]) -> Result<Option<CoreId>,
         let sub = (arguments.len() > 1).then(|| command.subcommand(arguments.at(1))).flatten();
         for place in command.keys(sub, arguments.len()) {
             if !fits(arguments.at(place)) {
-                return Err(());
+                return Err(CROSS_SLOT);
             }
         }
     }
@@ -260,9 +271,12 @@ fn owner_of(node: &Node, queue: &Queue, guards: &[u8]) -> Result<Option<CoreId>,
     while let Some((len, tail)) = rest.split_first_chunk::<4>() {
         let (key, tail) = tail.split_at(u32::from_le_bytes(*len) as usize);
         if !fits(key) {
-            return Err(());
+            return Err(CROSS_SLOT);
         }
         rest = &tail[16..];
+    }
+    if moving {
+        return Err(fault_text(Fault::Busy));
     }
     Ok(first.map(|(_, owner)| owner))
 }

@@ -74,6 +74,7 @@ impl Store {
             | Verb::Journal(_)
             | Verb::SetUser
             | Verb::Configure { .. }
+            | Verb::Shard(_)
             | Verb::Pass(_) => (Answer::Number(0), none()),
             Verb::Guard => {
                 let mut rest = value;
