@@ -485,7 +485,7 @@ fn an_origin_by_tls_must_prove_who_it_is_and_sees_who_we_are() {
 fn certificates_that_cannot_be_used_are_refused_with_their_place_and_78() {
     for (lines, why) in [
         ("url = \"rediss://h\"\ncertificate = \"a.crt\"", "a certificate and its key come together"),
-        ("url = \"redis://h\"\nca = \"a.crt\"", "only rediss:// and https:// take certificates"),
+        ("url = \"redis://h\"\nca = \"a.crt\"", "certificates are for TLS: rediss://"),
     ] {
         let text = format!("[origin.r]\n{lines}\n[keyspace.k]\nprefix = \"\"\norigin = \"r\"\n");
         let config = tempfile::Config::new(&text);
