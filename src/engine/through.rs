@@ -800,7 +800,7 @@ impl Engine {
         let through = self.through_mut();
         let Some(flight) = through.flights.of(ticket) else { return };
         let (index, keyspace) = (usize::from(flight.keyspace.0), flight.rules.clone());
-        let hopeless = matches!(why, Failure::CircuitOpen | Failure::QueueFull);
+        let hopeless = matches!(why, Failure::CircuitOpen | Failure::QueueFull | Failure::Untrusted);
         let wanted = !flight.passengers.is_empty() && flight.attempts < keyspace.attempts_max;
         // An origin that no keyspace has any more has no budget either.
         let budget = through.retries.get_mut(usize::from(keyspace.origin.0));

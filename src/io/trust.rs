@@ -41,7 +41,8 @@ pub fn whoever_is_signed(authorities: &Path, own: Option<&Files>) -> Result<Arc<
 /// What went wrong, whose fault that is, and what helps.
 pub fn reason(error: &Error) -> String {
     let remedy = match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // The second where an authority of the same name signed it by another key.
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "no authority that we trust signed it: give the file of the one that did (ca, or sslrootcert)"
         }
         Error::InvalidCertificate(

@@ -10,8 +10,9 @@
 //!    seconds where we listen, so that a node which is new is listened to though all that is asked of us is held.
 //! 2. A question keeps its one deadline, however often it is redirected; that is bounded.
 //! 3. Each node has its own pool, so its own circuit: one that fails leaves the others alone. Permits are the origin's.
-//! 4. Where commands of clients go, those of one slot stay in order: while some are out at a node that the slot has left, those
-//!    that come meanwhile are held back. What a node sends on comes back in the order it went there.
+//! 4. Where commands of clients go, those of one slot stay in order. When a node sends one elsewhere, nothing of its slot goes out
+//!    until all that is out is back; then all go on, the oldest first. (A slot that goes away and comes back while a command is on
+//!    its way could still have two change places.)
 //! 5. A script can word an error as it likes. So what may be one of a script is followed to nodes that the map names and
 //!    nowhere else: a connection begins with our password.
 
@@ -67,20 +68,18 @@ struct Question {
     cause: Cause,
     slot: Slot,
     until: Mono,
-    /// Where it was sent last.
-    node: NodeId,
+    /// Where it is out.
+    node: Option<NodeId>,
     redirections: u8,
-    /// It is out where its slot is not any more.
-    behind: bool,
 }
 
-/// A slot that moved while commands were out at its old node.
+/// A slot of which commands were out elsewhere than where it is.
 #[derive(Default)]
 struct Moving {
-    /// How many are not back.
-    behind: usize,
-    /// What came since, in order.
-    held: VecDeque<Ticket>,
+    /// What goes on when they are back, in the order it was asked in; to which node once, if not to that of the slot.
+    held: BTreeMap<Ticket, Option<NodeId>>,
+    /// Where it is the map has to say first.
+    for_map: bool,
 }
 
 /// Why there is no map.
@@ -112,7 +111,10 @@ pub struct Cluster {
     questions: BTreeMap<Ticket, Question>,
     /// Questions that wait for the map.
     waiting: VecDeque<Ticket>,
+    /// Of each slot, how many commands are out; where they are to stay in order.
+    out: BTreeMap<Slot, usize>,
     moving: BTreeMap<Slot, Moving>,
+    /// How many are held of all that move.
     held: usize,
     actions: VecDeque<Action>,
     /// What nodes counted that are gone, and what no node counts.
@@ -136,6 +138,7 @@ impl Cluster {
             turn: 0,
             questions: BTreeMap::new(),
             waiting: VecDeque::new(),
+            out: BTreeMap::new(),
             moving: BTreeMap::new(),
             held: 0,
             actions: VecDeque::new(),
@@ -159,20 +162,18 @@ impl Cluster {
         let slot = slot_of(&ask.key);
         let until = now.plus_millis(self.options.timeout_millis);
         let ask = Rc::new(ask);
-        let question = Question { ask, cause, slot, until, node: FIRST, redirections: 0, behind: false };
-        self.questions.insert(ticket, question);
-        let waits = !self.known || self.waits(slot);
-        let parked = self.waiting.len() + self.held;
-        if (waits || self.moving.contains_key(&slot)) && parked >= self.options.queue_max {
+        self.questions.insert(ticket, Question { ask, cause, slot, until, node: None, redirections: 0 });
+        let parks = !self.known || self.moving.contains_key(&slot);
+        if parks && self.waiting.len() + self.held >= self.options.queue_max {
             self.tell_failed(ticket, Failure::QueueFull);
-        } else if !waits {
+        } else if self.known {
             self.send(now, ticket);
-        } else if !self.known && !self.learning && now < self.learn_at {
+        } else if !self.learning && now < self.learn_at {
             // Asked just now, in vain.
             self.tell_ignorance(ticket);
         } else {
             self.waiting.push_back(ticket);
-            if !self.known && !self.learning {
+            if !self.learning {
                 self.learn(now);
             }
         }
@@ -183,8 +184,9 @@ impl Cluster {
     pub fn hurry(&mut self, now: Mono, ticket: Ticket) {
         let Some(question) = self.questions.get_mut(&ticket) else { return };
         question.cause = Cause::Demand;
-        let id = question.node;
-        self.pool(id).hurry(now, ticket);
+        if let Some(id) = question.node {
+            self.pool(id).hurry(now, ticket);
+        }
         self.settle(now);
     }
 
@@ -240,7 +242,7 @@ impl Cluster {
                 node.pool.tick(now);
             }
         }
-        // Those that wait go with their map, those held back with the slot: in both the first is the oldest, or nearly.
+        // In both the first is the oldest.
         while let Some(late) = self.waiting.front().copied().filter(|it| self.until(*it) <= now) {
             self.waiting.pop_front();
             self.tell_failed(late, Failure::Overdue);
@@ -248,8 +250,8 @@ impl Cluster {
         let mut late = Vec::new();
         for moving in self.moving.values_mut() {
             let overdue = |it: &Ticket| self.questions.get(it).is_none_or(|question| question.until <= now);
-            while moving.held.front().is_some_and(overdue) {
-                late.extend(moving.held.pop_front());
+            while moving.held.first_key_value().is_some_and(|(ticket, _)| overdue(ticket)) {
+                late.extend(moving.held.pop_first().map(|(ticket, _)| ticket));
             }
         }
         self.held -= late.len();
@@ -265,8 +267,8 @@ impl Cluster {
     pub fn next_due(&self, now: Mono) -> Option<Mono> {
         let nodes = self.nodes.iter().filter_map(|node| node.pool.next_due(now));
         let waiting = self.waiting.front().map(|ticket| self.until(*ticket));
-        let held = self.moving.values().filter_map(|moving| moving.held.front());
-        let held = held.map(|ticket| self.until(*ticket));
+        let held = self.moving.values().filter_map(|moving| moving.held.first_key_value());
+        let held = held.map(|(ticket, _)| self.until(*ticket));
         let learn = (self.wants_map() && self.learn_at < Mono(u64::MAX)).then(|| self.learn_at.max(now));
         nodes.chain(waiting).chain(held).chain(learn).min()
     }
@@ -324,7 +326,7 @@ impl Cluster {
         self.next_node += 1;
         let options = Options { listen: self.options.listen && listens, ..self.options };
         let pool = Pool::new(self.target.clone(), options, self.permits.clone());
-        let pool = pool.numbered_from(u64::from(id.0) << LINE_BITS);
+        let pool = pool.of_node(u64::from(id.0) << LINE_BITS);
         self.nodes.push(Node { id, place, pool, leaves: false });
         Some(id)
     }
@@ -449,6 +451,15 @@ impl Cluster {
         for ticket in std::mem::take(&mut self.waiting) {
             self.tell_ignorance(ticket);
         }
+        let for_map = self.moving.iter().filter(|(_, moving)| moving.for_map).map(|(slot, _)| *slot);
+        for slot in for_map.collect::<Vec<_>>() {
+            let moving = self.moving.get_mut(&slot).expect("it was just there");
+            moving.for_map = false;
+            let held = std::mem::take(&mut moving.held);
+            self.held -= held.len();
+            held.into_keys().for_each(|ticket| self.tell_ignorance(ticket));
+            self.release(now, slot);
+        }
     }
 
     fn end_round(&mut self) {
@@ -490,7 +501,18 @@ impl Cluster {
             let node = self.nodes.iter_mut().find(|node| node.id == id).expect("it is there now");
             node.leaves = false;
         }
-        self.recount(now);
+        self.moving.values_mut().for_each(|moving| moving.for_map = false);
+        if self.keeps_order() {
+            for question in self.questions.values() {
+                let home = self.slots[usize::from(question.slot.number())];
+                if question.node.is_some_and(|node| node != home) {
+                    self.moving.entry(question.slot).or_default();
+                }
+            }
+        }
+        for slot in self.moving.keys().copied().collect::<Vec<_>>() {
+            self.release(now, slot);
+        }
         for ticket in std::mem::take(&mut self.waiting) {
             self.send(now, ticket);
         }
@@ -498,27 +520,83 @@ impl Cluster {
 
     // -- questions -----------------------------------------------------------------------------------------------------
 
-    /// Whether a command of this slot waits for the map, so that those that come after it have to.
-    fn waits(&self, slot: Slot) -> bool {
-        let of_slot = |ticket| self.questions.get(ticket).is_some_and(|question| question.slot == slot);
-        self.options.duty != Duty::Ask && self.waiting.iter().any(of_slot)
+    fn keeps_order(&self) -> bool {
+        self.options.duty != Duty::Ask
     }
 
     fn until(&self, ticket: Ticket) -> Mono {
         self.questions.get(&ticket).map_or(Mono(0), |question| question.until)
     }
 
-    /// Sends a question to the node of its slot, or holds it back behind those that are still out elsewhere.
+    /// Sends a question to the node of its slot, or holds it back while that moves.
     fn send(&mut self, now: Mono, ticket: Ticket) {
+        let Some(question) = self.questions.get(&ticket) else { return };
+        let slot = question.slot;
+        match self.moving.contains_key(&slot) {
+            true => self.hold(slot, ticket, None),
+            false => self.send_to(now, ticket, self.slots[usize::from(slot.number())], false),
+        }
+    }
+
+    fn hold(&mut self, slot: Slot, ticket: Ticket, once: Option<NodeId>) {
+        self.moving.entry(slot).or_default().held.insert(ticket, once);
+        self.held += 1;
+    }
+
+    /// Sends a question to a node; `once`: behind `ASKING`, as that has not its slot yet.
+    fn send_to(&mut self, now: Mono, ticket: Ticket, to: NodeId, once: bool) {
+        let orders = self.keeps_order();
         let Some(question) = self.questions.get_mut(&ticket) else { return };
-        if let Some(moving) = self.moving.get_mut(&question.slot) {
-            moving.held.push_back(ticket);
-            self.held += 1;
+        question.node = Some(to);
+        if orders {
+            *self.out.entry(question.slot).or_default() += 1;
+        }
+        let ask = match once {
+            false => question.ask.clone(),
+            true => {
+                let what = What::Asking(Box::new(question.ask.what.clone()));
+                Rc::new(Ask { key: question.ask.key.clone(), what })
+            }
+        };
+        let (cause, until) = (question.cause, question.until);
+        self.pool(to).ask_until(now, ticket, cause, ask, until);
+    }
+
+    /// A question is not out any more: what is held of its slot may go on when all are back.
+    fn came_back(&mut self, now: Mono, ticket: Ticket) {
+        let Some(question) = self.questions.get_mut(&ticket) else { return };
+        let slot = question.slot;
+        if question.node.take().is_none() {
             return;
         }
-        question.node = self.slots[usize::from(question.slot.number())];
-        let (id, cause, ask, until) = (question.node, question.cause, question.ask.clone(), question.until);
-        self.pool(id).ask_until(now, ticket, cause, ask, until);
+        if let Some(out) = self.out.get_mut(&slot) {
+            *out -= 1;
+            if *out == 0 {
+                self.out.remove(&slot);
+                self.release(now, slot);
+            }
+        }
+    }
+
+    /// Sends what is held of a slot, if nothing of it is out: in order, as far as all go to the same node.
+    fn release(&mut self, now: Mono, slot: Slot) {
+        let waits = |moving: &Moving| moving.for_map;
+        if self.out.contains_key(&slot) || self.moving.get(&slot).is_none_or(waits) {
+            return;
+        }
+        let mut held = self.moving.remove(&slot).expect("looked at above").held;
+        self.held -= held.len();
+        let Some(once) = held.first_key_value().map(|(_, once)| *once) else { return };
+        let home = self.slots[usize::from(slot.number())];
+        while held.first_key_value().is_some_and(|(_, it)| *it == once) {
+            let (ticket, _) = held.pop_first().expect("looked at above");
+            self.send_to(now, ticket, once.unwrap_or(home), once.is_some());
+        }
+        if once.is_some() || !held.is_empty() {
+            // The rest, and what comes now, goes when those are back.
+            self.moving.entry(slot).or_default();
+            held.into_iter().for_each(|(ticket, once)| self.hold(slot, ticket, once));
+        }
     }
 
     fn answered(&mut self, now: Mono, from: NodeId, ticket: Ticket, reply: Reply) {
@@ -546,32 +624,28 @@ impl Cluster {
             return self.actions.push_back(Action::Tell(Told::Failed(ticket, Failure::Astray)));
         }
         let forgeable = forgeable(&question.ask.what);
-        let direct = !forgeable && !self.waits(slot);
         let to = self.whereto(from, &redirection, forgeable);
-        match (to, redirection.once) {
-            (Some(to), true) => self.send_once(now, ticket, to),
-            (None, true) => self.tell(now, ticket, Reply::Refused(NODE_UNKNOWN.to_vec())),
-            (Some(to), false) if direct => {
+        let once = match (to, redirection.once) {
+            (Some(to), true) => Some(to),
+            (None, true) => return self.tell(now, ticket, Reply::Refused(NODE_UNKNOWN.to_vec())),
+            (Some(to), false) if !forgeable => {
                 self.learn_soon(now);
                 self.slots[usize::from(slot.number())] = to;
-                self.recount(now);
-                // It is back itself, and goes before what is held behind it.
-                let question = self.questions.get_mut(&ticket).expect("looked at above");
-                let (behind, cause) = (std::mem::take(&mut question.behind), question.cause);
-                question.node = to;
-                let (ask, until) = (question.ask.clone(), question.until);
-                self.pool(to).ask_until(now, ticket, cause, ask, until);
-                if behind {
-                    self.came_back(now, slot);
-                }
+                None
             }
-            // The map will say. Those of the slot that are out come here after it.
+            // The map will say.
             (_, false) => {
                 self.learn_soon(now);
-                self.leave_node(now, ticket);
-                self.waiting.push_back(ticket);
+                self.moving.entry(slot).or_default().for_map = true;
+                None
             }
+        };
+        if self.keeps_order() || to.is_none() {
+            self.hold(slot, ticket, once);
+            return self.came_back(now, ticket);
         }
+        let home = self.slots[usize::from(slot.number())];
+        self.send_to(now, ticket, once.unwrap_or(home), once.is_some());
     }
 
     /// The node that a redirection names, if it may be gone to.
@@ -589,64 +663,9 @@ impl Cluster {
         known.or_else(|| if forgeable { None } else { self.node_at(&place) })
     }
 
-    /// Sends a question to a node that does not have its slot yet.
-    fn send_once(&mut self, now: Mono, ticket: Ticket, to: NodeId) {
-        self.leave_node(now, ticket);
-        let question = self.questions.get_mut(&ticket).expect("callers look");
-        question.node = to;
-        let what = What::Asking(Box::new(question.ask.what.clone()));
-        let ask = Rc::new(Ask { key: question.ask.key.clone(), what });
-        let (cause, until) = (question.cause, question.until);
-        self.pool(to).ask_until(now, ticket, cause, ask, until);
-    }
-
-    /// The map changed: finds the slots of which commands are out at another node than theirs.
-    fn recount(&mut self, now: Mono) {
-        if self.options.duty == Duty::Ask {
-            return;
-        }
-        self.moving.values_mut().for_each(|moving| moving.behind = 0);
-        let parked: std::collections::BTreeSet<Ticket> =
-            self.moving.values().flat_map(|moving| &moving.held).chain(&self.waiting).copied().collect();
-        for (ticket, question) in &mut self.questions {
-            let home = self.slots[usize::from(question.slot.number())];
-            question.behind = question.node != home && !parked.contains(ticket);
-            if question.behind {
-                self.moving.entry(question.slot).or_default().behind += 1;
-            }
-        }
-        let done = self.moving.iter().filter(|(_, moving)| moving.behind == 0);
-        let done: Vec<Slot> = done.map(|(slot, _)| *slot).collect();
-        done.into_iter().for_each(|slot| self.release(now, slot));
-    }
-
-    /// A command that was out behind its slot is not any more.
-    fn came_back(&mut self, now: Mono, slot: Slot) {
-        let Some(moving) = self.moving.get_mut(&slot) else { return };
-        moving.behind -= 1;
-        if moving.behind == 0 {
-            self.release(now, slot);
-        }
-    }
-
-    /// Sends what was held back.
-    fn release(&mut self, now: Mono, slot: Slot) {
-        let Some(moving) = self.moving.remove(&slot) else { return };
-        self.held -= moving.held.len();
-        moving.held.into_iter().for_each(|ticket| self.send(now, ticket));
-    }
-
-    fn leave_node(&mut self, now: Mono, ticket: Ticket) {
-        let Some(question) = self.questions.get_mut(&ticket) else { return };
-        let slot = question.slot;
-        if std::mem::take(&mut question.behind) {
-            self.came_back(now, slot);
-        }
-    }
-
     /// A question is over.
     fn leave(&mut self, now: Mono, ticket: Ticket) {
-        self.leave_node(now, ticket);
+        self.came_back(now, ticket);
         self.questions.remove(&ticket);
     }
 

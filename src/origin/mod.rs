@@ -259,6 +259,13 @@ impl Client {
         }
     }
 
+    /// Redirections of a cluster's node are followed by whoever asks; otherwise they become errors.
+    fn follow(&mut self) {
+        if let Client::Redis(client) = self {
+            client.follow();
+        }
+    }
+
     /// The origin proved who it is by this certificate; to be told before [`Client::begin`].
     pub fn proven(&mut self, certificate: &[u8]) {
         if let Client::Postgres(client) = self {

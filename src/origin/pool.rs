@@ -256,6 +256,7 @@ pub struct Pool {
     connections: Vec<Connection>,
     circuit: Circuit,
     next_line: u64,
+    of_node: bool,
     listen_at: Mono,
     listen_pause_millis: u64,
     /// Questions wait for permits that others have: when to look for some again.
@@ -280,6 +281,7 @@ impl Pool {
             connections: Vec::new(),
             circuit: Circuit::Closed { failures: 0 },
             next_line: 0,
+            of_node: false,
             listen_at: Mono(0),
             listen_pause_millis: LISTEN_PAUSE_MILLIS,
             starved: None,
@@ -292,9 +294,9 @@ impl Pool {
         }
     }
 
-    /// The same, with connections numbered from `first` on.
-    pub(super) fn numbered_from(mut self, first: u64) -> Pool {
-        self.next_line = first;
+    /// The same for a node of a cluster: its connections are numbered from `first` on, its redirections answers as others are.
+    pub(super) fn of_node(mut self, first: u64) -> Pool {
+        (self.next_line, self.of_node) = (first, true);
         self
     }
 
@@ -350,7 +352,7 @@ impl Pool {
             return self.actions.push_back(Action::Tell(Told::Failed(ticket, Failure::QueueFull)));
         }
         if !self.lets_through(now) {
-            return self.fail(ticket, Failure::CircuitOpen);
+            return self.fail(ticket, self.why_in_peace());
         }
         if self.lines.iter().map(VecDeque::len).sum::<usize>() >= self.options.queue_max {
             // What nobody waits for gives way to what somebody does.
@@ -638,9 +640,13 @@ impl Pool {
     fn connect(&mut self, now: Mono, duty: Duty) {
         let line = Line(self.next_line);
         self.next_line += 1;
+        let mut client = Client::new(self.target.clone(), self.options.limits, duty);
+        if self.of_node {
+            client.follow();
+        }
         self.connections.push(Connection {
             line,
-            client: Client::new(self.target.clone(), self.options.limits, duty),
+            client,
             duty,
             open: false,
             listening: false,
@@ -703,7 +709,15 @@ impl Pool {
         };
         self.tally.opened += 1;
         self.circuit = Circuit::Open { until: now.plus_millis(pause_millis), pause_millis };
-        self.fail_waiting(Failure::CircuitOpen);
+        self.fail_waiting(self.why_in_peace());
+    }
+
+    /// What those are told who are not let through: that nobody proves who the origin is does not pass by waiting.
+    fn why_in_peace(&self) -> Failure {
+        match self.last_failure {
+            Some(Failure::Untrusted) => Failure::Untrusted,
+            _ => Failure::CircuitOpen,
+        }
     }
 }
 

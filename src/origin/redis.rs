@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 /// Questions on the way on one connection.
 const PIPELINE_MAX: usize = 64;
-/// What is said instead of a redirection that nobody expected.
+/// What is said instead of a redirection that nobody follows.
+const ONE_NODE_ONLY: &[u8] =
+    b"ERR this goes to one node of the origin's cluster only, and the key is at another";
 const UNSAID_CLUSTER: &[u8] = b"ERR the origin is a Redis Cluster: say ?cluster=on in its URL";
 
 /// One connection's conversation.
@@ -30,6 +32,8 @@ pub struct Client {
     greetings: usize,
     begun: bool,
     awaited: VecDeque<(Ticket, Awaited)>,
+    /// Whoever asks follows redirections, so that they are handed on.
+    follows: bool,
 }
 
 /// What a reply will mean.
@@ -65,7 +69,12 @@ impl Client {
             greetings: 0,
             begun: false,
             awaited: VecDeque::new(),
+            follows: false,
         }
+    }
+
+    pub(super) fn follow(&mut self) {
+        self.follows = true;
     }
 
     pub(super) fn begin(&mut self, out: &mut Vec<u8>) {
@@ -264,8 +273,11 @@ impl Client {
             _ => false,
         };
         // A client would follow it, past us.
-        let lost = redirects && !matches!(self.target.kind, Kind::Redis { cluster: true, .. });
-        let reply = if lost { Reply::Refused(UNSAID_CLUSTER.to_vec()) } else { reply };
+        let reply = match (redirects && !self.follows, &self.target.kind) {
+            (false, _) => reply,
+            (true, Kind::Redis { cluster: true, .. }) => Reply::Refused(ONE_NODE_ONLY.to_vec()),
+            (true, _) => Reply::Refused(UNSAID_CLUSTER.to_vec()),
+        };
         heard.push(Heard::Answer(ticket, reply));
         Ok(())
     }

@@ -199,6 +199,22 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_node_says_is_a_map_with_its_slots_in_order_or_none(
+            pieces in proptest::collection::vec(0..13usize, 0..40),
+        ) {
+            let known = [
+                "*1\r\n", "*2\r\n", "*3\r\n", "*4\r\n", ":5\r\n", ":0\r\n", ":16384\r\n", "$1\r\nx\r\n",
+                "$7\r\n1.2.3.4\r\n", "$-1\r\n", "%1\r\n", "$2\r\nip\r\n", "$0\r\n\r\n",
+            ];
+            let told: String = pieces.into_iter().map(|piece| known[piece]).collect();
+            for range in ranges(told.as_bytes(), &seed()).unwrap_or_default() {
+                proptest::prop_assert!(range.first <= range.last && range.last < SLOT_COUNT && range.place.port > 0);
+            }
+        }
+    }
+
     #[test]
     fn redirections_are_read_and_other_errors_are_none() {
         let read = |text: &'static str| Redirection::read(text.as_bytes());
