@@ -15,7 +15,7 @@
 
 use crate::config::{parse_duration, parse_size};
 use crate::origin::keyspace::{Keys, Keyspace, WritePolicy};
-use crate::origin::{Duty, Kind, Limits, OriginId, Target, pool};
+use crate::origin::{Duty, Kind, Limits, OriginId, Target, TlsMode, pool};
 use std::time::Duration;
 
 /// An origin as configured.
@@ -124,6 +124,25 @@ impl Origin {
         }
     }
 
+    /// Brings together what the URL and the table say of PostgreSQL's TLS; answers what does not fit.
+    fn settle_tls(&mut self) -> Option<&'static str> {
+        let target = self.target.as_mut()?;
+        let Kind::Postgres(queries) = &mut target.kind else { return None };
+        if queries.authorities.is_some() && queries.authorities != self.papers.authorities {
+            if self.papers.authorities.is_some() {
+                return Some("its url says sslrootcert and its table ca: one of them is enough");
+            }
+            self.papers.authorities.clone_from(&queries.authorities);
+        }
+        queries.authorities.clone_from(&self.papers.authorities);
+        let mode = queries.tls_mode();
+        target.tls = mode != TlsMode::Disable;
+        let unused = mode == TlsMode::Prefer && self.papers.authorities.is_some();
+        unused.then_some(
+            "sslmode=prefer looks at no certificate: say verify-full, or leave the certificates out",
+        )
+    }
+
     fn listens(&self) -> bool {
         match self.target.as_ref().map(|target| &target.kind) {
             Some(Kind::Redis { .. }) => self.track.unwrap_or(true),
@@ -164,7 +183,8 @@ struct Entry<T> {
 const ORIGIN_ENTRIES: &[Entry<Origin>] = &[
     Entry {
         name: "url",
-        help: "redis://, rediss://, memcached://, http://, https:// or postgres://, with user and password where it needs them",
+        help: "redis://, rediss://, memcached://, http://, https:// or postgres://, with user and password where it needs them; \
+               ?cluster=on behind redis://, ?sslmode=.. and sslrootcert=FILE behind postgres://",
         set: |it, text| {
             it.target = Some(Target::parse(text).map_err(|bad| bad.to_string())?);
             Ok(())
@@ -200,17 +220,17 @@ const ORIGIN_ENTRIES: &[Entry<Origin>] = &[
     },
     Entry {
         name: "ca",
-        help: "rediss, https: file with the certificates that may vouch for the origin [default: the system's]",
+        help: "rediss, https, postgres: file with the certificates that may vouch for the origin [default: the system's]",
         set: |it, text| some(&mut it.papers.authorities, text),
     },
     Entry {
         name: "certificate",
-        help: "rediss, https: file with our own certificate, where the origin asks for one",
+        help: "rediss, https, postgres: file with our own certificate, where the origin asks for one",
         set: |it, text| some(&mut it.papers.certificate, text),
     },
     Entry {
         name: "key",
-        help: "rediss, https: file with that certificate's private key",
+        help: "rediss, https, postgres: file with that certificate's private key",
         set: |it, text| some(&mut it.papers.key, text),
     },
     Entry {
@@ -418,6 +438,8 @@ impl Tables {
             }
         }
         for (place, origin) in origins.iter_mut().enumerate() {
+            let why = origin.settle_tls();
+            wrong.extend(why.map(|why| (format!("origin.{}", origin.name), why.to_owned())));
             let listens = origin.listens();
             let prefixes = || {
                 let own = keyspaces.iter().filter(|keyspace| usize::from(keyspace.origin.0) == place);
@@ -452,9 +474,9 @@ impl Tables {
             wrong.extend(why.map(|why| (format!("origin.{}", origin.name), why.to_owned())));
             let (tls, papers) = (origin.target.as_ref().is_some_and(|target| target.tls), &origin.papers);
             let why = match (&papers.certificate, &papers.key) {
-                _ if !tls && *papers != Papers::default() => {
-                    Some("only rediss:// and https:// take certificates")
-                }
+                _ if !tls && *papers != Papers::default() => Some(
+                    "certificates are for TLS: rediss://, https://, and postgres:// without sslmode=disable",
+                ),
                 (Some(_), None) | (None, Some(_)) => Some("a certificate and its key come together"),
                 _ => None,
             };
@@ -656,6 +678,32 @@ mod tests {
         assert!(tables.set("keyspace", "k", "fresh", "1").unwrap_err().contains("no unit"));
         assert!(tables.set("origin", "a b", "url", "redis://h").unwrap_err().contains("no name"));
         assert!(tables.set_default("postgres://h/d").unwrap_err().contains("query"));
+    }
+
+    #[test]
+    fn what_postgres_is_asked_of_tls_is_what_url_and_table_say_together() {
+        let resolved = |url: &str, more: &[(&'static str, &'static str)]| {
+            let mut all = tables(&[("origin", "o", "query", "select 1")]);
+            all.set("origin", "o", "url", url).expect("a good URL");
+            more.iter().for_each(|(key, text)| all.set("origin", "o", key, text).expect("a good entry"));
+            all.resolve().map(|(mut origins, _)| {
+                let origin = origins.remove(0);
+                let target = origin.target.expect("it has a URL");
+                let Kind::Postgres(queries) = target.kind else { panic!() };
+                (target.tls, queries.tls_mode(), origin.papers.authorities)
+            })
+        };
+        let root = Some("/ca".to_owned());
+        assert_eq!(resolved("postgres://h/d", &[]), Ok((true, TlsMode::Prefer, None)));
+        let given = Ok((true, TlsMode::VerifyFull, root.clone()));
+        assert_eq!(resolved("postgres://h/d", &[("ca", "/ca")]), given);
+        assert_eq!(resolved("postgres://h/d?sslrootcert=/ca", &[]), given);
+        let asked = resolved("postgres://h/d?sslmode=require", &[("ca", "/ca")]);
+        assert_eq!(asked, Ok((true, TlsMode::VerifyCa, root)));
+        let why = |url, more| resolved(url, more).unwrap_err().remove(0).1;
+        assert!(why("postgres://h/d?sslmode=prefer", &[("ca", "/ca")]).contains("verify-full"));
+        assert!(why("postgres://h/d?sslrootcert=/a", &[("ca", "/ca")]).contains("one of them"));
+        assert!(why("postgres://h/d?sslmode=disable", &[("ca", "/ca")]).contains("sslmode=disable"));
     }
 
     #[test]

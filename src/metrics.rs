@@ -81,6 +81,12 @@ counters! {
     fetches Gauge;
     /// Reads that wait for them.
     fetch_waiters Gauge;
+    /// Reads, fetches, writes and commands begun that wait for origins.
+    unfinished Gauge;
+    /// Most that may.
+    unfinished_max Gauge;
+    /// Requests refused because as many did.
+    unfinished_refused_total Total;
     /// Keys and prefixes that an origin said had changed.
     origin_changes_total Total;
     /// Connections open.

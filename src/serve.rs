@@ -4,11 +4,11 @@ use crate::config::{self, Config};
 use crate::control;
 use crate::engine;
 use crate::io::tls::{self, Shelf};
-use crate::io::{self, BusyPoll, Listeners, Listening, Shared, SocketFile};
+use crate::io::{self, BusyPoll, Listeners, Listening, Opening, Shared, SocketFile, trust};
 use crate::keyspaces::Papers;
-use crate::origin::Target;
 use crate::origin::keyspace::Keyspaces;
 use crate::origin::pool::Permits;
+use crate::origin::{Kind, Target, TlsMode};
 use crate::preflight;
 use crate::store;
 use crate::topology::{Node, ShardMap};
@@ -347,17 +347,32 @@ fn tls_of(target: &Target, papers: &Papers) -> anyhow::Result<Option<io::OriginT
     if !target.tls {
         return Ok(None);
     }
+    let own = papers.certificate.as_ref().zip(papers.key.as_ref());
+    let own = own.map(|(certificate, key)| tls::Files { certificate: certificate.into(), key: key.into() });
+    let name = rustls::pki_types::ServerName::try_from(target.host.clone())
+        .with_context(|| format!("`{}` can stand in no certificate", target.host))?;
+    let mode = match &target.kind {
+        Kind::Postgres(queries) => Some(queries.tls_mode()),
+        _ => None,
+    };
+    let opening = match mode {
+        Some(mode) => Opening::Asked { clear: mode == TlsMode::Prefer },
+        None => Opening::AtOnce,
+    };
+    if matches!(mode, Some(TlsMode::Prefer | TlsMode::Require)) {
+        let config = trust::anybody(own.as_ref())?;
+        return Ok(Some(io::OriginTls { config, name, opening }));
+    }
     let system =
         || SYSTEM_AUTHORITIES.map(Path::new).into_iter().find(|path| path.exists()).map(Path::to_owned);
     let authorities = papers.authorities.as_ref().map(PathBuf::from).or_else(system);
     let authorities = authorities
         .context("this system keeps no certificates of authorities where they usually are; give `ca`")?;
-    let own = papers.certificate.as_ref().zip(papers.key.as_ref());
-    let own = own.map(|(certificate, key)| tls::Files { certificate: certificate.into(), key: key.into() });
-    let config = tls::client(&authorities, own.as_ref())?;
-    let name = rustls::pki_types::ServerName::try_from(target.host.clone())
-        .with_context(|| format!("`{}` can stand in no certificate", target.host))?;
-    Ok(Some(io::OriginTls { config, name }))
+    let config = match mode {
+        Some(TlsMode::VerifyCa) => trust::whoever_is_signed(&authorities, own.as_ref())?,
+        _ => tls::client(&authorities, own.as_ref())?,
+    };
+    Ok(Some(io::OriginTls { config, name, opening }))
 }
 
 /// Origins and keyspaces as the cores want them.

@@ -25,6 +25,7 @@ const ORIGIN_TOTALS: &[Field<OriginReport>] = &[
     ("failed_total", "Questions without an answer.", |it| it.tally.failed),
     ("circuit_opened_total", "Times it was left in peace after failures.", |it| it.tally.opened),
     ("connected_total", "Connections made.", |it| it.tally.connected),
+    ("redirected_total", "Questions that a node of a cluster sent to another.", |it| it.tally.redirected),
 ];
 
 const ORIGIN_GAUGES: &[Field<OriginReport>] = &[

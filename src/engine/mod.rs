@@ -35,6 +35,7 @@ mod tests;
 mod through;
 mod together;
 mod tracking;
+mod unfinished;
 mod write;
 
 use crate::clock::{Mono, Now};
@@ -420,6 +421,7 @@ impl Engine {
         self.counters.payload_bytes = self.store.payload_bytes();
         self.counters.store_limit_bytes = self.store.memory_bytes_max();
         (self.counters.fetches, self.counters.fetch_waiters) = self.under_way();
+        self.refresh_unfinished();
     }
 
     fn take_departures(&mut self) {

@@ -55,6 +55,11 @@ impl Passages {
         }
     }
 
+    /// How many are on their way.
+    pub fn len(&self) -> usize {
+        self.under_way.len()
+    }
+
     pub fn is_of(&self, ticket: Ticket) -> bool {
         !self.by_ticket.is_empty() && self.by_ticket.contains_key(&ticket)
     }

@@ -148,7 +148,7 @@ pub(super) struct Through {
     pub(super) writes: HashMap<Box<[u8]>, VecDeque<Write>, KeyHasher>,
     /// Keys of writes on their way.
     writing: HashMap<Ticket, Box<[u8]>, KeyHasher>,
-    write_count: usize,
+    pub(super) write_count: usize,
     write_bytes: usize,
     next_ticket: u64,
     pub(super) effects: VecDeque<Effect>,
@@ -179,6 +179,8 @@ pub(super) enum Way {
     Wait,
     /// This is its outcome.
     Answer(Answer),
+    /// Too much waits already.
+    Full,
 }
 
 /// Why a flight did not bring an answer.
@@ -376,6 +378,12 @@ impl Engine {
         }
         match self.way(now, waiter, request) {
             Way::Execute => Some(self.execute(now, request)),
+            Way::Full => {
+                self.counters.unfinished_refused_total += 1;
+                self.counters.faults_total += 1;
+                let (answer, value) = (Answer::Fault(Fault::Origin), Value::One(unfinished::FULL));
+                Some(Outcome { answer, value })
+            }
             Way::Wait => {
                 // Whose change it is nobody can say when it comes.
                 self.disown();
@@ -453,6 +461,7 @@ impl Engine {
                 Way::Execute
             }
             Verb::PutAllAbsent => self.cache_only_way(now.mono, together::Pairs(value).map(|(key, _)| key)),
+            Verb::Pass(_) if !self.may_wait() => Way::Full,
             Verb::Pass(pass) => self.through_mut().pass(waiter, key, value, pass),
             Verb::Transfer(_) => self.cache_only_way(now.mono, [key, value].into_iter()),
             // About no key, or about what is held whatever an origin says.
@@ -506,8 +515,8 @@ impl Engine {
             match way {
                 Way::Execute => self.foresee(now.mono, waiter, key, probe, true),
                 Way::Wait => self.foresee(now.mono, waiter, key, probe, false),
-                // There is nothing to fetch.
-                Way::Answer(_) => {}
+                // There is nothing to fetch, or no room for it.
+                Way::Answer(_) | Way::Full => {}
             }
         }
         way
@@ -545,10 +554,12 @@ impl Engine {
         }
         self.counters.misses_total += 1;
         tally.demanded += 1;
-        if !through.flights.has_room() {
-            tally.failed += 1;
-            return Way::Answer(Answer::Fault(Fault::Busy));
+        if !self.may_wait() || !self.through_mut().flights.has_room() {
+            self.through_mut().tally(index).failed += 1;
+            return Way::Full;
         }
+        let through = self.through.as_mut().expect("there are keyspaces");
+        let tally = &mut through.tallies[index];
         let ticket = match through.flights.joinable(key) {
             Some(ticket) => {
                 tally.coalesced += 1;
@@ -568,9 +579,11 @@ impl Engine {
     }
 
     fn refresh(&mut self, now: Mono, keyspace: &Arc<Keyspace>, id: KeyspaceId, key: &[u8], version: Version) {
+        let may_wait = self.may_wait();
         let through = self.through_mut();
         let idle = through.flights.joinable(key).is_none()
             && !through.ledger.rests(now, key)
+            && may_wait
             && through.flights.has_room();
         if idle {
             self.take_off(keyspace, id, key, Some(version), Cause::Refresh);
@@ -788,7 +801,7 @@ impl Engine {
         let through = self.through_mut();
         let Some(flight) = through.flights.of(ticket) else { return };
         let (index, keyspace) = (usize::from(flight.keyspace.0), flight.rules.clone());
-        let hopeless = matches!(why, Failure::CircuitOpen | Failure::QueueFull);
+        let hopeless = matches!(why, Failure::CircuitOpen | Failure::QueueFull | Failure::Untrusted);
         let wanted = !flight.passengers.is_empty() && flight.attempts < keyspace.attempts_max;
         // An origin that no keyspace has any more has no budget either.
         let budget = through.retries.get_mut(usize::from(keyspace.origin.0));
@@ -868,10 +881,12 @@ impl Engine {
         let Some(what) = what_of(now, &verb, value) else {
             return Way::Answer(Answer::Fault(Fault::Unsupported));
         };
-        if through.write_count >= WRITES_MAX || through.write_bytes + value.len() > WRITE_BYTES_MAX {
-            through.tally(index).failed += 1;
-            return Way::Answer(Answer::Fault(Fault::Busy));
+        let full = through.write_count >= WRITES_MAX || through.write_bytes + value.len() > WRITE_BYTES_MAX;
+        if full || !self.may_wait() {
+            self.through_mut().tally(index).failed += 1;
+            return Way::Full;
         }
+        let through = self.through_mut();
         through.write_count += 1;
         through.write_bytes += value.len();
         let keyspace = through.keyspaces[id].clone();

@@ -12,7 +12,8 @@
 //! - `ring`: our io_uring and its operations; `buffers`: the receive buffers that the kernel picks from.
 //! - `connection`: what a socket needs beside its session; `table`: where connections live.
 //! - `mesh`: batches to and from other cores; `core`: the turn; `idle`: how long to look before sleeping.
-//! - `listen`: listeners; `resolve`: addresses of origins; `time`: the clocks; `tls`: sealed connections, sans-IO.
+//! - `listen`: listeners; `resolve`: addresses of origins; `time`: the clocks; `tls`: sealed connections, sans-IO;
+//!   `trust`: whom to believe at the other end of them.
 
 pub(crate) mod buffers;
 mod connection;
@@ -25,10 +26,11 @@ pub(crate) mod ring;
 mod table;
 mod time;
 pub mod tls;
+pub mod trust;
 
 pub use self::core::{
-    Guests, Listeners, Listening, Options, OriginOptions, OriginTls, Queue, Running, Shared, Sources,
-    return_large_buffers, start,
+    Guests, Listeners, Listening, Opening, Options, OriginOptions, OriginTls, Queue, Running, Shared,
+    Sources, return_large_buffers, start,
 };
 pub use idle::BusyPoll;
 pub use listen::{SocketFile, bind, bind_path, claim};

@@ -12,8 +12,11 @@
 //!
 //! Files: a client per protocol (`redis` with `resp_frame`, `memcached`, `http` with `http_head`, `postgres`), `target` (what
 //! `--origin URL` means), [`keyspace`] (which keys have which origin, and under which rules), [`pool`] (connections,
-//! deadlines, the circuit), `spare` (how much may be asked that nobody waits for).
+//! deadlines, the circuit), `spare` (how much may be asked that nobody waits for), `cluster` with `slot_map` (an origin of many
+//! nodes), `connector` (one pool, or a cluster of them).
 
+mod cluster;
+mod connector;
 mod http;
 mod http_head;
 pub mod keyspace;
@@ -22,13 +25,17 @@ pub mod pool;
 mod postgres;
 mod redis;
 mod resp_frame;
+mod slot_map;
 mod spare;
 pub mod target;
 
 use crate::ids::Version;
 use crate::request::{Condition, Expiry};
+pub use connector::Connector;
+pub use postgres::{SSL_REQUEST, TLS_FOLLOWS, TLS_REFUSED};
+pub use slot_map::Place;
 use std::sync::Arc;
-pub use target::{Kind, Target};
+pub use target::{Kind, Target, TlsMode};
 
 /// Number of an origin in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,12 +92,17 @@ pub enum What {
         /// Replies that they bring, of which the last counts.
         replies: u32,
     },
+    /// Any of these of a key that a node of a cluster is only about to have.
+    Asking(Box<What>),
 }
 
 impl What {
     /// Whether asking twice does no more than asking once, so that a question lost with its connection may be repeated.
     pub fn repeatable(&self) -> bool {
-        matches!(self, What::Read { .. })
+        match self {
+            What::Asking(what) => what.repeatable(),
+            what => matches!(what, What::Read { .. }),
+        }
     }
 }
 
@@ -244,6 +256,20 @@ impl Client {
             Kind::Memcached => Client::Memcached(Box::new(memcached::Client::new(limits))),
             Kind::Http { .. } => Client::Http(Box::new(http::Client::new(target, limits))),
             Kind::Postgres(_) => Client::Postgres(Box::new(postgres::Client::new(target, limits, duty))),
+        }
+    }
+
+    /// Redirections of a cluster's node are followed by whoever asks; otherwise they become errors.
+    fn follow(&mut self) {
+        if let Client::Redis(client) = self {
+            client.follow();
+        }
+    }
+
+    /// The origin proved who it is by this certificate; to be told before [`Client::begin`].
+    pub fn proven(&mut self, certificate: &[u8]) {
+        if let Client::Postgres(client) = self {
+            client.proven(certificate);
         }
     }
 

@@ -20,6 +20,7 @@ use super::spare::Spare;
 use super::{Ask, Broken, Client, Duty, Heard, Limits, Reply, Target, Ticket};
 use crate::clock::Mono;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -112,6 +113,12 @@ pub enum Failure {
     /// The origin could not be connected to.
     #[error("the origin cannot be reached")]
     Unreachable,
+    /// TLS with it did not come about.
+    #[error("TLS with the origin did not come about; the log says why")]
+    Untrusted,
+    /// The nodes of a cluster sent the question from one to another.
+    #[error("the origin's nodes send the question from one to another")]
+    Astray,
     /// The connection ended before the answer.
     #[error("the origin closed the connection")]
     Closed,
@@ -178,6 +185,8 @@ pub struct Tally {
     pub latencies: [u64; LATENCY_MILLIS.len() + 1],
     /// Microseconds of all answers together.
     pub latency_micros: u64,
+    /// Questions that a node of a cluster sent to another.
+    pub redirected: u64,
 }
 
 impl Tally {
@@ -189,6 +198,7 @@ impl Tally {
         self.opened += other.opened;
         self.connected += other.connected;
         self.latency_micros += other.latency_micros;
+        self.redirected += other.redirected;
         for (all, one) in self.latencies.iter_mut().zip(other.latencies) {
             *all += one;
         }
@@ -212,7 +222,7 @@ struct Connection {
 
 struct Waiting {
     ticket: Ticket,
-    ask: Ask,
+    ask: Rc<Ask>,
     until: Mono,
 }
 
@@ -246,6 +256,7 @@ pub struct Pool {
     connections: Vec<Connection>,
     circuit: Circuit,
     next_line: u64,
+    of_node: bool,
     listen_at: Mono,
     listen_pause_millis: u64,
     /// Questions wait for permits that others have: when to look for some again.
@@ -270,6 +281,7 @@ impl Pool {
             connections: Vec::new(),
             circuit: Circuit::Closed { failures: 0 },
             next_line: 0,
+            of_node: false,
             listen_at: Mono(0),
             listen_pause_millis: LISTEN_PAUSE_MILLIS,
             starved: None,
@@ -280,6 +292,12 @@ impl Pool {
             last_broken: None,
             last_failure: None,
         }
+    }
+
+    /// The same for a node of a cluster: its connections are numbered from `first` on, its redirections answers as others are.
+    pub(super) fn of_node(mut self, first: u64) -> Pool {
+        (self.next_line, self.of_node) = (first, true);
+        self
     }
 
     /// What to do next; changes with every other call.
@@ -322,13 +340,19 @@ impl Pool {
     }
 
     /// Asks. What comes of it is told, exactly once, unless it is cancelled.
-    pub fn ask(&mut self, now: Mono, ticket: Ticket, cause: Cause, ask: Ask) {
+    pub fn ask(&mut self, now: Mono, ticket: Ticket, cause: Cause, ask: impl Into<Rc<Ask>>) {
+        let until = now.plus_millis(self.options.timeout_millis);
+        self.ask_until(now, ticket, cause, ask.into(), until);
+    }
+
+    /// As `ask`, of a question whose deadline began to run elsewhere.
+    pub(super) fn ask_until(&mut self, now: Mono, ticket: Ticket, cause: Cause, ask: Rc<Ask>, until: Mono) {
         if cause == Cause::Prefetch && !self.spare.take() {
             // The origin has done nothing wrong.
             return self.actions.push_back(Action::Tell(Told::Failed(ticket, Failure::QueueFull)));
         }
         if !self.lets_through(now) {
-            return self.fail(ticket, Failure::CircuitOpen);
+            return self.fail(ticket, self.why_in_peace());
         }
         if self.lines.iter().map(VecDeque::len).sum::<usize>() >= self.options.queue_max {
             // What nobody waits for gives way to what somebody does.
@@ -338,7 +362,6 @@ impl Pool {
                 None => return self.fail(ticket, Failure::QueueFull),
             }
         }
-        let until = now.plus_millis(self.options.timeout_millis);
         self.lines[cause as usize].push_back(Waiting { ticket, ask, until });
         self.pump(now);
     }
@@ -349,6 +372,13 @@ impl Pool {
             line.retain(|waiting| waiting.ticket != ticket);
         }
         self.try_again();
+    }
+
+    /// A connection is about to stand on which the origin proved who it is by this certificate.
+    pub fn proven(&mut self, line: Line, certificate: &[u8]) {
+        if let Some(connection) = self.connections.iter_mut().find(|it| it.line == line) {
+            connection.client.proven(certificate);
+        }
     }
 
     /// A connection stands.
@@ -393,8 +423,17 @@ impl Pool {
         self.pump(now);
     }
 
+    /// TLS did not come about on a connection, or broke.
+    pub fn refused(&mut self, now: Mono, line: Line) {
+        self.lost(now, line, Some(Failure::Untrusted));
+    }
+
     /// A connection ended, or did not come to be.
     pub fn closed(&mut self, now: Mono, line: Line) {
+        self.lost(now, line, None);
+    }
+
+    fn lost(&mut self, now: Mono, line: Line, why: Option<Failure>) {
         let Some(connection) = self.connections.iter_mut().find(|it| it.line == line) else { return };
         let opened = connection.open;
         let mut heard = std::mem::take(&mut self.heard);
@@ -403,7 +442,8 @@ impl Pool {
         self.heard = heard;
         // One that nobody was using may be closed: origins close idle ones.
         let fault = !opened || !self.idle(line);
-        self.drop_line(now, line, if opened { Failure::Closed } else { Failure::Unreachable }, fault);
+        let usual = if opened { Failure::Closed } else { Failure::Unreachable };
+        self.drop_line(now, line, why.unwrap_or(usual), fault);
         self.pump(now);
     }
 
@@ -472,6 +512,17 @@ impl Pool {
     /// Questions that wait to be sent.
     pub fn waiting_count(&self) -> usize {
         self.lines.iter().map(VecDeque::len).sum()
+    }
+
+    /// Whether nothing is asked, on its way or waiting.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.waiting_count() == 0 && self.connections.iter().all(|it| it.asked.is_empty())
+    }
+
+    /// Closes all connections of a pool that is quiet.
+    pub(super) fn close_all(&mut self) {
+        debug_assert!(self.is_quiet());
+        self.actions.extend(self.connections.drain(..).map(|connection| Action::Close(connection.line)));
     }
 
     /// Where it leads.
@@ -589,9 +640,13 @@ impl Pool {
     fn connect(&mut self, now: Mono, duty: Duty) {
         let line = Line(self.next_line);
         self.next_line += 1;
+        let mut client = Client::new(self.target.clone(), self.options.limits, duty);
+        if self.of_node {
+            client.follow();
+        }
         self.connections.push(Connection {
             line,
-            client: Client::new(self.target.clone(), self.options.limits, duty),
+            client,
             duty,
             open: false,
             listening: false,
@@ -654,7 +709,15 @@ impl Pool {
         };
         self.tally.opened += 1;
         self.circuit = Circuit::Open { until: now.plus_millis(pause_millis), pause_millis };
-        self.fail_waiting(Failure::CircuitOpen);
+        self.fail_waiting(self.why_in_peace());
+    }
+
+    /// What those are told who are not let through: that nobody proves who the origin is does not pass by waiting.
+    fn why_in_peace(&self) -> Failure {
+        match self.last_failure {
+            Some(Failure::Untrusted) => Failure::Untrusted,
+            _ => Failure::CircuitOpen,
+        }
     }
 }
 

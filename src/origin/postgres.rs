@@ -1,7 +1,8 @@
 //! Our side of a conversation with PostgreSQL: prepared statements, extended protocol, pipelined with a `Sync` behind each
 //! question so that one that fails leaves the others alone.
 //!
-//! 1. Startup and login (none, clear text, MD5, SCRAM-SHA-256). The nonce of SCRAM is the one die below the shell; it is
+//! 1. Whether there is TLS is asked and answered by one byte before all else; that is the shell's business ([`SSL_REQUEST`]).
+//!    Then startup and login (none, clear text, MD5, SCRAM-SHA-256, and by TLS SCRAM-SHA-256-PLUS). The nonce of SCRAM is the one die below the shell; it is
 //!    cast by the crate.
 //! 2. Each query of the configuration is parsed and described once; what the description says of types decides formats:
 //!    `bytea` goes and comes as it is, everything else as text.
@@ -21,6 +22,14 @@ use postgres_protocol::message::backend::{self, Message};
 use postgres_protocol::message::frontend;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use x509_cert::der::Decode;
+
+/// Asks whether TLS may follow, before anything else is said: length and the number of this question.
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+/// The answers to it.
+pub const TLS_FOLLOWS: u8 = b'S';
+/// The server has no TLS.
+pub const TLS_REFUSED: u8 = b'N';
 
 /// Questions on the way on one connection.
 const PIPELINE_MAX: usize = 16;
@@ -39,6 +48,8 @@ pub struct Client {
     input: BytesMut,
     stage: Stage,
     scram: Option<sasl::ScramSha256>,
+    /// By TLS: what a login is bound to, so that nobody between us and the server can pass it on.
+    binding: Option<Vec<u8>>,
     statements: [Statement; 3],
     awaited: VecDeque<Awaited>,
 }
@@ -81,6 +92,7 @@ impl Client {
             input: BytesMut::new(),
             stage: Stage::Login,
             scram: None,
+            binding: None,
             statements: Default::default(),
             awaited: VecDeque::new(),
         }
@@ -100,6 +112,10 @@ impl Client {
             1 => queries.write.as_deref(),
             _ => queries.remove.as_deref(),
         }
+    }
+
+    pub(super) fn proven(&mut self, certificate: &[u8]) {
+        self.binding = end_point(certificate);
     }
 
     pub(super) fn begin(&mut self, out: &mut Vec<u8>) {
@@ -243,12 +259,22 @@ impl Client {
                 frontend::password_message(hash.as_bytes(), &mut buf).map_err(|_| Broken::Login)?;
             }
             Message::AuthenticationSasl(body) => {
-                let known = body.mechanisms().any(|mechanism| Ok(mechanism == sasl::SCRAM_SHA_256));
-                if !known.map_err(|_| Broken::Protocol("login mechanisms"))? || self.scram.is_some() {
+                let known: Vec<&str> =
+                    body.mechanisms().collect().map_err(|_| Broken::Protocol("login mechanisms"))?;
+                let has = |name: &str| known.contains(&name);
+                let (mechanism, binding) = match self.binding.take() {
+                    Some(end_point) if has(sasl::SCRAM_SHA_256_PLUS) => {
+                        (sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(end_point))
+                    }
+                    // Says that we could: a server that can, too, knows then that somebody took its offer out.
+                    Some(_) => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested()),
+                    None => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported()),
+                };
+                if !has(mechanism) || self.scram.is_some() {
                     return Err(Broken::Login);
                 }
-                let scram = sasl::ScramSha256::new(password, sasl::ChannelBinding::unsupported());
-                frontend::sasl_initial_response(sasl::SCRAM_SHA_256, scram.message(), &mut buf)
+                let scram = sasl::ScramSha256::new(password, binding);
+                frontend::sasl_initial_response(mechanism, scram.message(), &mut buf)
                     .map_err(|_| Broken::Login)?;
                 self.scram = Some(scram);
             }
@@ -353,6 +379,25 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// What `tls-server-end-point` (RFC 5929) binds to: the certificate's hash by the function of its signature, at least SHA-256.
+/// `None` where the signature has no such function.
+fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
+    use sha2::Digest;
+    let parsed = x509_cert::Certificate::from_der(certificate).ok()?;
+    let hash = match parsed.signature_algorithm.oid.to_string().as_str() {
+        // RSA and ECDSA, with MD5 and SHA-1 taken for SHA-256.
+        "1.2.840.113549.1.1.4"
+        | "1.2.840.113549.1.1.5"
+        | "1.2.840.113549.1.1.11"
+        | "1.2.840.10045.4.1"
+        | "1.2.840.10045.4.3.2" => sha2::Sha256::digest(certificate).to_vec(),
+        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => sha2::Sha384::digest(certificate).to_vec(),
+        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => sha2::Sha512::digest(certificate).to_vec(),
+        _ => return None,
+    };
+    Some(hash)
 }
 
 /// A row as a value; one whose value is null is none.

@@ -4,8 +4,10 @@
 //!    first questions may follow when all are answered.
 //! 2. A read is `GET` and `PTTL`, so that what the origin lets expire is not kept longer here.
 //! 3. Replies are matched by their order; pushes stand outside of it.
+//! 4. In a cluster an answer may be that another node has the key (`MOVED`, `ASK`): handed on as it is, for [`super::cluster`].
 
 use super::resp_frame::{Part, Scan, Scanned, part};
+use super::slot_map::Redirection;
 use super::target::Login;
 use super::{Ask, Broken, Duty, Found, Heard, Inbox, Kind, Limits, Reply, Target, Ticket, What, refusal};
 use crate::request::Condition;
@@ -14,6 +16,10 @@ use std::sync::Arc;
 
 /// Questions on the way on one connection.
 const PIPELINE_MAX: usize = 64;
+/// What is said instead of a redirection that nobody follows.
+const ONE_NODE_ONLY: &[u8] =
+    b"ERR this goes to one node of the origin's cluster only, and the key is at another";
+const UNSAID_CLUSTER: &[u8] = b"ERR the origin is a Redis Cluster: say ?cluster=on in its URL";
 
 /// One connection's conversation.
 pub struct Client {
@@ -26,12 +32,16 @@ pub struct Client {
     greetings: usize,
     begun: bool,
     awaited: VecDeque<(Ticket, Awaited)>,
+    /// Whoever asks follows redirections, so that they are handed on.
+    follows: bool,
 }
 
 /// What a reply will mean.
 enum Awaited {
     /// A `GET`; its `PTTL` follows.
-    Value,
+    Value {
+        asking: bool,
+    },
     /// The `PTTL` behind a `GET` that gave this.
     Life(Reply),
     /// A write: `+OK`, or null where the condition did not hold.
@@ -39,10 +49,13 @@ enum Awaited {
     /// How many keys were changed.
     Changed,
     Counted,
-    /// A command of a client; the replies before the last are not wanted.
+    /// A command of a client; the replies before the last are not wanted, but for an error that names another node.
     Raw {
         before: u32,
+        moved: Option<Vec<u8>>,
     },
+    /// `ASKING`: what matters is the answer behind it.
+    Asking,
 }
 
 impl Client {
@@ -56,7 +69,12 @@ impl Client {
             greetings: 0,
             begun: false,
             awaited: VecDeque::new(),
+            follows: false,
         }
+    }
+
+    pub(super) fn follow(&mut self) {
+        self.follows = true;
     }
 
     pub(super) fn begin(&mut self, out: &mut Vec<u8>) {
@@ -78,7 +96,7 @@ impl Client {
             }
             (None, _) => command(out, &[b"HELLO", b"3"]),
         }
-        let Kind::Redis { database, track } = &self.target.kind else { return };
+        let Kind::Redis { database, track, .. } = &self.target.kind else { return };
         if *database > 0 {
             self.greetings += 1;
             command(out, &[b"SELECT", database.to_string().as_bytes()]);
@@ -103,11 +121,19 @@ impl Client {
 
     pub(super) fn ask(&mut self, ticket: Ticket, ask: &Ask, out: &mut Vec<u8>) -> Option<Reply> {
         let key = ask.key.as_slice();
-        let awaited = match &ask.what {
+        let (what, asking) = match &ask.what {
+            What::Asking(what) => (&**what, true),
+            what => (what, false),
+        };
+        let begin = out.len();
+        let awaited = match what {
             What::Read { .. } => {
                 command(out, &[b"GET", key]);
+                if asking {
+                    command(out, &[b"ASKING"]);
+                }
                 command(out, &[b"PTTL", key]);
-                Awaited::Value
+                Awaited::Value { asking }
             }
             What::Put { value, live_millis, condition, flags: _ } => {
                 let condition: &[&[u8]] = match condition {
@@ -144,9 +170,16 @@ impl Client {
             }
             What::Command { bytes, replies } => {
                 out.extend_from_slice(bytes);
-                Awaited::Raw { before: replies.saturating_sub(1) }
+                Awaited::Raw { before: replies.saturating_sub(1), moved: None }
             }
+            What::Asking(_) => unreachable!("questions are redirected one step at a time"),
         };
+        if asking {
+            let said = out.split_off(begin);
+            command(out, &[b"ASKING"]);
+            out.extend_from_slice(&said);
+            self.awaited.push_back((ticket, Awaited::Asking));
+        }
         self.awaited.push_back((ticket, awaited));
         None
     }
@@ -185,12 +218,22 @@ impl Client {
         }
         let (ticket, awaited) = self.awaited.pop_front().ok_or(Broken::Unasked)?;
         let reply = match (awaited, first) {
-            (Awaited::Raw { before: 0 }, _) => Reply::Raw(frame.to_vec()),
-            (Awaited::Raw { before }, _) => {
-                self.awaited.push_front((ticket, Awaited::Raw { before: before - 1 }));
+            (Awaited::Asking, _) => return Ok(()),
+            // A transaction that came to the wrong node was not done.
+            (Awaited::Raw { before: 0, moved: Some(moved) }, Part::Error(text))
+                if text.starts_with(b"EXECABORT") =>
+            {
+                Reply::Raw(moved)
+            }
+            (Awaited::Raw { before: 0, .. }, _) => Reply::Raw(frame.to_vec()),
+            (Awaited::Raw { before, moved }, first) => {
+                let names_another =
+                    matches!(first, Part::Error(text) if Redirection::read(text).is_some_and(|it| !it.once));
+                let moved = moved.or_else(|| names_another.then(|| frame.to_vec()));
+                self.awaited.push_front((ticket, Awaited::Raw { before: before - 1, moved }));
                 return Ok(());
             }
-            (Awaited::Value, first) => {
+            (Awaited::Value { asking }, first) => {
                 let reply = match first {
                     Part::Bulk(value) => Reply::Found(Found { value: value.to_vec(), ..Found::default() }),
                     Part::Null => Reply::Absent { fresh_millis: None },
@@ -198,7 +241,14 @@ impl Client {
                     _ => return Err(Broken::Protocol("an answer to GET")),
                 };
                 self.awaited.push_front((ticket, Awaited::Life(reply)));
+                if asking {
+                    self.awaited.push_front((ticket, Awaited::Asking));
+                }
                 return Ok(());
+            }
+            // The key went to another node between the two questions.
+            (Awaited::Life(Reply::Found(_)), Part::Error(text)) if Redirection::read(text).is_some() => {
+                refusal(text)
             }
             (Awaited::Life(Reply::Found(found)), Part::Integer(life)) => match life {
                 // Gone between the two: as if it had never been there.
@@ -214,6 +264,19 @@ impl Client {
             (Awaited::Changed, Part::Integer(_)) => Reply::Written,
             (Awaited::Counted, Part::Integer(number)) => Reply::Counted(number),
             _ => return Err(Broken::Protocol("an answer of the wrong kind")),
+        };
+        let redirects = match &reply {
+            Reply::Refused(text) => Redirection::read(text).is_some(),
+            Reply::Raw(bytes) => {
+                bytes.strip_prefix(b"-").is_some_and(|text| Redirection::read(text).is_some())
+            }
+            _ => false,
+        };
+        // A client would follow it, past us.
+        let reply = match (redirects && !self.follows, &self.target.kind) {
+            (false, _) => reply,
+            (true, Kind::Redis { cluster: true, .. }) => Reply::Refused(ONE_NODE_ONLY.to_vec()),
+            (true, _) => Reply::Refused(UNSAID_CLUSTER.to_vec()),
         };
         heard.push(Heard::Answer(ticket, reply));
         Ok(())

@@ -35,6 +35,8 @@ pub enum Kind {
         database: u32,
         /// Prefixes whose changes we want to be told of; empty: none.
         track: Vec<Vec<u8>>,
+        /// Whether it is a node of a Redis Cluster, whose other nodes have slots, too.
+        cluster: bool,
     },
     /// memcached's meta commands.
     Memcached,
@@ -61,6 +63,48 @@ pub struct Queries {
     pub remove: Option<String>,
     /// Channel of `NOTIFY` whose payloads are keys that changed (empty: all).
     pub listen: Option<String>,
+    /// What was said of TLS; `None`: nothing.
+    pub tls: Option<TlsMode>,
+    /// File with the certificates that may vouch for the server.
+    pub authorities: Option<String>,
+}
+
+/// How much TLS PostgreSQL is asked for, in the words of its own clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// None.
+    Disable,
+    /// If the server has it; its certificate is not looked at.
+    Prefer,
+    /// TLS, with whatever certificate.
+    Require,
+    /// One that a trusted authority signed.
+    VerifyCa,
+    /// One that a trusted authority signed for the URL's host.
+    VerifyFull,
+}
+
+impl TlsMode {
+    const ALL: [(&str, TlsMode); 5] = [
+        ("disable", TlsMode::Disable),
+        ("prefer", TlsMode::Prefer),
+        ("require", TlsMode::Require),
+        ("verify-ca", TlsMode::VerifyCa),
+        ("verify-full", TlsMode::VerifyFull),
+    ];
+}
+
+impl Queries {
+    /// How much TLS is asked for: what was said, else as much as the certificates of authorities that were given allow.
+    pub fn tls_mode(&self) -> TlsMode {
+        match (self.tls, &self.authorities) {
+            // As its own clients have it.
+            (Some(TlsMode::Require), Some(_)) => TlsMode::VerifyCa,
+            (Some(mode), _) => mode,
+            (None, Some(_)) => TlsMode::VerifyFull,
+            (None, None) => TlsMode::Prefer,
+        }
+    }
 }
 
 impl fmt::Debug for Target {
@@ -83,6 +127,7 @@ impl fmt::Display for Target {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         write!(f, "{scheme}://{host}:{}", self.port)?;
         match &self.kind {
+            Kind::Redis { cluster: true, .. } => write!(f, "?cluster=on"),
             Kind::Redis { database, .. } if *database > 0 => write!(f, "/{database}"),
             Kind::Http { path } => write!(f, "{path}"),
             Kind::Postgres(queries) => write!(f, "/{}", queries.database),
@@ -117,6 +162,12 @@ pub enum BadUrl {
     /// A path where there can be none, or none where there must be one.
     #[error("has a path that does not fit its scheme")]
     Path,
+    /// A parameter that its scheme does not take, or a value that it does not; what it takes instead.
+    #[error("has a parameter that is not taken; {0}")]
+    Parameter(&'static str),
+    /// A cluster and a database.
+    #[error("selects a database, of which a cluster has only one: leave it out")]
+    ClusterDatabase,
     /// An HTTP path with a space or control character.
     #[error("has a path with characters that must be percent-encoded")]
     PathCharacters,
@@ -145,21 +196,40 @@ impl Target {
             }
             None => (None, authority),
         };
+        // Parameters may follow the host at once.
+        let (place, path) = match place.find('?') {
+            Some(at) => (&place[..at], &rest[authority.len() - (place.len() - at)..]),
+            None => (place, path),
+        };
         let (host, port) = split_port(place)?;
         let (kind, usual_port) = match scheme {
             "redis" => {
-                let database = path.trim_start_matches('/');
-                let database = match database {
+                let (path, parameters) = split_parameters(path);
+                let database = match path.trim_start_matches('/') {
                     "" => 0,
                     number => number.parse().map_err(|_| BadUrl::Database)?,
                 };
-                (Kind::Redis { database, track: Vec::new() }, 6379)
+                let mut cluster = false;
+                for (name, value) in parameters {
+                    cluster = match (name, value) {
+                        ("cluster", "on") => true,
+                        ("cluster", "off") => false,
+                        _ => return Err(BadUrl::Parameter(REDIS_PARAMETERS)),
+                    };
+                }
+                if cluster && database > 0 {
+                    return Err(BadUrl::ClusterDatabase);
+                }
+                (Kind::Redis { database, track: Vec::new(), cluster }, 6379)
             }
             "memcached" if path.trim_start_matches('/').is_empty() => (Kind::Memcached, 11211),
             "memcached" => return Err(BadUrl::Path),
             "http" => {
                 if path.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') {
                     return Err(BadUrl::PathCharacters);
+                }
+                if path.starts_with('?') {
+                    return Err(BadUrl::Path);
                 }
                 let mut path = path.to_owned();
                 if !path.contains("{key}") {
@@ -171,13 +241,30 @@ impl Target {
                 (Kind::Http { path }, if tls { 443 } else { 80 })
             }
             "postgres" | "postgresql" => {
+                let (path, parameters) = split_parameters(path);
                 let database = unescape(path.trim_start_matches('/'))?;
                 if database.is_empty() || database.contains('\0') {
                     return Err(BadUrl::Path);
                 }
-                (Kind::Postgres(Queries { database, ..Queries::default() }), 5432)
+                let mut queries = Queries { database, ..Queries::default() };
+                for (name, value) in parameters {
+                    let wrong = BadUrl::Parameter(POSTGRES_PARAMETERS);
+                    match name {
+                        "sslmode" => {
+                            let mode = TlsMode::ALL.iter().find(|(word, _)| *word == value);
+                            queries.tls = Some(mode.ok_or(wrong)?.1);
+                        }
+                        "sslrootcert" if !value.is_empty() => queries.authorities = Some(unescape(value)?),
+                        _ => return Err(wrong),
+                    }
+                }
+                (Kind::Postgres(queries), 5432)
             }
             _ => return Err(BadUrl::Scheme),
+        };
+        let tls = match &kind {
+            Kind::Postgres(queries) => queries.tls_mode() != TlsMode::Disable,
+            _ => tls,
         };
         Ok(Target { host, port: port.unwrap_or(usual_port), login, tls, kind })
     }
@@ -186,6 +273,17 @@ impl Target {
     pub fn drops_prefix(&self) -> bool {
         matches!(self.kind, Kind::Http { .. } | Kind::Postgres(_))
     }
+}
+
+const REDIS_PARAMETERS: &str = "redis:// takes cluster=on or off";
+const POSTGRES_PARAMETERS: &str =
+    "postgres:// takes sslmode=disable, prefer, require, verify-ca or verify-full, and sslrootcert=FILE";
+
+/// What stands before a question mark, and names and values behind it.
+fn split_parameters(path: &str) -> (&str, impl Iterator<Item = (&str, &str)>) {
+    let (path, parameters) = path.split_once('?').unwrap_or((path, ""));
+    let parameters = parameters.split('&').filter(|parameter| !parameter.is_empty());
+    (path, parameters.map(|parameter| parameter.split_once('=').unwrap_or((parameter, ""))))
 }
 
 fn split_port(place: &str) -> Result<(String, Option<u16>), BadUrl> {
@@ -243,11 +341,26 @@ mod tests {
             ("http://h", "http://h:80/{key}"),
             ("https://h/a", "https://h:443/a/{key}"),
             ("rediss://h", "rediss://h:6379"),
+            ("redis://u:p@h?cluster=on", "redis://h:6379?cluster=on"),
+            ("redis://h:7/?cluster=on", "redis://h:7?cluster=on"),
+            ("redis://h:7/3?cluster=off", "redis://h:7/3"),
+            ("postgres://h/db?sslmode=verify-full&sslrootcert=/etc/a%20b.crt", "postgres://h:5432/db"),
             ("http://h:8080/items", "http://h:8080/items/{key}"),
             ("http://h/i/{key}.json?v=1", "http://h:80/i/{key}.json?v=1"),
             ("postgresql://u@h/db", "postgres://h:5432/db"),
         ] {
             assert_eq!(Target::parse(url).map(|target| target.to_string()), Ok(shown.to_owned()), "{url}");
+        }
+        let queries = |url: &str| match Target::parse(url).map(|target| (target.tls, target.kind)) {
+            Ok((tls, Kind::Postgres(queries))) => (tls, queries.tls_mode(), queries.authorities),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(queries("postgres://h/d"), (true, TlsMode::Prefer, None));
+        assert_eq!(queries("postgres://h/d?sslmode=disable"), (false, TlsMode::Disable, None));
+        let root = Some("/a b".to_owned());
+        for (said, mode) in [("", TlsMode::VerifyFull), ("&sslmode=require", TlsMode::VerifyCa)] {
+            let url = format!("postgres://h/d?sslrootcert=/a%20b{said}");
+            assert_eq!(queries(&url), (true, mode, root.clone()));
         }
         let login = Target::parse("redis://u:p%40ss@h").unwrap().login.unwrap();
         assert_eq!((login.user.as_str(), login.password.as_str()), ("u", "p@ss"));
@@ -264,6 +377,12 @@ mod tests {
             ("redis://h:65536", BadUrl::Port),
             ("redis://h/x", BadUrl::Database),
             ("redis://%zz@h", BadUrl::Escape),
+            ("redis://h?clutser=on", BadUrl::Parameter(REDIS_PARAMETERS)),
+            ("redis://h?cluster", BadUrl::Parameter(REDIS_PARAMETERS)),
+            ("redis://h/1?cluster=on", BadUrl::ClusterDatabase),
+            ("postgres://h/d?sslmode=allow", BadUrl::Parameter(POSTGRES_PARAMETERS)),
+            ("postgres://h/d?sslrootcert", BadUrl::Parameter(POSTGRES_PARAMETERS)),
+            ("http://h?x=1", BadUrl::Path),
             ("memcached://h/x", BadUrl::Path),
             ("postgres://h", BadUrl::Path),
             ("http://h/a b", BadUrl::PathCharacters),

@@ -328,6 +328,34 @@ fn postgres_is_asked_and_its_answers_understood() {
 }
 
 #[test]
+fn a_login_to_postgres_is_bound_to_the_certificate_where_the_server_can_and_never_where_it_did_not_say_so() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["h".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let first_words = |proven: bool, mechanisms: &[u8]| {
+        let mut client = Client::new(target("postgres://u:p@h/d"), LIMITS, Duty::Ask);
+        let mut out = Vec::new();
+        if proven {
+            client.proven(certificate.der());
+        }
+        client.begin(&mut out);
+        out.clear();
+        let offer = [&[0, 0, 0, 10], mechanisms, b"\0"].concat();
+        client
+            .receive(&message(b'R', &offer), &mut Vec::new(), &mut out)
+            .map(|()| String::from_utf8_lossy(&out).into_owned())
+    };
+    let (both, plain) = (b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0".as_slice(), b"SCRAM-SHA-256\0".as_slice());
+    let bound = first_words(true, both).unwrap();
+    assert!(bound.contains("SCRAM-SHA-256-PLUS\0") && bound.contains("p=tls-server-end-point,,"), "{bound}");
+    // What a server that can would refuse, as somebody took its offer out.
+    let refused = first_words(true, plain).unwrap();
+    assert!(refused.contains("SCRAM-SHA-256\0") && refused.contains("y,,"), "{refused}");
+    let clear = first_words(false, both).unwrap();
+    assert!(clear.contains("SCRAM-SHA-256\0") && clear.contains("n,,"), "{clear}");
+    assert_eq!(first_words(true, b"OTHER\0"), Err(Broken::Login));
+}
+
+#[test]
 fn postgres_listens_after_its_statement_is_prepared() {
     let mut target = Target::parse("postgres://u:p@h/d").unwrap();
     target.kind = Kind::Postgres(Queries {

@@ -29,7 +29,7 @@ impl Drop for Peer {
 
 /// The program of this name: of the peers that are kept beside the project, or of the system. `None`, said loudly, where
 /// there is none.
-fn program(name: &str) -> Option<PathBuf> {
+pub fn program(name: &str) -> Option<PathBuf> {
     let home = std::env::var("HOME").unwrap_or_default();
     let mut folders = vec![PathBuf::from(home).join(".cache/foreshadow-peers/bin")];
     folders.extend(["/usr/bin", "/usr/sbin", "/usr/local/bin"].map(PathBuf::from));
@@ -46,14 +46,14 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().unwrap().port()
 }
 
-fn folder(name: &str) -> PathBuf {
+pub fn folder(name: &str) -> PathBuf {
     let folder =
         std::env::temp_dir().join(format!("foreshadow-{name}-{}-{}", std::process::id(), free_port()));
     fs::create_dir_all(&folder).expect("a folder");
     folder
 }
 
-fn start(name: &str, mut command: Command, port: u16, folder: PathBuf) -> Peer {
+pub fn start(name: &str, mut command: Command, port: u16, folder: PathBuf) -> Peer {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let peer = Peer { child: command.spawn().expect("it starts"), port, folder };
     eventually(name, || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -86,7 +86,7 @@ pub fn tell(stream: &mut TcpStream, words: &[&str], expected: impl AsRef<[u8]>) 
 }
 
 /// Asks until the answer is this one; no other but `before` may come meanwhile.
-fn becomes(stream: &mut TcpStream, words: &[&str], before: &str, wanted: &str) {
+pub fn becomes(stream: &mut TcpStream, words: &[&str], before: &str, wanted: &str) {
     eventually(wanted, || {
         stream.write_all(&resp(words)).expect("sent");
         let mut reply = vec![0; before.len().min(wanted.len())];
@@ -276,7 +276,8 @@ fn nginx_is_revalidated_by_its_etags_and_its_404_is_remembered() {
     tell(&mut client, &["GET", "web:a/1"], bulk("second!"));
 }
 
-fn postgres() -> Option<(Peer, PathBuf)> {
+/// PostgreSQL, and `psql`; with papers it speaks TLS, too.
+pub fn postgres(papers: Option<&Papers>) -> Option<(Peer, PathBuf)> {
     let (initdb, server, psql) = (program("initdb")?, program("postgres")?, program("psql")?);
     let (port, home) = (free_port(), folder("postgres"));
     let data = home.join("data");
@@ -290,8 +291,15 @@ fn postgres() -> Option<(Peer, PathBuf)> {
         }
         false => Command::new(program),
     };
+    for file in ["server.crt", "server.key"] {
+        if let Some(papers) = papers {
+            fs::copy(papers.path(file), home.join(file)).expect("papers are there");
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            fs::set_permissions(home.join(file), private).unwrap();
+        }
+    }
     if root {
-        let owned = Command::new("chown").arg("postgres").arg(&home).status();
+        let owned = Command::new("chown").args(["-R", "postgres"]).arg(&home).status();
         assert!(owned.expect("chown is there").success());
     }
     fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
@@ -303,12 +311,16 @@ fn postgres() -> Option<(Peer, PathBuf)> {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let mut command = as_user(&server);
     command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", "", "-F"]);
+    if papers.is_some() {
+        let file = |name: &str| format!("ssl_{name}_file={}/server", home.to_str().expect("a plain path"));
+        command.args(["-c", "ssl=on", "-c", &(file("cert") + ".crt"), "-c", &(file("key") + ".key")]);
+    }
     Some((start("PostgreSQL", command, port, home), psql))
 }
 
 #[test]
 fn postgresql_answers_queries_by_rows_and_versions_and_notifies_of_changes() {
-    let Some((peer, psql)) = postgres() else { return };
+    let Some((peer, psql)) = postgres(None) else { return };
     let sql = |text: &str| {
         let url = format!("postgres://cache:sesame@127.0.0.1:{}/postgres", peer.port);
         eventually("PostgreSQL takes queries", || {
@@ -477,7 +489,7 @@ fn an_origin_by_tls_must_prove_who_it_is_and_sees_who_we_are() {
         client.write_all(&resp(&["GET", "k7"])).expect("sent");
         let mut reply = [0; 8];
         client.read_exact(&mut reply).expect("answered");
-        assert_eq!(&reply, b"-ERR the", "{host} {ca} {own}");
+        assert_eq!(&reply, b"-ERR TLS", "{host} {ca} {own}");
     }
 }
 
@@ -485,7 +497,7 @@ fn an_origin_by_tls_must_prove_who_it_is_and_sees_who_we_are() {
 fn certificates_that_cannot_be_used_are_refused_with_their_place_and_78() {
     for (lines, why) in [
         ("url = \"rediss://h\"\ncertificate = \"a.crt\"", "a certificate and its key come together"),
-        ("url = \"redis://h\"\nca = \"a.crt\"", "only rediss:// and https:// take certificates"),
+        ("url = \"redis://h\"\nca = \"a.crt\"", "certificates are for TLS: rediss://"),
     ] {
         let text = format!("[origin.r]\n{lines}\n[keyspace.k]\nprefix = \"\"\norigin = \"r\"\n");
         let config = tempfile::Config::new(&text);

@@ -34,7 +34,7 @@ mod timed;
 mod works;
 
 pub use guests::{Guests, Queue};
-pub use origins::{OriginOptions, OriginTls, Sources};
+pub use origins::{Opening, OriginOptions, OriginTls, Sources};
 pub use start::{Listeners, Listening, Running, Shared, return_large_buffers, start};
 
 use super::buffers::Buffers;

@@ -17,13 +17,15 @@ use crate::ids::{ConnectionId, CoreId, ShardId};
 use crate::io::resolve::Addresses;
 use crate::io::ring::{Completion, Ring};
 use crate::io::tls::Channel;
+use crate::io::trust;
 use crate::message::ReturnAddress;
 use crate::origin::keyspace::{Keys, Keyspaces};
-use crate::origin::pool::{Action, Cause, Line, Permits, Pool, Told};
-use crate::origin::{Reply, Target, Ticket};
+use crate::origin::pool::{Action, Cause, Line, Permits, Told};
+use crate::origin::{Connector, Reply, SSL_REQUEST, TLS_FOLLOWS, TLS_REFUSED, Target, Ticket};
 use crate::request::{Named, Outcome, Request, Value, Verb};
 use crate::store::shard_of;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,6 +55,20 @@ pub struct OriginTls {
     pub config: Arc<rustls::ClientConfig>,
     /// The name that its certificate must be for.
     pub name: rustls::pki_types::ServerName<'static>,
+    /// How it begins.
+    pub opening: Opening,
+}
+
+/// How TLS begins on a connection to an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// With the connection.
+    AtOnce,
+    /// When the origin has said that it has it, as PostgreSQL is asked.
+    Asked {
+        /// Whether the connection is used in the clear if it has not.
+        clear: bool,
+    },
 }
 
 /// Origins and the keyspaces that have them.
@@ -83,6 +99,8 @@ struct Link {
     /// What seals, where the origin is spoken to by TLS; and whether the pool knows that it does.
     channel: Option<Box<Channel>>,
     announced: bool,
+    /// Asked whether there is TLS, and not answered.
+    asked: bool,
     /// Given up; goes when the kernel is done with it.
     dying: bool,
 }
@@ -97,7 +115,7 @@ impl Link {
 pub(super) struct Origins {
     sources: Arc<Sources>,
     /// One for each origin, in their order; then for each that clients' commands may go to, one per version of the protocol.
-    pools: Vec<Pool>,
+    pools: Vec<Connector>,
     /// Of each pool, the number of its origin.
     origin_of: Vec<usize>,
     /// Of each origin, where its pools for commands begin.
@@ -111,7 +129,7 @@ pub(super) struct Origins {
     rooms: Vec<usize>,
     /// How often keyspaces were replaced.
     round: u64,
-    /// How often each pool's circuit had opened when that was last logged, and why its last TLS connection failed.
+    /// How often each pool's circuit had opened when that was last logged, and why TLS with it does not come about.
     opened: Vec<u64>,
     last_tls: Vec<Option<String>>,
     /// Slow questions that may still be logged until a moment, and those that were not.
@@ -138,12 +156,12 @@ pub(super) const PASSAGES: ConnectionId = ConnectionId { place: u32::MAX, genera
 
 impl Origins {
     pub(super) fn new(me: CoreId, sources: Arc<Sources>) -> Origins {
-        let mut pools: Vec<Pool> = Vec::new();
+        let mut pools: Vec<Connector> = Vec::new();
         pools.extend(sources.origins.iter().map(|origin| {
             // One core listens for changes and tells the others: an origin sends each change once.
             let listen = origin.pool.listen && me == CoreId(0);
             let pool = crate::origin::pool::Options { listen, ..origin.pool };
-            Pool::new(origin.target.clone(), pool, origin.permits.clone())
+            Connector::new(origin.target.clone(), pool, origin.permits.clone())
         }));
         let mut origin_of: Vec<usize> = (0..pools.len()).collect();
         let mut passing_at = vec![None; pools.len()];
@@ -153,11 +171,11 @@ impl Origins {
             }
             passing_at[place] = Some(pools.len());
             for protocol in [2, 3] {
-                // One connection only: so what leaves in an order arrives in it.
+                // One connection only (to each node): so what leaves in an order arrives in it.
                 let duty = crate::origin::Duty::Pass { protocol };
                 let pool =
                     crate::origin::pool::Options { connections_max: 1, duty, listen: false, ..origin.pool };
-                pools.push(Pool::new(origin.target.clone(), pool, origin.permits.clone()));
+                pools.push(Connector::new(origin.target.clone(), pool, origin.permits.clone()));
                 origin_of.push(place);
             }
         }
@@ -185,7 +203,7 @@ impl Origins {
         let mut reports = vec![OriginReport::default(); self.sources.origins.len()];
         for (pool, &origin) in self.pools.iter().zip(&self.origin_of) {
             let report = &mut reports[origin];
-            report.tally.add(&pool.tally);
+            report.tally.add(&pool.tally());
             report.connections += pool.connection_count() as u64;
             report.waiting += pool.waiting_count() as u64;
             report.circuit_open |= pool.circuit_open();
@@ -211,7 +229,15 @@ impl Origins {
 
     /// Makes a socket and has it connected; `None` if it cannot even be made.
     fn connect(&mut self, ring: &mut Ring, origin: usize, line: Line) -> Option<()> {
-        let address = self.sources.origins[self.origin_of[origin]].addresses.pick(line.0)?;
+        let addresses = &self.sources.origins[self.origin_of[origin]].addresses;
+        let place = self.pools[origin].place(line);
+        let address = match place.and_then(|place| Some(SocketAddr::new(place.ip?, place.port))) {
+            Some(address) => address,
+            None => {
+                let first = addresses.pick(line.0)?;
+                SocketAddr::new(first.ip(), place.map_or(first.port(), |place| place.port))
+            }
+        };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).ok()?;
         socket.set_tcp_nodelay(true).ok()?;
         socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE)).ok()?;
@@ -235,6 +261,7 @@ impl Origins {
             sent: 0,
             channel: None,
             announced: false,
+            asked: false,
             dying: false,
         }));
         Some(())
@@ -268,16 +295,16 @@ impl Origins {
     /// Says which origins are left in peace from now on: once each time, as what follows from it is no news.
     fn log_opened(&mut self) {
         for (place, pool) in self.pools.iter().enumerate() {
-            if pool.tally.opened > self.opened[place] {
-                self.opened[place] = pool.tally.opened;
+            if pool.opened() > self.opened[place] {
+                self.opened[place] = pool.opened();
                 let last = pool.last_failure().map(|why| why.to_string()).unwrap_or_default();
                 let broken = pool.last_broken().map(|why| why.to_string()).unwrap_or_default();
                 tracing::warn!(
                     origin = self.sources.origins[self.origin_of[place]].name,
-                    failed = pool.tally.failed,
+                    failed = pool.tally().failed,
                     last,
                     broken,
-                    tls = self.last_tls[place].take().unwrap_or_default(),
+                    tls = self.last_tls[place].as_deref().unwrap_or_default(),
                     "an origin fails and is left in peace for a while"
                 );
             }
@@ -550,21 +577,64 @@ impl Core {
         link.receiving = true;
         self.ring.receive_from_origin(link.socket.as_raw_fd(), id);
         let tls = self.origins.sources.origins[self.origins.origin_of[origin]].tls.clone();
-        let Some(tls) = tls else { return self.origins.pools[origin].connected(now.mono, line) };
-        match Channel::client(tls.config, tls.name) {
+        match tls {
+            None => self.origins.pools[origin].connected(now.mono, line),
+            Some(tls) if tls.opening == Opening::AtOnce => self.begin_tls(now, id, tls),
+            Some(_) => {
+                let link = self.origins.of(id).expect("looked at above");
+                (link.asked, link.in_flight) = (true, true);
+                link.sending = SSL_REQUEST.to_vec();
+                self.ring.send_to_origin(link.socket.as_raw_fd(), id, &link.sending);
+            }
+        }
+    }
+
+    fn begin_tls(&mut self, now: Now, id: ConnectionId, tls: OriginTls) {
+        let link = self.origins.of(id).expect("callers look");
+        let (origin, line) = (link.origin, link.line);
+        let own_name = self.origins.pools[origin].place(line).and_then(|place| place.name.clone());
+        let own_name =
+            own_name.and_then(|name| rustls::pki_types::ServerName::try_from(name.to_string()).ok());
+        match Channel::client(tls.config, own_name.unwrap_or(tls.name)) {
             Ok(channel) => {
                 let link = self.origins.of(id).expect("looked at above");
                 link.channel = Some(Box::new(channel));
                 // Its first words are outgoing.
                 self.origins.dirty.push(id);
             }
-            Err(why) => self.refuse_origin(now, id, &why),
+            Err(why) => self.refuse_origin(now, id, why.to_string()),
+        }
+    }
+
+    /// An origin has answered whether it has TLS.
+    fn hear_opening(&mut self, now: Now, id: ConnectionId, buffer: u16, len: usize) {
+        let link = self.origins.of(id).expect("callers look");
+        link.asked = false;
+        let (origin, line) = (link.origin, link.line);
+        let tls = self.origins.sources.origins[self.origins.origin_of[origin]].tls.clone();
+        let tls = tls.expect("only who has TLS asks");
+        let clear = tls.opening == Opening::Asked { clear: true };
+        match self.buffers.piece(buffer, len) {
+            [TLS_FOLLOWS] => self.begin_tls(now, id, tls),
+            [TLS_REFUSED] if clear => self.origins.pools[origin].connected(now.mono, line),
+            [TLS_REFUSED] => {
+                let why = "the origin has no TLS: turn `ssl` on there, or say sslmode=disable in its url";
+                self.refuse_origin(now, id, why.into());
+            }
+            // What stands behind the answer nobody has sealed: it may be anybody's.
+            [TLS_FOLLOWS | TLS_REFUSED, ..] => {
+                self.refuse_origin(now, id, "more than an answer came before TLS began".into());
+            }
+            _ => self.refuse_origin(now, id, "what answered is no PostgreSQL: is the port right?".into()),
         }
     }
 
     /// Takes in bytes of an origin: sealed ones are opened, and when the handshake is done the pool hears of the connection.
     fn hear_origin(&mut self, now: Now, id: ConnectionId, buffer: u16, len: usize) {
         let link = self.origins.of(id).expect("callers look");
+        if link.asked {
+            return self.hear_opening(now, id, buffer, len);
+        }
         let (origin, line) = (link.origin, link.line);
         let Some(mut channel) = link.channel.take() else {
             return self.origins.pools[origin].received(now.mono, line, self.buffers.piece(buffer, len));
@@ -574,8 +644,12 @@ impl Core {
             channel.open(self.buffers.piece_mut(buffer, len), |bytes| plain.extend_from_slice(bytes));
         let (ready, says, over) = (channel.ready(), channel.has_outgoing(), channel.peer_ended());
         let link = self.origins.of(id).expect("looked at above");
-        link.channel = Some(channel);
         let announces = ready && !link.announced;
+        if let (true, Some(certificate)) = (announces, channel.peer_certificate()) {
+            self.origins.pools[origin].proven(line, certificate);
+        }
+        let link = self.origins.of(id).expect("looked at above");
+        link.channel = Some(channel);
         link.announced |= ready;
         if says {
             self.origins.dirty.push(id);
@@ -583,12 +657,13 @@ impl Core {
         let pool = &mut self.origins.pools[origin];
         if announces {
             pool.connected(now.mono, line);
+            self.origins.last_tls[origin] = None;
         }
         if !plain.is_empty() {
             pool.received(now.mono, line, &plain);
         }
         match opened {
-            Err(why) => self.refuse_origin(now, id, &why),
+            Err(why) => self.refuse_origin(now, id, trust::reason(&why)),
             Ok(()) if over => {
                 pool.closed(now.mono, line);
                 self.origins.drop_link(&mut self.ring, id);
@@ -598,11 +673,16 @@ impl Core {
     }
 
     /// Gives a connection up on which TLS did not come about, or broke.
-    fn refuse_origin(&mut self, now: Now, id: ConnectionId, why: &rustls::Error) {
+    fn refuse_origin(&mut self, now: Now, id: ConnectionId, why: String) {
         let Some(link) = self.origins.of(id) else { return };
         let (origin, line) = (link.origin, link.line);
-        self.origins.last_tls[origin] = Some(why.to_string());
-        self.origins.pools[origin].closed(now.mono, line);
+        // Once for each reason: what follows from it is no news.
+        if self.origins.last_tls[origin].as_ref() != Some(&why) {
+            let name = &self.origins.sources.origins[self.origins.origin_of[origin]].name;
+            tracing::warn!(origin = name, why, "TLS with an origin does not come about");
+            self.origins.last_tls[origin] = Some(why);
+        }
+        self.origins.pools[origin].refused(now.mono, line);
         self.origins.drop_link(&mut self.ring, id);
     }
 
