@@ -1,6 +1,6 @@
 # The two things to do with a clone: `make run` and `make test`.
 
-.PHONY: help run test test-etcd soak demo simulate clean
+.PHONY: help run test test-etcd soak demo simulate fuzz clean
 
 help:
 	@echo 'make run    build and serve on 127.0.0.1:7400 with 1 GiB of memory; FLAGS="--memory 4GiB ..." adds flags'
@@ -9,6 +9,7 @@ help:
 	@echo 'make soak   ten minutes, 500 connections, every answer checked; SOAK="--seconds 60" changes it'
 	@echo 'make demo   a stampede on a real PostgreSQL and a real Redis, with and without us; a table and a plot'
 	@echo 'make simulate  moves of shards in a simulated cluster, 100,000 seeds; SEEDS=... changes it'
+	@echo 'make fuzz   a minute of fuzzing for each parser, sessions and the store (nightly Rust, C++); FUZZ_SECONDS=... changes it'
 	@echo 'make bench  ten minutes beside the floor, memcached, Valkey and Redis; writes bench/record'
 	@echo 'make clean  remove what was built and the tests'"'"' Python environment'
 
@@ -41,6 +42,10 @@ soak:
 SEEDS ?= 100000
 simulate:
 	FORESHADOW_SEEDS=$(SEEDS) cargo test --release --locked --test sim seeds_ -- --nocapture
+
+FUZZ_SECONDS ?= 60
+fuzz:
+	for target in session resp memcached native store; do scripts/fuzz $$target $(FUZZ_SECONDS) || exit 1; done
 
 demo:
 	cargo build --release

@@ -1,5 +1,5 @@
-//! What fuzzing begins with, played without a fuzzer: recorded sessions of memcached, vectors of the native protocol, and what
-//! fuzzing once found (`fuzz/regressions/<target>/`), each cut in many ways.
+//! What fuzzing begins with, played without a fuzzer: sessions that are compared with Valkey's, recorded sessions of memcached,
+//! vectors of the native protocol, and what fuzzing once found (`fuzz/regressions/<target>/`), each cut in many ways.
 
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
@@ -13,6 +13,59 @@ use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The cases of the differential test, each as one stream (`tests/differential/resp.py` has the form).
+fn resp_seeds() -> Vec<Vec<u8>> {
+    let text = std::fs::read_to_string(root().join("tests/differential/resp.cases")).unwrap();
+    let mut seeds: Vec<Vec<u8>> = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+        if line.starts_with("== ") {
+            seeds.push(Vec::new());
+            continue;
+        }
+        let seed = seeds.last_mut().expect("a case begins with its name");
+        match line.strip_prefix("< ") {
+            Some(bytes) => seed.extend(unescape(bytes)),
+            None => seed.extend(resp_command(line)),
+        }
+    }
+    assert!(seeds.len() > 40, "{}", seeds.len());
+    seeds
+}
+
+/// Words, in double quotes or without, as an array of bulk strings.
+fn resp_command(line: &str) -> Vec<u8> {
+    let mut words = Vec::new();
+    let mut rest = line.trim_start();
+    while !rest.is_empty() {
+        let len = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                let mut escaped = false;
+                let end = quoted.find(|c| match (c, escaped) {
+                    ('"', false) => true,
+                    _ => {
+                        escaped = c == '\\' && !escaped;
+                        false
+                    }
+                });
+                let end = end.expect("a quote that ends");
+                words.push(unescape(&quoted[..end]));
+                end + 2
+            }
+            None => {
+                let end = rest.find(' ').unwrap_or(rest.len());
+                words.push(rest.as_bytes()[..end].to_vec());
+                end
+            }
+        };
+        rest = rest[len..].trim_start();
+    }
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).bytes().chain(word).chain(*b"\r\n"));
+    }
+    bytes
 }
 
 fn memcached_seeds() -> Vec<Vec<u8>> {
@@ -57,6 +110,12 @@ fn play(protocol: Protocol, seeds: &[Vec<u8>]) {
 }
 
 #[test]
+fn resp_seeds_are_told_the_same_however_they_are_cut() {
+    assert_eq!(resp_command(r#"SET k "a\"\x00 b""#), b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\na\"\0 b\r\n");
+    play(Protocol::Resp, &resp_seeds());
+}
+
+#[test]
 fn memcached_seeds_are_told_the_same_however_they_are_cut() {
     play(Protocol::Memcached, &memcached_seeds());
 }
@@ -68,7 +127,9 @@ fn native_seeds_are_told_the_same_however_they_are_cut() {
 
 #[test]
 fn what_fuzzing_found_stays_fixed() {
-    for (target, protocol) in [("memcached", Protocol::Memcached), ("native", Protocol::Native)] {
+    let targets =
+        [("resp", Protocol::Resp), ("memcached", Protocol::Memcached), ("native", Protocol::Native)];
+    for (target, protocol) in targets {
         let folder = root().join("fuzz/regressions").join(target);
         // A target that nothing was found in has no folder.
         for entry in std::fs::read_dir(folder).into_iter().flatten() {
@@ -85,7 +146,9 @@ fn seeds_are_written() {
         std::fs::create_dir_all(folder).unwrap();
         std::fs::write(folder.join(format!("seed-{number:03}")), bytes.concat()).unwrap();
     };
-    for (target, place, seeds) in [("memcached", 2, memcached_seeds()), ("native", 3, native_seeds())] {
+    let targets =
+        [("resp", 1, resp_seeds()), ("memcached", 2, memcached_seeds()), ("native", 3, native_seeds())];
+    for (target, place, seeds) in targets {
         for (i, seed) in seeds.iter().enumerate() {
             write(&root().join("fuzz/corpus").join(target), i, &[&[0], seed]);
             write(&root().join("fuzz/corpus/session"), place * 1000 + i, &[&[place as u8, 0], seed]);

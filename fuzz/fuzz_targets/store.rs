@@ -1,7 +1,7 @@
 //! Any sequence of operations on a small store beside a map: what is found is what was put last, nothing is found after its
 //! end or its removal, the limit holds, and a copy of a shard that goes on meanwhile has what the store has.
 //!
-//! `cargo +nightly fuzz run store`
+//! `scripts/fuzz store 60`
 
 #![no_main]
 

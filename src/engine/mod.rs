@@ -412,6 +412,11 @@ impl Engine {
         self.share_memory();
     }
 
+    /// Bytes that the store holds of memory. Changes with every write and tick.
+    pub fn held_bytes(&self) -> u64 {
+        self.store.held_bytes()
+    }
+
     /// Writes the gauges that the engine knows into [`Engine::counters`], and the departures noticed so far.
     pub fn refresh_gauges(&mut self) {
         self.take_departures();

@@ -87,7 +87,7 @@ mod tests {
             None => true,
             Some(outcome) => {
                 assert_eq!(outcome.answer, Answer::Fault(Fault::Origin));
-                assert_eq!(&*outcome.value.to_cow(), FULL);
+                assert_eq!(outcome.value.bytes(), FULL);
                 false
             }
         }

@@ -218,6 +218,11 @@ impl Connection {
         !self.session.output().is_empty() || self.value.is_some()
     }
 
+    /// Whether what it sends next is so much, or a piece of a long value.
+    pub fn has_long_output(&mut self, bytes_min: usize) -> bool {
+        self.value.is_some() || self.session.output().len() >= bytes_min
+    }
+
     /// Bytes of long values that it has to send: not its own memory, but memory that cannot be used anew until they are sent.
     pub fn value_bytes(&mut self) -> usize {
         self.session.output().value_bytes() + self.value.as_ref().map_or(0, LongValue::left)

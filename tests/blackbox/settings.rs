@@ -89,6 +89,31 @@ fn slow_commands_are_kept_with_what_they_took() {
 }
 
 #[test]
+fn info_remembers_the_most_memory_that_was_used() {
+    const MIB: u64 = 1 << 20;
+    let server = Server::start(&["--memory", "64MiB"]);
+    let mut client = server.connect();
+    let value = "v".repeat(10_000);
+    for batch in 0..50 {
+        let sets: Vec<u8> =
+            (0..100).flat_map(|i| resp(&["SET", &format!("key:{batch}:{i}"), &value])).collect();
+        ask(&mut client, sets, "+OK\r\n".repeat(100));
+    }
+    let mut memory = |name: &str| -> u64 {
+        let info = answer(&mut client, &["INFO", "memory"]);
+        let number = info.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+        number.unwrap_or_else(|| panic!("{name} in {info}")).parse().expect("a number")
+    };
+    let full = memory("used_memory");
+    assert!(full > 20 * MIB, "{full}");
+    assert!(memory("used_memory_peak") >= full);
+    ask(&mut server.connect(), resp(&["CONFIG", "SET", "maxmemory", "40mb"]), "+OK\r\n");
+    eventually("memory to be given back", || (memory("used_memory") < full - 8 * MIB).then_some(()));
+    let peak = memory("used_memory_peak");
+    assert!((full..=64 * MIB).contains(&peak), "{peak} of {full}");
+}
+
+#[test]
 fn info_tells_cpu_memory_errors_and_what_commands_took() {
     let server = Server::start(&[]);
     let mut client = server.connect();

@@ -515,6 +515,40 @@ fn a_turn_ends_after_its_share_of_requests_or_items() {
     assert_eq!(taken(&mut session).len(), 25);
 }
 
+/// Number 24: a turn is as long for who asks for long values as for others.
+#[test]
+fn long_replies_end_a_turn_before_its_requests_are_done() {
+    const TURN_BYTES: usize = 256 << 10;
+    let value = vec![b'v'; 64 << 10];
+    let mut gets = Vec::new();
+    (0..20).for_each(|id| Request::Get(b"k").encode(id, false, &mut gets));
+    let mut many = Vec::new();
+    let mut batch = BatchWriter::begin(Opcode::GetMany, 1, false, &mut many);
+    (0..20).for_each(|_| batch.key(b"k", &mut many));
+    batch.end(&mut many);
+    for stream in [gets, many] {
+        let (mut world, mut session) = (World::new(1), session());
+        ask(&mut world, &mut session, &Request::Put(Put::plain(b"k", &value, 0)));
+        world.calls = 0;
+        let node = world.node.clone();
+        // Replies that were not taken yet are no part of the turn.
+        session.output().resize(TURN_BYTES, 0);
+        let (mut at, mut turns) = (0, 0);
+        while at < stream.len() {
+            let progress = session.serve(world.now, &node, &stream[at..], &mut world);
+            at += progress.consumed;
+            turns += 1;
+            assert_eq!(world.calls, 20.min(turns * TURN_BYTES / value.len()));
+            let done = at == stream.len();
+            assert_eq!(matches!(progress.next, Next::More { .. }), done, "{progress:?}");
+            assert!(done || progress.next == Next::Yield, "{progress:?}");
+        }
+        assert_eq!(turns, 5);
+        session.output().drain(..TURN_BYTES);
+        assert_eq!(taken(&mut session).len(), 20);
+    }
+}
+
 #[test]
 fn no_more_than_the_limit_is_under_way() {
     let (mut world, mut session) =

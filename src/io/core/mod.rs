@@ -31,6 +31,7 @@ mod routes;
 mod send;
 mod start;
 mod timed;
+mod usage;
 mod works;
 
 pub use guests::{Guests, Queue};
@@ -67,6 +68,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use timed::{Due, SWEEP_MILLIS};
+use usage::Usage;
 use works::Works;
 
 /// Bounds of a core and what it is made of.
@@ -167,7 +169,8 @@ struct Event {
 const TURNS_PER_YIELD: u64 = 8;
 /// Times the ring is entered once more at the end.
 const FAREWELL_TURNS: usize = 3;
-/// Bytes of replies after which a turn takes no more completions: about what a second-level cache holds beside the rest.
+/// Bytes of replies after which a turn takes no more completions and goes on with no more connections, and begins to send no
+/// more long replies: about what a second-level cache holds beside the rest.
 const TURN_OUTPUT_BYTES_MAX: usize = 256 << 10;
 /// One turn in so many is measured.
 const TURNS_PER_MEASUREMENT: u64 = 8;
@@ -238,6 +241,7 @@ impl Core {
             attentive: false,
             moving: None,
             node: Rc::new(Node::clone(&node)),
+            usage: Usage::new(shared.clone()),
             certificates_name_users: options.certificates_name_users,
             calls: Box::new([0; 256]),
             chores: Vec::new(),
@@ -324,6 +328,7 @@ impl Core {
                 || !self.dirty.is_empty()
                 || !self.waiting.is_empty()
                 || !self.completions.is_empty()
+                || !self.dirty.is_empty()
                 || self.works.mesh.has_backlog();
             if queued || at_work || self.ring.has_news() {
                 self.ring.enter(false)?;

@@ -1,7 +1,7 @@
 //! Bytes from connections, and what their sessions make of them.
 
-use super::Core;
 use super::works::{Desk, Works};
+use super::{Core, TURN_OUTPUT_BYTES_MAX};
 use crate::clock::{Mono, Now};
 use crate::engine::Fate;
 use crate::ids::ConnectionId;
@@ -245,16 +245,28 @@ impl Core {
         if self.runnable.is_empty() {
             return false;
         }
-        // Those that yield again are put behind, for the next turn.
-        for id in std::mem::take(&mut self.runnable) {
+        // Those that yield again are put behind, for the next turn; and so are those for whom long replies of others leave no
+        // room, but one has its turn whatever those were.
+        let mut runnable = std::mem::take(&mut self.runnable).into_iter();
+        for id in runnable.by_ref() {
             let Some(connection) = self.table.of(id) else { continue };
             connection.runnable = false;
             if connection.dying || connection.closing {
                 continue;
             }
+            let before = connection.session.output().len();
             serve_from(&mut self.works, connection, now, None);
+            if connection.dirty {
+                // What others have is counted where they become dirty.
+                self.turn_output_bytes += connection.session.output().len() - before;
+            }
             self.settle(now, id);
+            if self.turn_output_bytes >= TURN_OUTPUT_BYTES_MAX {
+                break;
+            }
         }
+        let yielded = std::mem::replace(&mut self.runnable, runnable.collect());
+        self.runnable.extend(yielded);
         true
     }
 

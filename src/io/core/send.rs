@@ -5,7 +5,7 @@
 //! a turn or two. Nothing is held back once every other core has answered, for longer than [`HOLD_MICROS`], or by a core that
 //! goes to sleep.
 
-use super::Core;
+use super::{Core, TURN_OUTPUT_BYTES_MAX};
 use crate::clock::{Mono, Now};
 use crate::ids::ConnectionId;
 use crate::io::connection::{KEEP_BYTES, VALUE_PIECE_BYTES};
@@ -16,10 +16,10 @@ use std::os::fd::AsRawFd;
 const RETRY_MILLIS: u64 = 10;
 /// How long replies are held back for those behind them.
 const HOLD_MICROS: u64 = 1000;
-/// Bytes of long values that are sent in a turn, whoever reads them: the kernel copies them meanwhile.
-const VALUE_BYTES_PER_TURN: usize = VALUE_PIECE_BYTES;
 /// Output of so many bytes is worth a send of its own.
 const HOLD_BYTES_MAX: usize = 8 << 10;
+/// Output of so many bytes leaves behind shorter ones, and waits for the next turn when this one has begun to send much.
+const LONG_BYTES: usize = 64 << 10;
 
 impl Core {
     pub(super) fn send_outputs(&mut self, now: Now) {
@@ -29,18 +29,14 @@ impl Core {
             may_hold = false;
             dirty.append(&mut self.held);
         }
-        let mut values_left = VALUE_BYTES_PER_TURN;
-        let mut later = Vec::new();
+        let mut long = Vec::new();
         for id in dirty.drain(..) {
             let Some(connection) = self.table.of(id) else { continue };
-            if connection.value.is_some() && !connection.in_flight && !connection.dying {
-                if values_left == 0 {
-                    later.push(id);
-                    continue;
-                }
-                values_left = values_left.saturating_sub(VALUE_PIECE_BYTES);
+            connection.dirty = connection.has_long_output(LONG_BYTES) && !connection.dying;
+            if connection.dirty {
+                long.push(id);
+                continue;
             }
-            connection.dirty = false;
             if may_hold && !connection.dying && connection.may_be_held(HOLD_BYTES_MAX) {
                 if self.held.is_empty() {
                     self.held_until = Mono(now.mono.0 + HOLD_MICROS * 1000);
@@ -50,8 +46,23 @@ impl Core {
             }
             self.send_output(id);
         }
+        let mut bytes = 0;
+        for id in long {
+            let Some(connection) = self.table.of(id) else { continue };
+            if bytes >= TURN_OUTPUT_BYTES_MAX {
+                dirty.push(id);
+                continue;
+            }
+            connection.dirty = false;
+            if !connection.in_flight {
+                bytes += match connection.value {
+                    Some(_) => VALUE_PIECE_BYTES,
+                    None => connection.session.output().len(),
+                };
+            }
+            self.send_output(id);
+        }
         // Nobody is added meanwhile; the list keeps its memory.
-        dirty.append(&mut later);
         self.dirty = dirty;
     }
 
@@ -358,6 +369,126 @@ mod tests {
             connection.receiving = crate::io::connection::Receiving::Off;
             core.sent(begin, &Completion::of_send(id, -libc::ENOBUFS));
             assert!(core.retry.is_empty() && core.table.len() == 0);
+        });
+        test.expect("an executor starts").join().expect("the test's own assertions");
+    }
+
+    /// A core with connections that it has accepted, and their other ends.
+    fn core_with_clients(
+        listener: std::net::TcpListener,
+        count: usize,
+    ) -> (Core, Vec<TcpStream>, Vec<ConnectionId>) {
+        let address = listener.local_addr().expect("bound");
+        let mut core = core(listener);
+        let now = time::now();
+        let (mut clients, mut ids) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let client = TcpStream::connect(address).expect("listens");
+            client.set_nonblocking(true).expect("a socket can");
+            clients.push(client);
+            let mut turns = 0;
+            while core.table.len() < clients.len() {
+                core.ring.enter(false).expect("enters");
+                core.turn(now);
+                turns += 1;
+                assert!(turns < 1_000_000, "the connection was never accepted");
+            }
+            ids.extend(core.table.iter_mut().map(|connection| connection.id).find(|id| !ids.contains(id)));
+        }
+        (core, clients, ids)
+    }
+
+    #[test]
+    fn those_who_go_on_with_long_replies_have_their_turns_one_after_the_other() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let test = glommio::LocalExecutorBuilder::default().spawn(move || async move {
+            let (mut core, _clients, ids) = core_with_clients(listener, 3);
+            let now = time::now();
+            let value = "v".repeat(8000);
+            let set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{value}\r\n", value.len());
+            for id in &ids {
+                let connection = core.table.of(*id).expect("there");
+                let consumed = serve_from(&mut core.works, connection, now, Some(set.as_bytes()));
+                assert_eq!((consumed, connection.session.output().as_slice()), (set.len(), &b"+OK\r\n"[..]));
+                connection.session.output().clear();
+                connection.input.extend_from_slice(&b"GET k\r\n".repeat(100));
+                connection.runnable = true;
+            }
+            core.runnable.extend(&ids);
+            let made = |core: &mut Core| {
+                ids.iter()
+                    .map(|id| core.table.of(*id).expect("there").session.output().len())
+                    .collect::<Vec<_>>()
+            };
+            // What is made in one go: values until they are a quarter of a mebibyte, with their heads.
+            let reply = value.len() + "$8000\r\n\r\n".len();
+            let go = TURN_OUTPUT_BYTES_MAX.div_ceil(reply) * reply;
+            let turns = [
+                // Although those before had all of the turn, one goes on.
+                (TURN_OUTPUT_BYTES_MAX, [go, 0, 0], [1, 2, 0]),
+                (0, [go, go, 0], [2, 0, 1]),
+                (0, [go, go, go], [0, 1, 2]),
+                // What is added to output that is there already counts, too.
+                (0, [2 * go, go, go], [1, 2, 0]),
+            ];
+            for (before, expected, next) in turns {
+                core.turn_output_bytes = before;
+                assert!(core.serve_runnable(now));
+                assert_eq!(made(&mut core), expected);
+                assert_eq!(core.runnable, next.map(|place| ids[place]));
+            }
+            // Short replies leave room for all.
+            core.turn_output_bytes = 0;
+            for id in &ids {
+                let connection = core.table.of(*id).expect("there");
+                connection.session.output().clear();
+                connection.dirty = false;
+                connection.input = b"PING\r\n".to_vec();
+                connection.input_start = 0;
+            }
+            core.dirty.clear();
+            assert!(core.serve_runnable(now));
+            assert_eq!((made(&mut core), core.runnable.len()), (vec!["+PONG\r\n".len(); 3], 0));
+        });
+        test.expect("an executor starts").join().expect("the test's own assertions");
+    }
+
+    #[test]
+    fn of_long_replies_so_many_bytes_leave_in_a_turn_and_short_ones_do_not_wait() {
+        const LONG: usize = 200_000;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let test = glommio::LocalExecutorBuilder::default().spawn(move || async move {
+            let (mut core, mut clients, ids) = core_with_clients(listener, 4);
+            let now = time::now();
+            let lens = [LONG, LONG, LONG, 100];
+            for (id, len) in ids.iter().zip(lens) {
+                core.table.of(*id).expect("there").session.output().resize(len, b'x');
+                core.settle(now, *id);
+            }
+            let under_way = |core: &mut Core| {
+                ids.iter().map(|id| core.table.of(*id).expect("there").in_flight).collect::<Vec<_>>()
+            };
+            core.send_outputs(now);
+            assert_eq!(
+                under_way(&mut core),
+                [true, true, false, true],
+                "the third is late, the short one is not"
+            );
+            assert_eq!(core.dirty, [ids[2]]);
+            core.send_outputs(now);
+            assert_eq!((under_way(&mut core), core.dirty.len()), (vec![true; 4], 0));
+            let mut got = [0; 4];
+            let mut piece = vec![0; 1 << 16];
+            let mut turns = 0;
+            while got != lens || under_way(&mut core).contains(&true) {
+                core.ring.enter(false).expect("enters");
+                core.turn(now);
+                for (client, got) in clients.iter_mut().zip(&mut got) {
+                    *got += client.read(&mut piece).unwrap_or(0);
+                }
+                turns += 1;
+                assert!(turns < 1_000_000, "{got:?} of {lens:?}");
+            }
         });
         test.expect("an executor starts").join().expect("the test's own assertions");
     }

@@ -38,6 +38,9 @@ pub struct Shared {
     pub(super) clients_max: AtomicU64,
     /// Limit of memory for items of all cores together; 0 as long as it is the one they were started with.
     pub(super) memory_bytes_max: AtomicU64,
+    /// What all cores hold, and the most that was, by [`super::usage::Usage`].
+    pub(super) used_bytes: AtomicU64,
+    pub(super) used_bytes_peak: AtomicU64,
     pub(super) next_client: AtomicU64,
     pub(super) draining: AtomicBool,
     pub(super) at_once: AtomicBool,
@@ -74,6 +77,8 @@ impl Shared {
             clients: AtomicU64::new(0),
             clients_max: AtomicU64::new(clients_max),
             memory_bytes_max: AtomicU64::new(0),
+            used_bytes: AtomicU64::new(0),
+            used_bytes_peak: AtomicU64::new(0),
             next_client: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             at_once: AtomicBool::new(false),

@@ -39,6 +39,7 @@ impl Due {
 impl Core {
     pub(super) fn look_at_clock(&mut self, now: Now) {
         if now.mono >= self.due.engine {
+            self.tell_usage();
             self.due.engine = self.works.engine.tick(now).max(Mono(now.mono.0 + 1));
             if self.works.engine.withholds_much() {
                 self.drop_slow_reader();
@@ -58,7 +59,7 @@ impl Core {
             self.due.sweep = now.mono.plus_millis(SWEEP_MILLIS);
             self.sweep(now);
             self.give_rows(now);
-            self.works.engine.counters.buffer_bytes = self.buffer_bytes + self.buffers.byte_count() as u64;
+            self.tell_usage();
             self.works.count_onlookers();
             let mut counters = Counters::default();
             let request = Request { key: b"", value: b"", verb: Verb::Counters };
@@ -82,6 +83,12 @@ impl Core {
             });
             self.turns.reset();
         }
+    }
+
+    fn tell_usage(&mut self) {
+        let buffer_bytes = self.buffer_bytes + self.buffers.byte_count() as u64;
+        self.works.engine.counters.buffer_bytes = buffer_bytes;
+        self.works.usage.tell(self.works.engine.held_bytes() + buffer_bytes);
     }
 
     /// Looks for connections that have overstayed, and for those that are stuck by a bug of ours or the kernel's.

@@ -3,6 +3,7 @@
 use super::errands::Taping;
 use super::moving::Moving;
 use super::routes::{DETOUR, Routes, is_of_several};
+use super::usage::Usage;
 use crate::clock::{Mono, Now};
 use crate::engine::{Engine, Fate, Waiter};
 use crate::hash::slot_of;
@@ -36,6 +37,7 @@ pub(super) struct Works {
     pub(super) attentive: bool,
     /// What this core has to do with moves of shards, if it ever had.
     pub(super) moving: Option<Box<Moving>>,
+    pub(super) usage: Usage,
     /// Whether the name in a client's certificate is its user's.
     pub(super) certificates_name_users: bool,
     /// Calls of each RESP command and subcommand, by its place.
@@ -151,8 +153,13 @@ impl Works {
                 self.count_onlookers();
                 self.engine.execute(now, request).value.append_to(&mut self.scratch);
                 self.scratch.extend(self.calls.iter().flat_map(|calls| calls.to_le_bytes()));
-                let process = if self.me.index() == 0 { time::process() } else { [0; 3] };
-                self.scratch.extend(process.iter().flat_map(|word| word.to_le_bytes()));
+                // One core tells what is true of the process.
+                let (process, peak) = match self.me.index() {
+                    0 => (time::process(), self.usage.peak_of_all()),
+                    _ => ([0; 3], 0),
+                };
+                let facts = process.into_iter().chain([peak, self.usage.peak()]);
+                self.scratch.extend(facts.flat_map(u64::to_le_bytes));
                 self.journal.append_counts(&mut self.scratch);
                 Some(Outcome { answer: Answer::Page { cursor: 0 }, value: Value::One(&self.scratch) })
             }

@@ -20,7 +20,7 @@ pub mod frame;
 mod slab;
 mod writer;
 
-use super::{Backend, Next, Options, Output, Progress, Reason, Target};
+use super::{Backend, Next, Options, Output, Progress, Reason, TURN_BYTES_MAX, Target};
 use crate::clock::Now;
 use crate::ids::{CoreId, Version};
 use crate::metrics::Counters;
@@ -124,6 +124,7 @@ impl Native {
             now,
             node,
             budget: self.options.commands_per_turn.max(1),
+            bytes: out.total() + TURN_BYTES_MAX,
             native: self,
             backend,
             out,
@@ -173,6 +174,8 @@ struct Turn<'t, B: Backend> {
     out: &'t mut Output,
     /// Requests (items, in a batch) that may still be executed in this turn.
     budget: usize,
+    /// Bytes of output at which the turn is over.
+    bytes: usize,
     /// Requests executed in this turn.
     commands: u64,
     /// Requests to come whose keys the backend was told.
@@ -214,7 +217,7 @@ impl<B: Backend> Turn<'_, B> {
     /// What keeps the next request from being executed now.
     #[inline]
     fn obstacle(&self) -> Option<Next> {
-        if self.budget == 0 {
+        if self.budget == 0 || self.out.total() >= self.bytes {
             Some(Next::Yield)
         } else if self.native.writer.awaited() >= AWAITED_MAX
             || self.out.total() + self.native.writer.expected_bytes() >= self.native.options.output_soft_bytes

@@ -11,15 +11,18 @@ use std::fmt::Write;
 /// The Redis version whose commands and replies we follow.
 pub(super) const REDIS_VERSION: &str = "7.2.4";
 
-/// Facts of the process behind the calls in a page of counters: resident bytes, then user and system time in microseconds.
-/// One core tells them.
-const PROCESS_WORDS: usize = 3;
+/// Facts of the process behind the calls in a page of counters: resident bytes, user and system time in microseconds, and
+/// the most bytes that all cores used at a time. One core tells them.
+const PROCESS_WORDS: usize = 4;
 
 /// The counters of all cores together.
 pub(super) struct Totals {
     pub counters: Counters,
     calls: [u64; CALLS],
     process: [u64; PROCESS_WORDS],
+    /// The most bytes that the core used at a time; of several cores, a sum that says nothing.
+    core_peak: u64,
+    pages: usize,
     errors: [u64; ERROR_CODES.len()],
     /// How often each command was refused, and how often it failed.
     mishaps: [[u64; 2]; CALLS],
@@ -33,6 +36,8 @@ impl Default for Totals {
             counters: Counters::default(),
             calls: [0; CALLS],
             process: [0; PROCESS_WORDS],
+            core_peak: 0,
+            pages: 0,
             errors: [0; ERROR_CODES.len()],
             mishaps: [[0; 2]; CALLS],
             timings: Vec::new(),
@@ -48,9 +53,11 @@ impl Totals {
         let mut words = rest
             .chunks_exact(8)
             .map(|chunk| u64::from_le_bytes(chunk.try_into().expect("chunks_exact(8) gives 8 bytes")));
-        for sum in self.calls.iter_mut().chain(&mut self.process).chain(&mut self.errors) {
+        let facts = self.process.iter_mut().chain([&mut self.core_peak]);
+        for sum in self.calls.iter_mut().chain(facts).chain(&mut self.errors) {
             *sum += words.next().unwrap_or(0);
         }
+        self.pages += 1;
         for _ in 0..words.next().unwrap_or(0) {
             let Some(command) = words.next() else { break };
             for sum in &mut self.mishaps[usize::from(command as u8)] {
@@ -67,6 +74,17 @@ impl Totals {
                 *sum += words.next().unwrap_or(0);
             }
         }
+    }
+
+    /// Bytes that stores and buffers hold.
+    pub fn used(&self) -> u64 {
+        self.counters.store_bytes + self.counters.buffer_bytes
+    }
+
+    /// The most that these were at a time, by the ticks of the cores: of one core, or of all.
+    pub fn used_peak(&self) -> u64 {
+        let told = if self.pages == 1 { self.core_peak } else { self.process[3] };
+        told.max(self.used())
     }
 }
 
@@ -169,7 +187,7 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
             );
         }
         "memory" => {
-            let used = counters.store_bytes + counters.buffer_bytes;
+            let (used, peak) = (totals.used(), totals.used_peak());
             let resident = if totals.process[0] > 0 { totals.process[0] } else { used };
             fields!(
                 out,
@@ -177,8 +195,9 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
                 "used_memory_human" = human(used),
                 "used_memory_rss" = resident,
                 "used_memory_rss_human" = human(resident),
-                "used_memory_peak" = used,
-                "used_memory_peak_human" = human(used),
+                "used_memory_peak" = peak,
+                "used_memory_peak_human" = human(peak),
+                "used_memory_peak_perc" = format_args!("{}%", Hundredths(used * 10_000 / peak.max(1))),
                 "used_memory_dataset" = counters.payload_bytes,
                 "maxmemory" = node.memory_bytes_max,
                 "maxmemory_human" = human(node.memory_bytes_max),
@@ -286,7 +305,7 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
             }
         }
         "cpu" => {
-            let [_, user, system] = totals.process;
+            let [_, user, system, _] = totals.process;
             fields!(
                 out,
                 "used_cpu_sys" = Micros(system),

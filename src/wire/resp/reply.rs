@@ -8,7 +8,6 @@ use super::client::Kept;
 use super::{info, lease};
 use crate::clock::Now;
 use crate::ids::Version;
-use crate::metrics::Counters;
 use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal, SHARED_BYTES_MIN, Value};
 use crate::topology::Node;
 use crate::wire::journal::{Blame, Errors};
@@ -404,7 +403,7 @@ impl Writer {
             }
             (Shape::MemoryEnd, _) => {
                 let totals = self.totals.take().unwrap_or_default();
-                memory_stats(out, self.protocol, &totals.counters);
+                memory_stats(out, self.protocol, &totals);
             }
             (Shape::ClientsEnd { ids, kept }, _) => {
                 let (ids, own) = note.split_at(ids as usize * 8);
@@ -678,11 +677,12 @@ fn range(len: usize, start: i64, end: i64) -> std::ops::Range<usize> {
     if start > end || size == 0 { 0..0 } else { start as usize..end as usize + 1 }
 }
 
-fn memory_stats(out: &mut Vec<u8>, protocol: u8, counters: &Counters) {
+fn memory_stats(out: &mut Vec<u8>, protocol: u8, totals: &info::Totals) {
+    let counters = &totals.counters;
     let per_key = counters.payload_bytes.checked_div(counters.items).unwrap_or(0);
     let fields: [(&str, u64); 7] = [
-        ("peak.allocated", counters.store_bytes),
-        ("total.allocated", counters.store_bytes),
+        ("peak.allocated", totals.used_peak()),
+        ("total.allocated", totals.used()),
         ("clients.normal", counters.buffer_bytes),
         ("overhead.total", counters.store_bytes.saturating_sub(counters.payload_bytes)),
         ("keys.count", counters.items),

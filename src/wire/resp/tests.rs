@@ -23,7 +23,7 @@ use crate::wire::Session;
 use crate::wire::denials::Denial;
 use crate::wire::journal::Journal;
 use crate::wire::users::Users;
-use model::Model;
+use model::{Model, USED_PEAK};
 use shell::Shell;
 use std::collections::{BTreeMap, VecDeque};
 

@@ -54,6 +54,10 @@ fn info_tells_the_counters_of_all_cores() {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert!(!text.contains("cmdstat_get"));
+        let peak = format!("used_memory_peak:{USED_PEAK}\r\nused_memory_peak_human:9.00M\r\n");
+        assert!(text.contains(&peak), "{text}");
+        let stats = info("MEMORY STATS");
+        assert!(stats.contains(&format!("$14\r\npeak.allocated\r\n:{USED_PEAK}\r\n")), "{stats}");
         let text = info("INFO all");
         assert!(text.contains("cmdstat_get:calls=15,usec=0"), "{text}");
         let text = info("INFO Replication CPU");
