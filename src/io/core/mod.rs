@@ -326,6 +326,7 @@ impl Core {
             let queued = self.works.mesh.has_peers() && self.ring.has_queued();
             let at_work = !self.runnable.is_empty()
                 || !self.dirty.is_empty()
+                || !self.rearm.is_empty()
                 || !self.waiting.is_empty()
                 || !self.completions.is_empty()
                 || !self.dirty.is_empty()
@@ -427,7 +428,7 @@ impl Core {
         for id in std::mem::take(&mut self.orphans) {
             self.settle(now, id);
         }
-        self.rearm_receivers();
+        self.rearm_receivers(now);
         self.send_outputs(now);
         let handed = self.works.mesh.flush(&mut self.ring);
         self.works.engine.counters.hop_batches_total += handed;

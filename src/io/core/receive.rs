@@ -14,6 +14,11 @@ use crate::store::{APPROACH_MAX, Incoming};
 use crate::wire::{Next, Progress, Reason};
 use std::os::fd::AsRawFd;
 
+/// A piece of a long command is this part of what buffers may have, one in so many, within these bounds: memory is held for it
+/// before it comes.
+const PIECES_OF_BUFFERS: u64 = 128;
+const PIECE_BYTES_MIN: usize = 16 << 10;
+
 /// Input that may pile up behind a connection that waits before its receiving is stopped.
 const READ_AHEAD_BYTES: usize = 64 << 10;
 
@@ -219,15 +224,23 @@ impl Core {
         self.table.of(id).is_some_and(|connection| !connection.dying)
     }
 
-    pub(super) fn rearm_receivers(&mut self) {
+    pub(super) fn rearm_receivers(&mut self, now: Now) {
         for id in std::mem::take(&mut self.rearm) {
             let Some(connection) = self.table.of(id) else { continue };
             if connection.receiving == Receiving::Off && !connection.dying && !connection.ended {
+                if connection.receives_in_place() && self.works.engine.is_over() {
+                    // Room first: a piece is more than the steps behind it would make.
+                    self.relieve(now);
+                    self.rearm.push(id);
+                    continue;
+                }
                 let socket = connection.socket.as_raw_fd();
                 if connection.receives_in_place()
                     && let Some(long) = &mut connection.long
                 {
-                    let wanted = (connection.needed - long.incoming.len()).min(VALUE_PIECE_BYTES);
+                    let piece = (self.options.buffer_bytes_max / PIECES_OF_BUFFERS) as usize;
+                    let piece = piece.clamp(PIECE_BYTES_MIN, VALUE_PIECE_BYTES);
+                    let wanted = (connection.needed - long.incoming.len()).min(piece);
                     let place = self.works.engine.place(&mut long.incoming, wanted);
                     if !place.is_empty() {
                         connection.receiving = Receiving::Piece;
