@@ -89,3 +89,9 @@ prefetch-record: bench-build
 bench-prefetch:
 	cargo build --release --bin foreshadow --example slow_origin --example replay_load
 	bench/prefetch $(PREFETCH)
+
+# Moves of a shard between two cores under writes; MIGRATE="--moves 20 --writes 30000".
+.PHONY: bench-migrate
+bench-migrate:
+	cargo build --release --bin foreshadow
+	bench/migrate $(MIGRATE)

@@ -104,6 +104,8 @@ impl Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     list: VecDeque<Waiting>,
+    /// How many wait for each key: each read is looked up here while writes wait.
+    keys: BTreeMap<Box<[u8]>, u32>,
     bytes: usize,
 }
 
@@ -117,12 +119,23 @@ impl Held {
     }
 
     pub fn has_key(&self, key: &[u8]) -> bool {
-        self.list.iter().any(|waiting| *waiting.key == *key)
+        self.keys.contains_key(key)
+    }
+
+    fn forget(&mut self, waiting: &Waiting) {
+        self.bytes -= waiting.byte_count();
+        if let Some(count) = self.keys.get_mut(&waiting.key) {
+            *count -= 1;
+            if *count == 0 {
+                self.keys.remove(&waiting.key);
+            }
+        }
     }
 
     /// Whether a write of the key is among them.
     pub fn has_write(&self, key: &[u8]) -> bool {
-        self.list.iter().any(|waiting| *waiting.key == *key && !super::verbs::only_reads(&waiting.verb))
+        let writes = |waiting: &Waiting| *waiting.key == *key && !super::verbs::only_reads(&waiting.verb);
+        self.has_key(key) && self.list.iter().any(writes)
     }
 
     /// False: there is no room.
@@ -132,13 +145,14 @@ impl Held {
             return false;
         }
         self.bytes = bytes;
+        *self.keys.entry(waiting.key.clone()).or_default() += 1;
         self.list.push_back(waiting);
         true
     }
 
     pub fn pop(&mut self) -> Option<Waiting> {
         let waiting = self.list.pop_front()?;
-        self.bytes -= waiting.byte_count();
+        self.forget(&waiting);
         Some(waiting)
     }
 
@@ -146,7 +160,7 @@ impl Held {
     pub fn take(&mut self, id: u64) -> Option<Waiting> {
         let at = self.list.iter().position(|waiting| waiting.id == id)?;
         let waiting = self.list.remove(at)?;
-        self.bytes -= waiting.byte_count();
+        self.forget(&waiting);
         Some(waiting)
     }
 

@@ -4,6 +4,7 @@ use crate::clock::Now;
 use crate::hash::jump;
 use crate::ids::{CoreId, SHARD_COUNT, ShardId, Slot};
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 /// The owner of every shard of this node, and the map's epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct ShardMap {
     owners: Box<[CoreId]>,
     /// Of shards that have moved, who owned them before; nothing as long as none has.
     before: Option<Box<[CoreId]>>,
+    /// What was made of the map as it is, for RESP2 and RESP3: for whom, and what.
+    made: [OnceLock<(String, Vec<u8>)>; 2],
 }
 
 /// Contiguous slots of one owner.
@@ -31,7 +34,7 @@ impl ShardMap {
     pub fn on_cores(cores: u16) -> ShardMap {
         let owners =
             (0..SHARD_COUNT).map(|shard| CoreId(jump(spread(shard), u32::from(cores)) as u16)).collect();
-        ShardMap { epoch: 1, owners, before: None }
+        ShardMap { epoch: 1, owners, before: None, made: Default::default() }
     }
 
     /// The core that owns a shard.
@@ -49,6 +52,23 @@ impl ShardMap {
         }
         self.owners[place] = owner;
         self.epoch = epoch.max(self.epoch + 1);
+        self.made = Default::default();
+    }
+
+    /// Appends what `make` makes of the map, or what it made before of this very map for the same address: a list of ranges is tens
+    /// of KiB of text, and all clients of a cluster ask for it when a shard has moved.
+    pub fn made_once(&self, resp3: bool, address: &str, out: &mut Vec<u8>, make: impl FnOnce(&mut Vec<u8>)) {
+        let made = &self.made[usize::from(resp3)];
+        match made.get() {
+            Some((whose, bytes)) if whose == address => out.extend_from_slice(bytes),
+            Some(_) => make(out),
+            None => {
+                let start = out.len();
+                make(out);
+                // Who was faster made the same, or for another address.
+                let _ = made.set((address.to_owned(), out[start..].to_vec()));
+            }
+        }
     }
 
     /// Whether a shard has moved since the start.
@@ -161,6 +181,21 @@ mod tests {
         assert!(map.was_of(shard, second) && !map.was_of(shard, first) && map.epoch > 41);
         map.give(shard, first, 50);
         assert!(!map.was_of(shard, first) && map.was_of(shard, third));
+    }
+
+    #[test]
+    fn what_is_made_of_a_map_is_made_once_until_it_changes() {
+        let mut map = ShardMap::on_cores(2);
+        let made = |map: &ShardMap, resp3, address: &str, text: &str| {
+            let mut out = b"x".to_vec();
+            map.made_once(resp3, address, &mut out, |out| out.extend_from_slice(text.as_bytes()));
+            String::from_utf8(out).expect("text")
+        };
+        assert_eq!(made(&map, false, "a", "1"), "x1");
+        assert_eq!(made(&map, false, "a", "2"), "x1", "as it was made");
+        assert_eq!((made(&map, true, "a", "3"), made(&map, false, "b", "4")), ("x3".into(), "x4".into()));
+        map.give(ShardId::new(0), CoreId(1), 2);
+        assert_eq!(made(&map, false, "a", "5"), "x5");
     }
 
     #[test]

@@ -15,7 +15,7 @@ const SLOWEST: Duration = Duration::from_secs(3);
 const SHARD: ShardId = ShardId::new(77);
 const MOVES: usize = 100;
 /// Items of the shard that nobody writes.
-const BALLAST: usize = 5000;
+const BALLAST: usize = 3000;
 
 /// Keys of the shard.
 fn keys(name: &str, count: usize) -> Vec<String> {

@@ -513,5 +513,14 @@ fn reason_text(reason: Reason) -> &'static str {
     }
 }
 
+/// Whether fences are left out on purpose, by a test.
+#[cfg(not(test))]
+pub(super) fn careless() -> bool {
+    false
+}
+
+#[cfg(test)]
+pub(super) use tests::careless;
+
 #[cfg(test)]
 mod tests;

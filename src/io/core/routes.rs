@@ -15,7 +15,7 @@
 //! 5. A request of several keys is done where all of them are, and refused as busy where they are not, for as long as a
 //!    core is attentive.
 
-use super::moving::Moving;
+use super::moving::{Moving, careless};
 use super::records;
 use super::works::Works;
 use crate::clock::Now;
@@ -493,7 +493,7 @@ impl Works {
                 moving.fences.open.insert(shard.number(), fence);
                 self.routes.set(shard, DETOUR);
                 let address = ReturnAddress { connection: FENCED, ticket: shard.number().into() };
-                if before == self.me || before == DETOUR {
+                if before == self.me || before == DETOUR || careless() {
                     // What this core asked itself is done, or waits here in its order.
                     self.fence_passed(now, shard);
                 } else {

@@ -89,19 +89,21 @@ impl Talk {
     fn slots<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
         let node = ex.node;
         let address = self.address(node);
-        let ranges = node.map.ranges();
         self.say(ex, |protocol, out| {
-            reply::header(out, b'*', ranges.len());
-            for range in ranges {
-                reply::header(out, b'*', 3);
-                reply::number(out, i64::from(range.first.number()));
-                reply::number(out, i64::from(range.last.number()));
-                reply::header(out, b'*', 4);
-                reply::bulk(out, address.as_bytes());
-                reply::number(out, i64::from(port_of(node, range.owner)));
-                reply::bulk(out, node.core_node_id(range.owner).as_bytes());
-                reply::map(out, protocol, 0);
-            }
+            node.map.made_once(protocol == 3, &address, out, |out| {
+                let ranges = node.map.ranges();
+                reply::header(out, b'*', ranges.len());
+                for range in ranges {
+                    reply::header(out, b'*', 3);
+                    reply::number(out, i64::from(range.first.number()));
+                    reply::number(out, i64::from(range.last.number()));
+                    reply::header(out, b'*', 4);
+                    reply::bulk(out, address.as_bytes());
+                    reply::number(out, i64::from(port_of(node, range.owner)));
+                    reply::bulk(out, node.core_node_id(range.owner).as_bytes());
+                    reply::map(out, protocol, 0);
+                }
+            });
         });
     }
 
