@@ -22,7 +22,7 @@ pub mod pool;
 mod postgres;
 mod redis;
 mod resp_frame;
-mod spare;
+pub mod spare;
 pub mod target;
 
 use crate::ids::Version;

@@ -2,6 +2,7 @@
 
 mod copies;
 mod hardships;
+mod unasked;
 mod watches;
 
 use super::*;

@@ -238,7 +238,7 @@ impl Backend for Desk<'_> {
             return works.execute(self.now, works.me, address, request);
         }
         works.mesh.send(owner, address, request);
-        works.engine.sent_on(self.now, Waiter { core: works.me, address }, request);
+        works.engine.sent_on(self.now, request);
         works.engine.counters.hops_sent_total += 1;
         None
     }
