@@ -198,7 +198,7 @@ fn carry(mut client: TcpStream, to: SocketAddr, latency: Duration, gate: &Gate) 
             client.write_all(&b"-ERR too many commands wait\r\n".repeat(count))?;
             continue;
         }
-        let answered = ask_slowly(&mut origin, &command, count, &mut replies, latency, &gate);
+        let answered = ask_slowly(&mut origin, &command, count, &mut replies, latency, gate);
         client.write_all(&answered?)?;
     }
 }
