@@ -6,7 +6,7 @@
 //! ```
 //! A batch holds everything that one turn of a core has for one other core; the lengths in the records cut `bytes`.
 
-use crate::ids::ConnectionId;
+use crate::ids::{ConnectionId, CoreId};
 use crate::request::{Answer, Outcome, Request, Shared, Value, Verb};
 
 /// Where an outcome belongs: a connection of the asking core and the place of the reply in its order.
@@ -46,8 +46,12 @@ struct Return {
 /// numbers, of which the upper ten bits are the shard. Nobody waits for a hint, and one that is lost costs a guess.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Hint {
-    /// A client read the key.
-    Visited {
+    /// A client of that core read the key, and it was not held, or only because it had been fetched ahead. For the client's core.
+    Missed {
+        /// The client's core.
+        core: u16,
+        /// The client.
+        connection: ConnectionId,
         /// The key.
         key: u32,
     },
@@ -57,8 +61,6 @@ pub enum Hint {
         key: u32,
         /// The other one.
         follower: u32,
-        /// So many reads behind, from 1.
-        lag: u8,
     },
     /// The key may be worth fetching.
     Likely {
@@ -83,10 +85,18 @@ pub enum Hint {
 }
 
 impl Hint {
-    /// The key that it is about, whose owner it is for.
+    /// The core that it is for, if not the owner of its key.
+    pub fn core(&self) -> Option<CoreId> {
+        match *self {
+            Hint::Missed { core, .. } => Some(CoreId(core)),
+            _ => None,
+        }
+    }
+
+    /// The key that it is about.
     pub fn key(&self) -> u32 {
         match *self {
-            Hint::Visited { key }
+            Hint::Missed { key, .. }
             | Hint::Followed { key, .. }
             | Hint::Likely { key, .. }
             | Hint::Rated { key, .. } => key,
@@ -317,7 +327,7 @@ mod tests {
         assert_eq!(returns[2].1.value.bytes(), b"kkkvvvv");
         let hints: Vec<_> = batch.hints().map(|(hint, text)| (hint.key(), text)).collect();
         assert_eq!(hints, [(0, b"".as_slice()), (1, b"abc"), (2, b""), (3, b"abc")]);
-        while batch.push_hint(Hint::Visited { key: 1 }, b"") {}
+        while batch.push_hint(Hint::Followed { key: 1, follower: 2 }, b"") {}
         assert_eq!(batch.hints().count(), HINTS_MAX, "hints are bounded");
         batch.clear(0);
         assert!(batch.is_empty() && batch.byte_count() == 0 && batch.hints().count() == 0);

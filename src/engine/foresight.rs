@@ -15,18 +15,19 @@
 //! 5. A read of an item in the last part of its life has it fetched anew if it is read often: so what is hot does not end. That
 //!    one is a refresh, behind demand and before prefetches.
 //!
-//! The context of a guess is the client's: its last few keys, remembered by connection in a table of a fixed size in which who
+//! The context of a guess is the client's: its last news, remembered by connection in a table of a fixed size in which who
 //! comes later takes the place of who was there. All memory is taken once, and the store gets that much less.
 //!
-//! Over cores: what a connection reads is learnt on its core, rows stand with their keys' owners, and what must cross goes as
-//! hints in the batches that carry requests anyway.
+//! Over cores: rows stand with their keys' owners, who also know what is news; a client's last news stands with its connection,
+//! whose core sees its walks, too. What must cross goes as hints in the batches that carry requests anyway.
 //!
 //! ```text
-//!   connection's core                    owner of b, read before        owner of x            owner of c, guessed
-//!   read x: past [b ..] -- Followed ---> row b: x
-//!           |------------ Visited ------------------------------------> row x: c -- Likely --> ring, flight
-//!           |-- walks by number ------------------------------------------------ Likely + key -->    |
-//!                                                                       row x <---- Rated -----------|
+//!   connection's core        owner of x                  owner of b, news before      owner of c, guessed
+//!   reads x  --------------> row x: c  ------------------- Likely -------------------> ring, flight
+//!     |       <--- Missed -- news?                                                        |
+//!     |------------------------------------ Followed --> row b: x                         |
+//!     |-- walks by number ------------------------------- Likely + key -----------------> |
+//!                            row x  <------------------- Rated ---------------------------|
 //! ```
 
 mod explained;
@@ -40,15 +41,14 @@ use crate::message::{HINTS_MAX, Hint};
 use crate::origin::keyspace::KeyspaceId;
 use crate::origin::pool::Cause;
 use crate::prefetch::{
-    Candidate, KeyId, NO_KEY, Past, Place, Predictor, Rating, Reason, Ring, Score, Seen, Source, Target,
+    Candidate, KeyId, MEMORY_PERCENT, NO_KEY, Past, Place, Predictor, Rating, Reason, Ring, Score, Seen,
+    Source, Target,
 };
 use crate::store::{Probe, shard_of};
 use crate::topology::ShardMap;
 
-/// What of the memory for items goes to the predictor, in percent.
-const MEMORY_PERCENT: u64 = 8;
-/// With less than this for it there is no prefetching.
-const MEMORY_BYTES_MIN: u64 = 64 << 10;
+/// With less than this for the predictor there is no prefetching.
+const MEMORY_BYTES_MIN: u64 = 128 << 10;
 /// Least and most clients whose last keys are remembered; between, one for so many bytes of the predictor's.
 const CLIENTS_MIN: usize = 64;
 const CLIENTS_MAX: usize = 16 << 10;
@@ -123,7 +123,7 @@ impl Shards {
     }
 }
 
-/// The last keys of a client.
+/// The last news of a client.
 #[derive(Clone, Copy, Debug)]
 struct Client {
     core: u16,
@@ -217,55 +217,43 @@ impl Foresight {
         }
     }
 
-    /// The last keys of who asks.
-    fn client(&mut self, waiter: Waiter) -> usize {
-        let Waiter { core, address } = waiter;
-        let name = u64::from(core.0) << 32 ^ u64::from(address.connection.place);
+    /// The last news of the client of a connection.
+    fn client(&mut self, core: CoreId, connection: ConnectionId) -> &mut Client {
+        let name = u64::from(core.0) << 32 ^ u64::from(connection.place);
         let hash = name.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let place = ((hash * self.clients.len() as u64) >> 32) as usize;
         let client = &mut self.clients[place];
-        if (client.core, client.connection) != (core.0, address.connection) {
-            *client = Client { core: core.0, connection: address.connection, past: Past::EMPTY };
+        if (client.core, client.connection) != (core.0, connection) {
+            *client = Client { core: core.0, connection, past: Past::EMPTY };
         }
-        place
+        client
     }
 
-    /// A read reached the owner of its key, this core: what was fetched for it is judged.
-    fn arrive(&mut self, key: &[u8], id: KeyId, hit: bool) {
-        self.predictor.arrive(&Seen { at: self.now, id, key, place: None, hit });
+    /// A read reached the owner of its key, this core: what was fetched for it is judged, and what is likely next is guessed.
+    /// Answers whether it is news.
+    fn arrive(&mut self, key: &[u8], id: KeyId, hit: bool, store: &mut Store) -> bool {
+        let news = self.predictor.arrive(&Seen { at: self.now, id, key, place: None, hit });
         self.spread_ratings();
+        let Foresight { predictor, shards, candidates, .. } = self;
+        predictor.visit(id, news, |key| !shards.own(key), candidates);
+        self.sort_out(self.now, b"", 0, store);
+        news
     }
 
-    /// A client of this core reads a key, of whatever core: its rows learn that it followed, and what is likely next is guessed.
-    fn read_by(&mut self, now: Mono, waiter: Waiter, key: &[u8], id: KeyId, store: &mut Store) {
-        let client = self.client(waiter);
-        let past = self.clients[client].past;
-        // A key asked for twice in a row neither follows itself nor does what is before it come once more.
-        if past.last() != id {
-            for (lag, before) in past.lags() {
-                match self.shards.own(before) {
-                    true => self.predictor.learn(before, id, lag),
-                    false => {
-                        self.tell(Hint::Followed { key: before, follower: id, lag: lag as u8 }, 0);
-                    }
-                }
-            }
-            self.clients[client].past.push(id);
-            match self.shards.own(id) {
-                true => self.visit(now, id, store),
-                false => self.tell(Hint::Visited { key: id }, 0),
-            }
+    /// A key, of whatever core, was news to a client of this core: the row of its news before learns that.
+    fn follow(&mut self, connection: ConnectionId, id: KeyId) {
+        let Some(before) = self.client(self.shards.me, connection).past.follow(id) else { return };
+        match self.shards.own(before) {
+            true => self.predictor.learn(before, id),
+            false => self.tell(Hint::Followed { key: before, follower: id }, 0),
         }
+    }
+
+    /// A client of this core reads a key, of whatever core: where it walks is followed.
+    fn walk(&mut self, now: Mono, key: &[u8], id: KeyId, store: &mut Store) {
         let place = place_of(key);
         self.predictor.step(id, place.map(|(place, _)| place), &mut self.candidates);
         self.sort_out(now, key, place.map_or(0, |(_, digits)| digits), store);
-    }
-
-    /// A key of this core was read.
-    fn visit(&mut self, now: Mono, id: KeyId, store: &mut Store) {
-        let Foresight { predictor, shards, candidates, .. } = self;
-        predictor.visit(id, |key| !shards.own(key), candidates);
-        self.sort_out(now, b"", 0, store);
     }
 
     /// Puts candidates into the ring, those of other cores on their way there. `key` is the one that was walked on, and ends
@@ -313,8 +301,8 @@ impl Foresight {
     /// What another core says.
     fn hear(&mut self, now: Mono, hint: Hint, text: &[u8], store: &mut Store) {
         match hint {
-            Hint::Visited { key } => self.visit(now, key, store),
-            Hint::Followed { key, follower, lag } => self.predictor.learn(key, follower, lag.into()),
+            Hint::Missed { connection, key, .. } => self.follow(connection, key),
+            Hint::Followed { key, follower } => self.predictor.learn(key, follower),
             Hint::Likely { key, score, reason, .. } => {
                 if !text.is_empty() {
                     self.predictor.introduce(key, text);
@@ -426,9 +414,22 @@ impl Engine {
         let Some(keyspace) = keyspace else { return };
         let id = number_of(probe);
         foresight.now = now;
-        foresight.arrive(key, id, hit);
-        if waiter.core == foresight.shards.me {
-            foresight.read_by(now, waiter, key, id, &mut self.store);
+        let news = foresight.arrive(key, id, hit, &mut self.store);
+        let Waiter { core, address } = waiter;
+        match core == foresight.shards.me {
+            true => {
+                if news {
+                    foresight.follow(address.connection, id);
+                }
+                foresight.walk(now, key, id, &mut self.store);
+            }
+            false if news => {
+                foresight.tell(Hint::Missed { core: core.0, connection: address.connection, key: id }, 0);
+            }
+            false => {}
+        }
+        if hit && news {
+            self.store.credit(probe, key);
         }
         if hit {
             self.refresh_ahead(now, keyspace, key, probe);
@@ -483,14 +484,14 @@ impl Engine {
 
     /// A request of a connection of this core was sent on to the core that owns its key.
     #[inline]
-    pub fn sent_on(&mut self, now: Now, waiter: Waiter, request: &Request<'_>) {
+    pub fn sent_on(&mut self, now: Now, request: &Request<'_>) {
         if let Some(through) = &mut self.through
             && let Some(foresight) = &mut through.foresight
             && matches!(request.verb, Verb::Get | Verb::Fetch(_))
             && through.keyspaces.of(request.key).is_some_and(|id| through.keyspaces[id].prefetch)
         {
             let id = number_of(self.store.probe(request.key));
-            foresight.read_by(now.mono, waiter, request.key, id, &mut self.store);
+            foresight.walk(now.mono, request.key, id, &mut self.store);
         }
     }
 

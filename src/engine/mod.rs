@@ -265,6 +265,17 @@ impl Engine {
         self.store.incoming_bytes() > self.memory_bytes_max / INCOMING_SHARE
     }
 
+    /// See [`Store::set_unasked`].
+    pub fn set_unasked(&mut self, unasked: bool) {
+        self.store.set_unasked(unasked);
+    }
+
+    /// See [`Store::credit`].
+    pub fn credit(&mut self, key: &[u8]) {
+        let probe = self.store.probe(key);
+        self.store.credit(probe, key);
+    }
+
     /// See [`Store::watch_evictions`].
     pub fn watch_evictions(&mut self, on: bool) {
         self.store.watch_evictions(on);

@@ -712,6 +712,7 @@ impl Engine {
                     version: found.version,
                     binary_key: false,
                 };
+                self.store.set_unasked(flight.begun_for == Cause::Prefetch && flight.passengers.is_empty());
                 let keeps = fits && !found.unstorable && !passed(expiry, now.mono);
                 if keeps
                     && let Answer::Stored { version, .. } =
@@ -719,6 +720,7 @@ impl Engine {
                 {
                     (stored, item.version, item.expiry) = (true, version, expiry);
                 }
+                self.store.set_unasked(false);
                 self.note_key(&key);
                 if stored {
                     self.note_fill(probe, &key, item.version, &found, index);

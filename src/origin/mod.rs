@@ -26,7 +26,7 @@ mod postgres;
 mod redis;
 mod resp_frame;
 mod slot_map;
-mod spare;
+pub mod spare;
 pub mod target;
 
 use crate::ids::Version;

@@ -6,8 +6,9 @@
 //!                |  used, late, in vain                                     ring, origin, landed
 //!                +------------------------- outcomes of earlier candidates <--------------+
 //! ```
-//! 1. A request tells the rows of the client's last few keys that this key followed them (`rows`), and the streams where
-//!    the client walks (`streams`).
+//! 1. What was not found, or only because it was fetched ahead, is *news*: what a cache alone would have missed. The row of the
+//!    client's last news learns that this key came behind it (`rows`), and its text is remembered (`directory`): what is found anyhow
+//!    needs neither. The streams learn where the client walks (`streams`).
 //! 2. Its own row and stream say what is likely to follow. A guess falls into a bin by its kind, experience and weight; the
 //!    bin knows which part of such guesses was of use (`calibration`), and the row remembers its own trials. Both make the
 //!    score: a measured precision.
@@ -31,13 +32,13 @@ mod throttle;
 
 pub use history::{Ending, Entry};
 pub use ring::{RING_MAX, Ring};
-pub use rows::{Guess, LAGS};
+pub use rows::Guess;
 
 use calibration::{Bin, Calibration};
-use directory::Directory;
+use directory::{Directory, KEY_BYTES_FIRST};
 use history::History;
 use outstanding::{Outstanding, Pending};
-use rows::Rows;
+use rows::{ROW_BYTES, Rows};
 use size::Size;
 use streams::{AHEAD_MAX, Streams};
 use throttle::Throttle;
@@ -92,35 +93,24 @@ pub struct Options {
 }
 
 impl Options {
-    /// The one configuration: all sources, a budget of a tenth.
+    /// The one configuration: all sources, a budget of an eighth.
     pub fn with_bytes(memory_bytes_max: usize) -> Options {
-        Options { memory_bytes_max, budget: 0.1, sources: [true; Source::ALL.len()] }
+        Options { memory_bytes_max, budget: 0.125, sources: [true; Source::ALL.len()] }
     }
 }
 
-/// The last keys of a client; travels with its requests.
+/// The last news of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Past([KeyId; LAGS]);
+pub struct Past(KeyId);
 
 impl Past {
     /// A client that asked for nothing yet.
-    pub const EMPTY: Past = Past([NO_KEY; LAGS]);
+    pub const EMPTY: Past = Past(NO_KEY);
 
-    /// Appends a key.
-    pub fn push(&mut self, key: KeyId) {
-        self.0.copy_within(..LAGS - 1, 1);
-        self.0[0] = key;
-    }
-
-    /// The last key.
-    pub fn last(&self) -> KeyId {
-        self.0[0]
-    }
-
-    /// Each key with how many reads a next one comes behind it.
-    pub fn lags(&self) -> impl Iterator<Item = (usize, KeyId)> + use<> {
-        let keys = self.0;
-        keys.into_iter().enumerate().map(|(lag, key)| (lag + 1, key)).filter(|(_, key)| *key != NO_KEY)
+    /// Another key is news; the one before, if there was another.
+    pub fn follow(&mut self, key: KeyId) -> Option<KeyId> {
+        let before = std::mem::replace(&mut self.0, key);
+        (before != NO_KEY && before != key).then_some(before)
     }
 }
 
@@ -208,18 +198,26 @@ enum Outcome {
     Wasted,
 }
 
-/// Part of the memory that goes to rows; the rest is the directory's, but for what is small.
-const ROWS_PART: f64 = 0.6;
+/// What of the memory for items a predictor may take at most, in percent.
+pub const MEMORY_PERCENT: u64 = 15;
+/// Rows for each text that there is room for.
+const ROWS_PER_TEXT: f32 = 1.2;
 /// Part of the memory that candidates under way or not yet asked for may take.
 const OUTSTANDING_PART: f64 = 0.04;
+/// How far rows are followed from one to the next while more than so many candidates come too late, and what the latest counts for.
+const DEPTH_LATE: usize = 4;
+const LATE_PART: f32 = 0.2;
+const LATE_SMOOTHING: f32 = 0.01;
 
-/// What shares the memory: so many bytes in all.
-fn shared(bytes: usize) -> (Rows, Directory, Outstanding) {
-    let part = |part: f64| (bytes as f64 * part) as usize;
-    let outstanding = Outstanding::with_bytes(part(OUTSTANDING_PART));
-    let rows = Rows::with_bytes(part(ROWS_PART));
-    let rest = bytes.saturating_sub(rows.heap_bytes() + outstanding.heap_bytes());
-    (rows, Directory::with_bytes(rest), outstanding)
+/// What shares the memory: so many bytes in all, keys of about that length.
+fn shared(bytes: usize, key_bytes: f32) -> (Rows, Directory, Outstanding) {
+    let outstanding = Outstanding::with_bytes((bytes as f64 * OUTSTANDING_PART) as usize);
+    let rest = bytes.saturating_sub(outstanding.heap_bytes());
+    let row_bytes = ROWS_PER_TEXT * ROW_BYTES as f32;
+    let rows =
+        Rows::with_bytes((rest as f32 * row_bytes / (row_bytes + Directory::bytes_of(key_bytes))) as usize);
+    let rest = rest.saturating_sub(rows.heap_bytes());
+    (rows, Directory::with_bytes(rest, key_bytes), outstanding)
 }
 
 /// The predictor of a core.
@@ -234,6 +232,8 @@ pub struct Predictor {
     history: History,
     scores: [Score; Source::ALL.len()],
     size: Size,
+    /// Smoothed part of the candidates of use that came too late.
+    late: f32,
     /// What became of candidates, for the rows of their causes: those may be another core's.
     ratings: Vec<Rating>,
 }
@@ -257,7 +257,8 @@ impl Predictor {
         let size = Size::new();
         let history = History::for_bytes(options.memory_bytes_max);
         let fixed = streams.heap_bytes() + calibration.heap_bytes() + history.heap_bytes();
-        let (rows, directory, outstanding) = shared(size.of(options.memory_bytes_max).saturating_sub(fixed));
+        let (rows, directory, outstanding) =
+            shared(size.of(options.memory_bytes_max).saturating_sub(fixed), KEY_BYTES_FIRST);
         Predictor {
             options,
             rows,
@@ -269,6 +270,7 @@ impl Predictor {
             history,
             scores: Default::default(),
             size,
+            late: 0.0,
             ratings: Vec::new(),
         }
     }
@@ -289,7 +291,8 @@ impl Predictor {
     /// not judged any more.
     pub fn resize(&mut self) {
         let fixed = self.streams.heap_bytes() + self.calibration.heap_bytes() + self.history.heap_bytes();
-        let (mut rows, mut directory, mut outstanding) = shared(self.wanted_bytes().saturating_sub(fixed));
+        let (mut rows, mut directory, mut outstanding) =
+            shared(self.wanted_bytes().saturating_sub(fixed), self.directory.key_bytes());
         rows.adopt(&self.rows);
         directory.adopt(&self.directory);
         outstanding.set_patience(self.outstanding.patience());
@@ -309,20 +312,21 @@ impl Predictor {
     /// A request of the client with that past: learns from it, and adds what is worth fetching now to `out`. All that a core
     /// alone has to do.
     pub fn observe(&mut self, seen: &Seen<'_>, past: &mut Past, out: &mut Vec<Candidate>) {
-        self.arrive(seen);
-        // A key asked for twice in a row neither follows itself nor does what is before it come once more.
-        if past.last() != seen.id {
-            past.lags().for_each(|(lag, before)| self.learn(before, seen.id, lag));
-            past.push(seen.id);
-            self.visit(seen.id, |_| false, out);
+        let news = self.arrive(seen);
+        if news && let Some(before) = past.follow(seen.id) {
+            self.learn(before, seen.id);
         }
+        self.visit(seen.id, news, |_| false, out);
         self.step(seen.id, seen.place, out);
         self.ratings.clear();
     }
 
-    /// A request reached the owner of its key: judges what was fetched for it, and remembers the key.
-    pub fn arrive(&mut self, seen: &Seen<'_>) {
+    /// A request reached the owner of its key: judges what was fetched for it. Answers whether it is news, and remembers the key
+    /// if so.
+    pub fn arrive(&mut self, seen: &Seen<'_>) -> bool {
+        let mut news = !seen.hit;
         if let Some(pending) = self.outstanding.take(seen.id) {
+            news = true;
             let outcome = match (seen.hit, pending.landed) {
                 (true, _) => Outcome::Used,
                 (false, false) => Outcome::Late,
@@ -337,21 +341,33 @@ impl Predictor {
             self.resolve(seen.at, &pending, Outcome::Wasted);
         }
         self.throttle.requested(!seen.hit);
-        self.size.requested(!seen.hit);
-        self.directory.know(seen.id, seen.key);
+        if self.size.requested(!seen.hit) {
+            self.size.look(self.rows.fullness().max(self.directory.fullness()));
+        }
+        if news {
+            self.directory.know(seen.id, seen.key);
+        }
+        news
     }
 
-    /// `follower` came so many reads after `key`.
-    pub fn learn(&mut self, key: KeyId, follower: KeyId, lag: usize) {
-        if key != follower && lag <= LAGS {
-            self.rows.learn(key, follower, lag);
+    /// `follower` was a client's news after `key`.
+    pub fn learn(&mut self, key: KeyId, follower: KeyId) {
+        if key != follower {
+            self.rows.learn(key, follower);
         }
     }
 
-    /// A client read the key: adds what is likely to follow to `out`. `elsewhere` names keys that other cores own and know.
-    pub fn visit(&mut self, id: KeyId, elsewhere: impl Fn(KeyId) -> bool, out: &mut Vec<Candidate>) {
+    /// A client read the key, which was news or not: adds what is likely to follow to `out`. `elsewhere` names keys that other cores
+    /// own and know.
+    pub fn visit(
+        &mut self,
+        id: KeyId,
+        news: bool,
+        elsewhere: impl Fn(KeyId) -> bool,
+        out: &mut Vec<Candidate>,
+    ) {
         if self.options.sources[Source::Successor as usize] {
-            self.follow(id, elsewhere, out);
+            self.follow(id, news, elsewhere, out);
         }
     }
 
@@ -462,17 +478,33 @@ impl Predictor {
         self.throttle.threshold()
     }
 
-    /// Candidates from the key's row.
-    fn follow(&mut self, id: KeyId, elsewhere: impl Fn(KeyId) -> bool, out: &mut Vec<Candidate>) {
+    /// Candidates from the key's row, and from those behind it while candidates come too late.
+    fn follow(&mut self, id: KeyId, news: bool, elsewhere: impl Fn(KeyId) -> bool, out: &mut Vec<Candidate>) {
         let Predictor { rows, calibration, throttle, directory, outstanding, .. } = self;
-        rows.visit(id, |guess| {
+        let depth = if self.late > LATE_PART { DEPTH_LATE } else { 1 };
+        let (mut cause, mut sure) = (id, 1.0);
+        for step in 0..depth {
+            let mut guess = None;
+            match news && step == 0 {
+                true => rows.visit(cause, |it| guess = Some(it)),
+                false => {
+                    rows.look(cause, |it| guess = Some(it));
+                }
+            }
+            let Some(guess) = guess.filter(|guess| guess.key != id) else { return };
             let (bin, score) = score_of(calibration, &guess);
+            let score = sure * score;
+            // Only the first step explores.
+            if !(if step == 0 { throttle.admits(score) } else { score >= throttle.threshold() }) {
+                return;
+            }
             let open = || !outstanding.holds(guess.key) && directory.key(guess.key).is_some();
-            if throttle.admits(score) && (elsewhere(guess.key) || open()) {
-                let reason = Reason { source: Source::Successor, cause: id, bin };
+            if elsewhere(guess.key) || open() {
+                let reason = Reason { source: Source::Successor, cause, bin };
                 out.push(Candidate { target: Target::Key(guess.key), score, reason });
             }
-        });
+            (cause, sure) = (guess.key, score);
+        }
     }
 
     /// Candidates from the stream that the key's place belongs to.
@@ -525,6 +557,10 @@ impl Predictor {
                 0.0
             }
         };
+        if outcome != Outcome::Wasted {
+            let late = f32::from(u8::from(outcome == Outcome::Late));
+            self.late += LATE_SMOOTHING * (late - self.late);
+        }
         self.calibration.rate(pending.reason.bin, worth);
         if pending.reason.source == Source::Successor {
             let rating = Rating { cause: pending.reason.cause, key: pending.key, worth };

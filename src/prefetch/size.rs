@@ -1,20 +1,24 @@
 //! How much memory the predictor deserves: what it takes the cache has to do without, so it has to bring more hits than that.
 //!
-//! It begins with a quarter of what it may take. Every [`WINDOW`] requests the part of the misses that it spared is looked at:
+//! It begins with an eighth of what it may take. Every [`WINDOW`] requests the part of the misses that it spared is looked at:
 //! 1. Two windows in a row with a fiftieth or more, and it gets twice as much; four with less than a hundredth, and it keeps
-//!    half, an eighth at least, by which it notices structure that comes up.
+//!    half, a sixteenth at least, by which it notices structure that comes up.
 //! 2. Structure that shows only with more memory is found by a trial of the next size: after a rest, for some windows, of which
 //!    the first half fills it. It is kept if it spared so much more as the cache would have by itself with that memory; else
 //!    the rest before the next trial is twice as long.
+//! 3. Whatever it spares, it does not grow before it is nearly full, and gives half back that it has no use for.
 
 /// Requests between two looks.
 const WINDOW: u32 = 4096;
 /// Parts of the most that it may take, from which it chooses: one over these.
-const DIVISORS: [usize; 4] = [8, 4, 2, 1];
+const DIVISORS: [usize; 5] = [16, 8, 4, 2, 1];
 const LEVEL_FIRST: usize = 1;
 /// Parts of the misses spared that are worth more memory, and less.
 const PART_GOOD: f32 = 0.02;
 const PART_POOR: f32 = 0.01;
+/// Part in use from which on it may grow, and under which it has too much.
+const FULL: f32 = 0.75;
+const ROOMY: f32 = 0.35;
 /// Looks in a row that decide.
 const GOOD_LOOKS: u32 = 2;
 const POOR_LOOKS: u32 = 4;
@@ -22,9 +26,9 @@ const POOR_LOOKS: u32 = 4;
 const TRIAL_LOOKS: u32 = 12;
 const REST_LOOKS_MIN: u32 = 12;
 const REST_LOOKS_MAX: u32 = 192;
-/// What the most that it may take spares, spent on items: a tenth of the cache, and misses fall by about 0.3 of the part by which
+/// What the most that it may take spares, spent on items: 15 % of the cache, and misses fall by about 0.3 of the part by which
 /// a cache grows.
-const PART_OF_ALL: f32 = 0.03;
+const PART_OF_ALL: f32 = 0.045;
 /// What the latest look counts for.
 const SMOOTHING: f32 = 0.2;
 
@@ -76,13 +80,11 @@ impl Size {
         bytes_max / DIVISORS[self.level]
     }
 
-    /// A request came.
-    pub fn requested(&mut self, miss: bool) {
+    /// A request came; whether it is time to look.
+    pub fn requested(&mut self, miss: bool) -> bool {
         self.requests += 1;
         self.missed += u32::from(miss);
-        if self.requests == WINDOW {
-            self.look();
-        }
+        self.requests >= WINDOW
     }
 
     /// A request was found because its key had been fetched ahead.
@@ -90,7 +92,8 @@ impl Size {
         self.spared += 1;
     }
 
-    fn look(&mut self) {
+    /// Looks at what came of the last requests; `full` is the part of what it has that is in use.
+    pub fn look(&mut self, full: f32) {
         let part = self.spared as f32 / (self.missed + self.spared).max(1) as f32;
         (self.requests, self.missed, self.spared) = (0, 0, 0);
         if let Some(trial) = &mut self.trial {
@@ -103,17 +106,20 @@ impl Size {
             }
             return;
         }
+        if full < ROOMY && self.level > 0 {
+            return self.settle(self.level - 1, part);
+        }
         self.usual += SMOOTHING * (part - self.usual);
         self.good = if part >= PART_GOOD { self.good + 1 } else { 0 };
         self.poor = if part < PART_POOR { self.poor + 1 } else { 0 };
-        if self.good == GOOD_LOOKS {
+        if self.good >= GOOD_LOOKS && full >= FULL {
             self.settle((self.level + 1).min(DIVISORS.len() - 1), part);
         }
         if self.poor == POOR_LOOKS {
             self.settle(self.level.saturating_sub(1), part);
         }
         self.rest_left = self.rest_left.saturating_sub(1);
-        if self.rest_left == 0 && self.level + 1 < DIVISORS.len() {
+        if self.rest_left == 0 && self.level + 1 < DIVISORS.len() && full >= FULL {
             self.trial = Some(Trial { looks: 0, sum: 0.0, before: self.usual });
             self.move_to(self.level + 1);
         }
@@ -150,11 +156,17 @@ impl Size {
 mod tests {
     use super::*;
 
+    fn request(size: &mut Size, miss: bool) {
+        if size.requested(miss) {
+            size.look(1.0);
+        }
+    }
+
     fn run(size: &mut Size, windows: usize, every: u32) {
         for _ in 0..windows {
             for i in 0..WINDOW {
                 let miss = i % 4 == 0;
-                size.requested(miss);
+                request(size, miss);
                 if !miss && i % every == 1 {
                     size.spared();
                 }
@@ -165,27 +177,47 @@ mod tests {
     #[test]
     fn who_spares_misses_gets_memory_and_who_does_not_gives_it_back() {
         let mut size = Size::new();
-        assert_eq!(size.of(800), 200);
+        assert_eq!(size.of(1600), 200);
         run(&mut size, 2, 10);
-        assert_eq!(size.of(800), 400);
+        assert_eq!(size.of(1600), 400);
         run(&mut size, 20, 10);
-        assert_eq!(size.of(800), 800);
+        assert_eq!(size.of(1600), 1600);
         run(&mut size, 3, 4096);
-        assert_eq!(size.of(800), 800, "a short lull decides nothing");
+        assert_eq!(size.of(1600), 1600, "a short lull decides nothing");
         run(&mut size, 17, 4096);
-        assert_eq!(size.of(800), 100, "what is left is to notice by");
+        assert_eq!(size.of(1600), 100, "what is left is to notice by");
         run(&mut size, 2, 10);
-        assert_eq!(size.of(800), 200);
+        assert_eq!(size.of(1600), 200);
+    }
+
+    #[test]
+    fn who_has_room_left_gets_no_more_and_gives_up_what_stands_empty() {
+        let mut size = Size::new();
+        let mut windows = |count: usize, full: f32| {
+            for _ in 0..count {
+                for i in 0..WINDOW {
+                    size.spared();
+                    if size.requested(i % 2 == 0) {
+                        size.look(full);
+                    }
+                }
+            }
+            size.of(1600)
+        };
+        assert_eq!(windows(40, 0.7), 200);
+        assert_eq!(windows(2, 0.8), 400);
+        assert_eq!(windows(1, 0.3), 200);
+        assert_eq!(windows(40, 0.1), 100);
     }
 
     /// Windows in which so many of a thousand misses are spared, by the size that it has.
-    fn live(size: &mut Size, windows: usize, thousandths: [u32; 4]) {
+    fn live(size: &mut Size, windows: usize, thousandths: [u32; 5]) {
         for _ in 0..windows {
             let level =
-                DIVISORS.iter().position(|divisor| size.of(800) == 800 / divisor).expect("one of them");
+                DIVISORS.iter().position(|divisor| size.of(1600) == 1600 / divisor).expect("one of them");
             for i in 0..WINDOW {
                 let spared = i % 1000 < thousandths[level];
-                size.requested(!spared);
+                request(size, !spared);
                 if spared {
                     size.spared();
                 }
@@ -196,20 +228,20 @@ mod tests {
     #[test]
     fn what_only_more_memory_brings_is_found_by_trials() {
         let mut size = Size::new();
-        live(&mut size, 300, [4, 14, 40, 100]);
-        assert_eq!(size.of(800), 800);
+        live(&mut size, 400, [4, 14, 40, 100, 200]);
+        assert_eq!(size.of(1600), 1600);
     }
 
     #[test]
     fn trials_that_bring_nothing_become_rare() {
         let mut size = Size::new();
-        live(&mut size, 10, [0, 0, 0, 0]);
-        assert_eq!(size.of(800), 100);
+        live(&mut size, 10, [0, 0, 0, 0, 0]);
+        assert_eq!(size.of(1600), 100);
         let mut larger = 0;
         for _ in 0..1000 {
-            live(&mut size, 1, [4, 5, 5, 5]);
-            larger += u32::from(size.of(800) > 100);
+            live(&mut size, 1, [4, 4, 5, 5, 5]);
+            larger += u32::from(size.of(1600) > 100);
         }
-        assert!(size.of(800) <= 200 && (12..120).contains(&larger), "{larger} of 1000 windows");
+        assert!(size.of(1600) <= 200 && (12..120).contains(&larger), "{larger} of 1000 windows");
     }
 }

@@ -1,7 +1,7 @@
 //! How much may be guessed: a threshold that follows the waste, and how much the origin bears.
 //!
 //! Every [`WINDOW`] requests (or two seconds) what was fetched in vain is held against what had to be fetched anyhow. Above the budget the
-//! threshold rises, below it falls a little, never under the floor: at the floor one guess in four is right, and traffic
+//! threshold rises, below it falls a little, never under the floor: at the floor one guess in three is right, and traffic
 //! without structure stays nearly as it was. Now and then a guess under the threshold is tried all the same, so that what
 //! has become predictable is noticed.
 
@@ -10,7 +10,7 @@ use crate::clock::Mono;
 /// Requests between two judgements.
 pub const WINDOW: u32 = 2048;
 const THRESHOLD_FIRST: f32 = 0.3;
-const THRESHOLD_FLOOR: f32 = 0.25;
+const THRESHOLD_FLOOR: f32 = 0.3;
 const THRESHOLD_MAX: f32 = 0.95;
 const RISE: f32 = 0.08;
 const FALL: f32 = 0.02;

@@ -1,9 +1,11 @@
 //! The command line of `replay`.
 
+use super::hardship::Hardship;
 use super::policy::Name;
 use super::rivals;
 use super::simulate::Time;
 use super::trace::Format;
+use crate::clock::Mono;
 use crate::config::parse_size;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::path::PathBuf;
@@ -39,6 +41,8 @@ pub struct Plan {
     pub prefetch: bool,
     /// How time passes.
     pub time: Time,
+    /// What makes it hard; for ours.
+    pub hardship: Hardship,
 }
 
 /// A limit of memory.
@@ -145,6 +149,31 @@ pub fn command() -> Command {
                 .help("With --workers: the origin's latency is log-normal with this deviation"),
         )
         .arg(
+            Arg::new("life")
+                .long("life")
+                .value_name("SECONDS")
+                .value_parser(clap::value_parser!(u64).range(1..=86_400))
+                .help("What is fetched ends after so long (ours only)"),
+        )
+        .arg(
+            Arg::new("storm")
+                .long("storm")
+                .value_name("ROWS")
+                .value_parser(clap::value_parser!(u64).range(1..))
+                .help("Every so many rows a tenth of the keys is invalidated, another tenth each time (ours only)"),
+        )
+        .arg(
+            Arg::new("brownout")
+                .long("brownout")
+                .value_name("TIMES")
+                .value_parser(clap::value_parser!(u64).range(1..=1000))
+                .requires("workers")
+                .help(
+                    "The origin has as many places as there are clients, takes so many times as long in the middle third of the \
+                     trace, and is asked ahead as far as it has something to spare (ours only)",
+                ),
+        )
+        .arg(
             Arg::new("plot")
                 .long("plot")
                 .value_name("FILE")
@@ -165,7 +194,9 @@ pub fn plan(matches: &ArgMatches) -> Result<Plan, String> {
         name => Some(policy_of(name)?),
     };
     let named = matches.get_many::<String>("baseline").map(|names| names.map(String::as_str).collect());
-    let named: Vec<&str> = named.unwrap_or_else(|| vec!["lru", "s3fifo"]);
+    let hardship = hardship_of(matches);
+    let usual = if hardship.is_none() { vec!["lru", "s3fifo"] } else { Vec::new() };
+    let named: Vec<&str> = named.unwrap_or(usual);
     let mut baselines = Vec::new();
     let mut rivals = Vec::new();
     for name in named.into_iter().filter(|name| !name.is_empty()) {
@@ -175,6 +206,9 @@ pub fn plan(matches: &ArgMatches) -> Result<Plan, String> {
             }
             None => baselines.push((name.to_owned(), policy_of(name)?)),
         }
+    }
+    if !hardship.is_none() && (policy.is_some() || !baselines.is_empty() || !rivals.is_empty()) {
+        return Err("--life, --storm and --brownout are for ours, without --policy and --baseline".to_owned());
     }
     let time = match (matches.get_one::<u64>("origin"), matches.get_one::<u64>("workers")) {
         (Some(millis), _) => Time::Stamps { origin_nanos: millis.saturating_mul(1_000_000) },
@@ -197,7 +231,17 @@ pub fn plan(matches: &ArgMatches) -> Result<Plan, String> {
         plot: matches.get_one::<PathBuf>("plot").cloned(),
         prefetch: matches.get_flag("prefetch"),
         time,
+        hardship,
     })
+}
+
+fn hardship_of(matches: &ArgMatches) -> Hardship {
+    let number = |name: &str| matches.get_one::<u64>(name).copied();
+    Hardship {
+        life_nanos: number("life").map(|seconds| seconds * Mono::NANOS_PER_SECOND),
+        storm_rows: number("storm").map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)),
+        brownout: number("brownout"),
+    }
 }
 
 fn memory_of(text: &str) -> Result<Memory, String> {
@@ -268,6 +312,7 @@ mod tests {
             plot: Some("p.svg".into()),
             prefetch: true,
             time: Time::Workers { count: 4, origin_hits: 100, spread: 0.5 },
+            hardship: Hardship::default(),
         };
         assert_eq!(plan, Ok(expected));
         let plan = planned("replay t").unwrap();
@@ -276,6 +321,11 @@ mod tests {
         assert_eq!((plan.prefetch, plan.time), (false, Time::Instant));
         let plan = planned("replay t --origin 10").unwrap();
         assert_eq!(plan.time, Time::Stamps { origin_nanos: 10_000_000 });
+        let plan = planned("replay t --workers 2 --life 60 --storm 500 --brownout 10").unwrap();
+        let hardship =
+            Hardship { life_nanos: Some(60_000_000_000), storm_rows: Some(500), brownout: Some(10) };
+        assert_eq!((plan.hardship, plan.baselines), (hardship, Vec::new()));
+        assert!(planned("replay t --storm 5 --baseline lru").unwrap_err().contains("for ours"));
         assert_eq!(planned("replay t --memory 64MiB").unwrap().memory.bytes(5), 64 << 20);
         assert_eq!(Memory::Percent(10.0).bytes(12_345), 1234);
     }

@@ -3,12 +3,14 @@
 //! 1. Read the command line into a plan (`flags`), and the trace into columns (`trace`).
 //! 2. Run the cache under test and each baseline over it (`run`): ours is the real engine and store (`ours`), the others
 //!    are small simulators (`policy`), some with another's prefetcher in front (`rivals`).
+//!    What makes it harder than the trace is in `hardship`.
 //! 3. Print a table or JSON (`report`); with `--plot` run them at several sizes and draw (`plot`).
 //!
 //! A request that misses is fetched at once and put in; that is one origin fetch. What was larger than it may be is not
 //! kept, and fetched each time.
 
 mod flags;
+mod hardship;
 mod ours;
 mod plot;
 mod policy;
@@ -29,7 +31,7 @@ pub use trace::{Format, Trace, TraceError, Words};
 
 use clap::ArgMatches;
 use flags::{OURS, Plan};
-use simulate::Time;
+use simulate::{Conditions, Time};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -70,10 +72,14 @@ fn replay_plan(plan: &Plan) -> Result<String, String> {
     if plan.prefetch && plan.policy.is_some() {
         return Err("--prefetch is for ours; it cannot be had with --policy".to_owned());
     }
+    if plan.hardship.life_nanos.is_some() && plan.time == Time::Instant && trace.times.is_empty() {
+        return Err(format!("{} tells no times; say --workers with --life", plan.path.display()));
+    }
     if bytes_max == 0 {
         return Err(format!("{:?} of {} bytes is nothing", plan.memory, trace.footprint_bytes()));
     }
-    let bytes_for_ours = if plan.prefetch { bytes_max / 10 * 9 } else { bytes_max };
+    let predictor = if plan.prefetch { bytes_max / 100 * crate::prefetch::MEMORY_PERCENT } else { 0 };
+    let bytes_for_ours = bytes_max - predictor;
     if plan.policy.is_none() && bytes_for_ours < ours::MEMORY_BYTES_MIN {
         return Err(format!(
             "--memory comes to {bytes_max} bytes, and the store needs {} for itself and some items{}; give it more, or run a \
@@ -88,17 +94,19 @@ fn replay_plan(plan: &Plan) -> Result<String, String> {
     let others = plan.baselines.iter().filter(|(_, policy)| Some(*policy) != plan.policy);
     let baselines = others.map(|(name, policy)| (name.clone(), Some(*policy)));
     let columns: Vec<(String, Option<Name>)> = under_test.into_iter().chain(baselines).collect();
+    let conditions = Conditions { time: plan.time, hardship: plan.hardship };
+    let plain = plan.time == Time::Instant && plan.hardship.is_none();
     let mut tallies = Vec::new();
     for (name, policy) in &columns {
         let mut show = |done, all| progress.show(name, done, all);
         // Without prefetching and in no time there is a shorter way.
-        if plan.time == Time::Instant && !(plan.prefetch && policy.is_none()) {
+        if plain && !(plan.prefetch && policy.is_none()) {
             tallies.push((name.clone(), replay(&trace, *policy, bytes_max, &mut show)));
             continue;
         }
-        let (tally, hits) = replay_in_time(&trace, *policy, bytes_max, plan.time, &mut show);
+        let (tally, hits) = replay_in_time(&trace, *policy, bytes_max, conditions, &mut show);
         if plan.prefetch && name == OURS && policy.is_none() {
-            let with = replay_with_prefetch(&trace, bytes_max, plan.time, plan.addresses, &hits, &mut show);
+            let with = replay_with_prefetch(&trace, bytes_max, conditions, plan.addresses, &hits, &mut show);
             tallies.push((name.clone(), with));
             tallies.push((PLAIN.to_owned(), tally));
         } else {

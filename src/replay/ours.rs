@@ -3,7 +3,7 @@
 use super::trace::{Trace, mix};
 use crate::clock::{Mono, Now, Wall};
 use crate::engine::{self, Engine};
-use crate::request::{Answer, Expiry, Put, Request, Verb};
+use crate::request::{Answer, Expiry, Put, Remove, Request, Verb};
 use crate::store;
 
 /// Least memory that a store can be given: below, it is all segments on the way in and out.
@@ -22,6 +22,8 @@ pub struct Ours<'t> {
     /// As many bytes as the largest value has.
     value: Vec<u8>,
     since_tick: u32,
+    /// Nanoseconds after which what is put ends.
+    life_nanos: Option<u64>,
 }
 
 impl<'t> Ours<'t> {
@@ -30,12 +32,17 @@ impl<'t> Ours<'t> {
         let largest = trace.sizes.iter().max().copied().unwrap_or(0) as usize;
         let store = store::Options { memory_bytes_max, item_bytes_max: usize::MAX, hash_secret: SECRET };
         let engine = Engine::new(engine::Options { store, seed: 1 });
-        Ours { engine, trace, value: vec![0x5a; largest], since_tick: 0 }
+        Ours { engine, trace, value: vec![0x5a; largest], since_tick: 0, life_nanos: None }
     }
 
     /// Changes the most bytes that it may hold.
     pub fn set_memory_bytes_max(&mut self, bytes: u64) {
         self.engine.set_memory_bytes_max(bytes);
+    }
+
+    /// What is put from now on ends after so many nanoseconds.
+    pub fn set_life(&mut self, nanos: u64) {
+        self.life_nanos = Some(nanos);
     }
 
     /// The moment of a row, for the engine.
@@ -66,8 +73,29 @@ impl<'t> Ours<'t> {
     pub fn admit(&mut self, nanos: u64, id: u32) {
         let key = self.key(id);
         let value = &self.value[..self.trace.sizes[id as usize] as usize];
-        let request = Request { key: &key, value, verb: Verb::Put(Put::plain(Expiry::Never)) };
+        let end = self.life_nanos.map_or(Expiry::Never, |life| Expiry::At(Mono(nanos.saturating_add(life))));
+        let request = Request { key: &key, value, verb: Verb::Put(Put::plain(end)) };
         while !self.engine.land(now(nanos), 0, &request) {}
+        self.engine.execute(now(nanos), &request);
+    }
+
+    /// As [`Ours::admit`], of an item that nobody asked for.
+    pub fn admit_unasked(&mut self, nanos: u64, id: u32) {
+        self.engine.set_unasked(true);
+        self.admit(nanos, id);
+        self.engine.set_unasked(false);
+    }
+
+    /// Such an item was asked for.
+    pub fn credit(&mut self, id: u32) {
+        let key = self.key(id);
+        self.engine.credit(&key);
+    }
+
+    /// Drops an item, if it is held.
+    pub fn invalidate(&mut self, nanos: u64, id: u32) {
+        let key = self.key(id);
+        let request = Request { key: &key, value: &[], verb: Verb::Remove(Remove::PLAIN) };
         self.engine.execute(now(nanos), &request);
     }
 

@@ -53,7 +53,7 @@ impl Prefetcher {
     pub fn heap_bytes(&self) -> usize {
         match self {
             Prefetcher::None => 0,
-            Prefetcher::Ours(ours) => ours.predictor.heap_bytes(),
+            Prefetcher::Ours(ours) => ours.predictor.heap_bytes() + ours.pasts.capacity() * size_of::<Past>(),
             Prefetcher::Rival(rival, _) => rival.heap_bytes(),
         }
     }
@@ -97,6 +97,13 @@ impl Prefetcher {
     pub fn absent(&mut self, wish: Wish) {
         if let (Prefetcher::Ours(ours), Some(candidate)) = (self, wish.candidate) {
             ours.predictor.absent(candidate.reason);
+        }
+    }
+
+    /// A wish will not land: what it is about changed meanwhile.
+    pub fn voided(&mut self, id: u32) {
+        if let Prefetcher::Ours(ours) = self {
+            ours.predictor.withdraw(Mono(0), id);
         }
     }
 

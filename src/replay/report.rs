@@ -32,6 +32,9 @@ fn tally_json(tally: &Tally) -> Value {
     if let Some(latency) = tally.latency_mean {
         value["latency_mean"] = json!(latency);
     }
+    if let Some(latency) = tally.latency_p99 {
+        value["latency_p99"] = json!(latency);
+    }
     if let Some(prefetch) = &tally.prefetch {
         value["precision"] = json!(prefetch.precision());
         value["prefetches"] = json!(prefetch.issued);
@@ -80,8 +83,8 @@ pub fn table(path: &Path, trace: &Trace, bytes_max: u64, tallies: &[(String, Tal
         );
     }
     for (name, tally) in tallies {
-        if let Some(latency) = tally.latency_mean {
-            let _ = writeln!(text, "{name:<12} mean latency {latency:.2}");
+        if let (Some(mean), Some(p99)) = (tally.latency_mean, tally.latency_p99) {
+            let _ = writeln!(text, "{name:<12} mean latency {mean:.2}, p99 {p99:.2}");
         }
         if let Some(prefetch) = &tally.prefetch {
             let _ = writeln!(

@@ -1,10 +1,11 @@
 //! One cache over one trace.
 
+use super::hardship::Hardship;
 use super::ours::Ours;
 use super::policy::{Name, Policy};
 use super::prefetcher::Prefetcher;
 use super::rivals::{self, Rival};
-use super::simulate::{Cache, Outcome, Time, simulate};
+use super::simulate::{Cache, Conditions, Outcome, Time, simulate};
 use super::trace::Trace;
 use crate::prefetch;
 use std::time::Instant;
@@ -27,6 +28,8 @@ pub struct Tally {
     pub held_bytes: Option<u64>,
     /// Mean latency where time passes: in hits for workers, else in nanoseconds.
     pub latency_mean: Option<f64>,
+    /// What one request in a hundred exceeds.
+    pub latency_p99: Option<f64>,
     /// What came of prefetching.
     pub prefetch: Option<Prefetched>,
 }
@@ -55,23 +58,20 @@ impl Prefetched {
     }
 }
 
-/// Part of the limit that the predictor may take.
-const PREDICTOR_PART: f64 = 0.1;
-
 /// Runs a policy, or the real engine and store if there is none, over a trace in time, and answers which requests were hits.
 pub fn replay_in_time(
     trace: &Trace,
     policy: Option<Name>,
     bytes_max: u64,
-    time: Time,
+    conditions: Conditions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> (Tally, Vec<bool>) {
     let mut cache = match policy {
         Some(name) => Cache::Policy(Box::new(Policy::new(name, bytes_max, trace))),
         None => Cache::Ours(Box::new(Ours::new(bytes_max, trace))),
     };
-    let outcome = simulate(trace, &mut cache, &mut Prefetcher::None, time, None, bytes_max, progress);
-    let tally = tally_of(&outcome, time, &mut cache);
+    let outcome = simulate(trace, &mut cache, &mut Prefetcher::None, conditions, None, bytes_max, progress);
+    let tally = tally_of(&outcome, conditions.time, &mut cache);
     (tally, outcome.hits)
 }
 
@@ -79,17 +79,18 @@ pub fn replay_in_time(
 pub fn replay_with_prefetch(
     trace: &Trace,
     bytes_max: u64,
-    time: Time,
+    conditions: Conditions,
     addresses: bool,
     without: &[bool],
     progress: &mut dyn FnMut(u64, u64),
 ) -> Tally {
-    let options = prefetch::Options::with_bytes((bytes_max as f64 * PREDICTOR_PART) as usize);
+    let options = prefetch::Options::with_bytes((bytes_max / 100 * prefetch::MEMORY_PERCENT) as usize);
     let mut prefetcher = Prefetcher::ours(options, trace, addresses);
     let first_bytes = prefetcher.heap_bytes() as u64;
     let mut cache = Cache::Ours(Box::new(Ours::new(bytes_max.saturating_sub(first_bytes), trace)));
-    let outcome = simulate(trace, &mut cache, &mut prefetcher, time, Some(without), bytes_max, progress);
-    tally_with(&outcome, time, &mut cache, prefetcher.heap_bytes() as u64)
+    let outcome =
+        simulate(trace, &mut cache, &mut prefetcher, conditions, Some(without), bytes_max, progress);
+    tally_with(&outcome, conditions.time, &mut cache, prefetcher.heap_bytes() as u64)
 }
 
 /// Runs a policy with another's prefetcher in front of it.
@@ -103,11 +104,12 @@ pub fn replay_with_rival(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Tally {
     let rival = Rival::new(rival, bytes_max, trace, addresses);
+    let conditions = Conditions { time, hardship: Hardship::default() };
     let metadata_bytes = rival.heap_bytes() as u64;
     let policy = Policy::new(policy, bytes_max.saturating_sub(metadata_bytes), trace);
     let mut cache = Cache::Policy(Box::new(policy));
     let mut prefetcher = Prefetcher::Rival(Box::new(rival), Vec::new());
-    let outcome = simulate(trace, &mut cache, &mut prefetcher, time, None, bytes_max, progress);
+    let outcome = simulate(trace, &mut cache, &mut prefetcher, conditions, None, bytes_max, progress);
     tally_with(&outcome, time, &mut cache, metadata_bytes)
 }
 
@@ -138,6 +140,7 @@ fn tally_of(outcome: &Outcome, time: Time, cache: &mut Cache<'_>) -> Tally {
             Cache::Policy(_) => None,
         },
         latency_mean: (time != Time::Instant).then_some(outcome.latency_mean),
+        latency_p99: (time != Time::Instant).then_some(outcome.latency_p99),
         prefetch: None,
     }
 }

@@ -11,12 +11,16 @@
 //!    prefetch it was *late*, and saved the time since it began); or a miss that fetches.
 //! 3. The prefetcher sees the request and may have others fetched.
 //!
+//! Hardships (`hardship`) may come on top: lives that end, storms of invalidations, an origin that is slow for a while and has few places.
+//!
 //! Each fetch counts once at the origin, whoever wanted it. Only rows before a row have a say in what is done at it.
 
+use super::hardship::{Hardship, Strained};
 use super::ours::Ours;
 use super::policy::Policy;
 use super::prefetcher::{Prefetcher, Wish};
 use super::trace::{Trace, mix};
+use hdrhistogram::Histogram;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::Instant;
@@ -42,8 +46,19 @@ pub enum Time {
     },
 }
 
+/// How time passes, and what makes it hard.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conditions {
+    /// Time.
+    pub time: Time,
+    /// Hardships; they are for ours.
+    pub hardship: Hardship,
+}
+
 /// The units of a hit: fine enough for latencies that vary.
 const HIT_UNITS: u64 = 1000;
+/// A hit is 10 us.
+const NANOS_PER_UNIT: u64 = 10;
 /// Requests between two words about progress, and to the prefetcher about the cache.
 const STEP_REQUESTS: usize = 4096;
 /// One observation in so many is timed.
@@ -65,10 +80,18 @@ impl Cache<'_> {
         }
     }
 
-    fn admit(&mut self, moment: u64, id: u32, gone: &mut Vec<u32>) {
+    fn admit(&mut self, moment: u64, id: u32, asked: bool, gone: &mut Vec<u32>) {
         match self {
-            Cache::Ours(ours) => ours.admit(moment, id),
+            Cache::Ours(ours) if asked => ours.admit(moment, id),
+            Cache::Ours(ours) => ours.admit_unasked(moment, id),
             Cache::Policy(policy) => policy.admit(id, gone),
+        }
+    }
+
+    /// An item that nobody had asked for was found.
+    fn credit(&mut self, id: u32) {
+        if let Cache::Ours(ours) = self {
+            ours.credit(id);
         }
     }
 
@@ -76,6 +99,13 @@ impl Cache<'_> {
         match self {
             Cache::Ours(ours) => ours.holds(moment, id),
             Cache::Policy(policy) => policy.holds(id),
+        }
+    }
+
+    fn invalidate(&mut self, moment: u64, id: u32) {
+        match self {
+            Cache::Ours(ours) => ours.invalidate(moment, id),
+            Cache::Policy(_) => unreachable!("hardships are for ours"),
         }
     }
 }
@@ -101,8 +131,9 @@ pub struct Outcome {
     pub late: u64,
     /// Requests that would have been found without prefetching; known if the hits of a run without were given.
     pub harmful: Option<u64>,
-    /// Mean latency in hits (workers), or in nanoseconds (stamps).
+    /// Mean latency in hits (workers), or in nanoseconds (stamps), and what one request in a hundred exceeds.
     pub latency_mean: f64,
+    pub latency_p99: f64,
     /// Nanoseconds of this process per request.
     pub ns_per_request: f64,
     /// Of these, the prefetcher's, from a sample.
@@ -124,7 +155,7 @@ pub fn simulate<'t>(
     trace: &'t Trace,
     cache: &mut Cache<'t>,
     prefetcher: &mut Prefetcher,
-    time: Time,
+    Conditions { time, hardship }: Conditions,
     without: Option<&[bool]>,
     bytes_max: u64,
     progress: &mut dyn FnMut(u64, u64),
@@ -133,6 +164,12 @@ pub fn simulate<'t>(
         trace,
         cache,
         time,
+        strained: match (time, hardship.brownout) {
+            (Time::Workers { count, .. }, Some(times)) => {
+                Some(Strained::new(count, times, trace.len(), NANOS_PER_UNIT))
+            }
+            _ => None,
+        },
         flights: HashMap::new(),
         landings: BinaryHeap::new(),
         unused: vec![false; trace.footprint_items()],
@@ -143,7 +180,11 @@ pub fn simulate<'t>(
         Time::Workers { count, .. } => (0..count).map(|_| Reverse(0)).collect(),
         _ => BinaryHeap::new(),
     };
+    if let (Cache::Ours(ours), Some(nanos)) = (&mut *run.cache, hardship.life_nanos) {
+        ours.set_life(nanos);
+    }
     let (mut harmful, mut latency_sum) = (0, 0.0);
+    let mut latencies = Histogram::<u64>::new(3).expect("three digits are allowed");
     let (mut timed, mut timed_nanos) = (0u64, 0);
     let mut wishes = Vec::new();
     let begin = Instant::now();
@@ -166,8 +207,12 @@ pub fn simulate<'t>(
         };
         run.land(now, prefetcher);
         let moment = run.moment(row, now);
+        if let Some(reaches) = hardship.storm(row) {
+            run.invalidate(moment, reaches, prefetcher);
+        }
         let (hit, latency) = run.request(row, now, moment, id);
         latency_sum += latency as f64;
+        latencies.saturating_record(latency);
         if let Time::Workers { .. } = time {
             workers.push(Reverse(now + latency));
         }
@@ -180,7 +225,7 @@ pub fn simulate<'t>(
             timed_nanos += before.elapsed().as_nanos();
         }
         for wish in wishes.drain(..) {
-            run.wish(now, moment, wish, prefetcher);
+            run.wish(row, (now, moment), wish, prefetcher);
         }
         if time == Time::Instant {
             run.land(now, prefetcher);
@@ -191,6 +236,7 @@ pub fn simulate<'t>(
     let count = trace.len() as f64;
     let unit = if let Time::Workers { .. } = time { HIT_UNITS as f64 } else { 1.0 };
     outcome.latency_mean = latency_sum / count / unit;
+    outcome.latency_p99 = latencies.value_at_quantile(0.99) as f64 / unit;
     outcome.ns_per_request = elapsed as f64 / count;
     outcome.prefetcher_ns = if prefetcher.is_none() { 0.0 } else { timed_nanos as f64 / timed.max(1) as f64 };
     outcome.harmful = without.map(|_| harmful);
@@ -201,6 +247,7 @@ struct Run<'a, 't> {
     trace: &'t Trace,
     cache: &'a mut Cache<'t>,
     time: Time,
+    strained: Option<Strained>,
     flights: HashMap<u32, Flight>,
     landings: BinaryHeap<Reverse<(u64, u32)>>,
     /// Whether an item was prefetched and not asked for since.
@@ -215,8 +262,7 @@ impl Run<'_, '_> {
         match self.time {
             Time::Instant => 1 + self.trace.times.get(row).copied().unwrap_or(row as u64 * 10_000),
             Time::Stamps { .. } => now + 1,
-            // A hit is 10 us.
-            Time::Workers { .. } => 1 + now * 10,
+            Time::Workers { .. } => 1 + now * NANOS_PER_UNIT,
         }
     }
 
@@ -226,11 +272,16 @@ impl Run<'_, '_> {
             && lands <= now
         {
             self.landings.pop();
+            // One that was invalidated on its way, and may be asked for again since, is not stored.
             let Some(flight) = self.flights.remove(&id) else { continue };
+            if flight.lands != lands {
+                self.flights.insert(id, flight);
+                continue;
+            }
             let moment = self.moment(0, lands).max(1);
             let moment = if self.time == Time::Instant { self.moment(now as usize, now) } else { moment };
             self.unused[id as usize] = flight.prefetch;
-            self.cache.admit(moment, id, &mut self.gone);
+            self.cache.admit(moment, id, !flight.prefetch, &mut self.gone);
             self.gone.clear();
             if flight.prefetch {
                 prefetcher.landed(id);
@@ -244,7 +295,10 @@ impl Run<'_, '_> {
         self.outcome.hits.push(hit);
         let hit_time = if let Time::Workers { .. } = self.time { HIT_UNITS } else { 0 };
         if hit {
-            self.outcome.used += u64::from(std::mem::take(&mut self.unused[id as usize]));
+            if std::mem::take(&mut self.unused[id as usize]) {
+                self.outcome.used += 1;
+                self.cache.credit(id);
+            }
             return (true, hit_time);
         }
         self.unused[id as usize] = false;
@@ -259,13 +313,33 @@ impl Run<'_, '_> {
             }
             return (false, left + hit_time);
         }
-        let latency = self.latency();
+        let latency = self.latency(row, now);
         self.fetch(now, id, latency, false);
         (false, latency + hit_time)
     }
 
+    /// Keys with these numbers are not what they were: what is held of them goes, and what is under way is not stored.
+    fn invalidate(&mut self, moment: u64, reaches: impl Fn(u64) -> bool, prefetcher: &mut Prefetcher) {
+        for id in (0..self.trace.names.len()).filter(|&id| reaches(self.trace.names[id])) {
+            self.cache.invalidate(moment, id as u32);
+            self.unused[id] = false;
+            if self.flights.remove(&(id as u32)).is_some_and(|flight| flight.prefetch) {
+                prefetcher.voided(id as u32);
+            }
+        }
+    }
+
     /// Has a key fetched that a prefetcher asks for, unless it is there or under way.
-    fn wish(&mut self, now: u64, moment: u64, wish: Wish, prefetcher: &mut Prefetcher) {
+    fn wish(&mut self, row: usize, (now, moment): (u64, u64), wish: Wish, prefetcher: &mut Prefetcher) {
+        if let Some(id) = wish.id
+            && (self.flights.contains_key(&id) || self.cache.holds(moment, id))
+        {
+            return;
+        }
+        if self.strained.as_mut().is_some_and(|origin| !origin.spares(now)) {
+            return;
+        }
+        let latency = self.latency(row, now);
         let Some(id) = wish.id else {
             // The origin says that there is no such key; that was a fetch, too.
             self.outcome.origin_fetches += 1;
@@ -273,12 +347,8 @@ impl Run<'_, '_> {
             prefetcher.absent(wish);
             return;
         };
-        if self.flights.contains_key(&id) || self.cache.holds(moment, id) {
-            return;
-        }
         prefetcher.issued(id, wish);
         self.outcome.issued += 1;
-        let latency = self.latency();
         self.fetch(now, id, latency, true);
     }
 
@@ -290,9 +360,9 @@ impl Run<'_, '_> {
         self.landings.push(Reverse((lands, id)));
     }
 
-    /// How long the next fetch takes.
-    fn latency(&mut self) -> u64 {
-        match self.time {
+    /// How long the next fetch takes, with what it waits for.
+    fn latency(&mut self, row: usize, now: u64) -> u64 {
+        let latency = match self.time {
             Time::Instant => 0,
             Time::Stamps { origin_nanos } => origin_nanos,
             Time::Workers { origin_hits, spread, .. } => {
@@ -303,6 +373,7 @@ impl Run<'_, '_> {
                 let normal = (units.iter().sum::<u64>() as f64 / 65_536.0 - 2.0) * 3f64.sqrt();
                 (mean * (spread * normal - spread * spread / 2.0).exp()) as u64
             }
-        }
+        };
+        self.strained.as_mut().map_or(latency, |origin| origin.ask(row, now, latency))
     }
 }

@@ -180,6 +180,8 @@ pub struct Store {
     ghost: Ghost,
     /// Whether anybody had to be evicted since it was empty, or its limit was raised.
     filled: bool,
+    /// Whether what is put is what nobody asked for.
+    unasked: bool,
     emptying: Option<Emptying>,
     landing: Option<Landing>,
     /// The memory of a value that the next put may take.
@@ -223,6 +225,7 @@ impl Store {
             log,
             ghost: Ghost::new(options.memory_bytes_max / GHOST_SHARE, options.memory_bytes_max),
             filled: false,
+            unasked: false,
             emptying: None,
             landing: None,
             offered: None,
@@ -426,6 +429,22 @@ impl Store {
             self.note_put(probe, key);
         }
         Ok(())
+    }
+
+    /// Says whether what is put from now on is what nobody asked for: such new items begin in the small queue, also if they were
+    /// evicted a short while ago. That is remembered until somebody asks for them ([`Store::credit`]).
+    pub fn set_unasked(&mut self, unasked: bool) {
+        self.unasked = unasked;
+    }
+
+    /// Somebody asked for an item that was put unasked: if it was evicted a short while before that, it has proved itself.
+    pub fn credit(&mut self, probe: Probe, key: &[u8]) {
+        let Some((place, entry)) = self.entry_of(probe, key) else { return };
+        let small = self.log.queue_of(entry.location()) == Queue::Small;
+        if small && self.ghost.recall(probe.hash) {
+            let uses = entry.frequency().max(upkeep::PROMOTION_USES);
+            self.index.set(self.log.region_mut(), place, entry.with_use(uses, entry.stamp()));
+        }
     }
 
     /// Changes what is known of a live item beside its value; false if there is none. If what is new needs another place and

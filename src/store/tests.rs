@@ -3,6 +3,7 @@
 mod copies;
 mod hardships;
 mod incoming;
+mod unasked;
 mod watches;
 
 use super::*;

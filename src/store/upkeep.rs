@@ -9,7 +9,7 @@ use crate::clock::Mono;
 use crate::request::Fault;
 
 /// Uses that take an item from the small queue to the main one.
-const PROMOTION_USES: u8 = 2;
+pub(super) const PROMOTION_USES: u8 = 2;
 /// From this many times the mean size on an item is asked for one use more; from its square on for two, in the main queue.
 const HEAVY_FACTOR: u64 = 4;
 /// The small queue's share of all is one in so many.
@@ -371,7 +371,7 @@ impl Store {
 
     /// The queue that a new item of so many bytes of key and value enters.
     pub(super) fn queue_for_new(&mut self, probe: super::Probe, size: u64) -> Queue {
-        if self.ghost.recall(probe.hash) && self.weight(size) == 0 {
+        if !self.unasked && self.ghost.recall(probe.hash) && self.weight(size) == 0 {
             return Queue::Main;
         }
         if self.filled {

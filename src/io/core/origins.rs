@@ -372,7 +372,8 @@ impl Core {
         }
         let (map, mesh) = (&works.node.map, &mut works.mesh);
         works.engine.take_hints(|hint, text| {
-            mesh.hint(map.owner(ShardId::new(shard_of(hint.key()))), hint, text);
+            let to = hint.core().unwrap_or_else(|| map.owner(ShardId::new(shard_of(hint.key()))));
+            mesh.hint(to, hint, text);
         });
     }
 

@@ -257,9 +257,9 @@ impl Desk<'_> {
         if value.len() <= incoming.len() / 2 { None } else { incoming.part(value) }
     }
 
-    fn sent_on(&mut self, address: ReturnAddress, request: &Request<'_>) -> Option<Outcome<'static>> {
+    fn sent_on(&mut self, request: &Request<'_>) -> Option<Outcome<'static>> {
         let works = &mut *self.works;
-        works.engine.sent_on(self.now, Waiter { core: works.me, address }, request);
+        works.engine.sent_on(self.now, request);
         works.engine.counters.hops_sent_total += 1;
         None
     }
@@ -297,7 +297,7 @@ impl Backend for Desk<'_> {
             }
             None => self.works.mesh.send(owner, address, request),
         }
-        self.sent_on(address, request)
+        self.sent_on(request)
     }
 
     fn land(&mut self, key: &[u8], value: &[u8]) -> bool {
