@@ -81,6 +81,8 @@ counters! {
     fetches Gauge;
     /// Reads that wait for them.
     fetch_waiters Gauge;
+    /// Connections whose command waits at an origin for what others do.
+    blocked_clients Gauge;
     /// Keys and prefixes that an origin said had changed.
     origin_changes_total Total;
     /// Connections open.

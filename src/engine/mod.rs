@@ -16,6 +16,7 @@
 //!
 //! A hit of [`Verb::Get`]: one compare for a due flush, one probe, one find; no copy, no allocation.
 
+mod budgets;
 mod count;
 mod erasures;
 mod extended;
@@ -97,6 +98,8 @@ pub struct Engine {
     landed: bool,
     /// Bytes that an outcome or a write needs apart from the store: the value before, a page of keys, a new text.
     scratch: Vec<u8>,
+    /// Sessions have to look whether they may go on: too much is under way. See [`Engine::begin_turn`].
+    pub strained: bool,
     /// What this core counts. The engine adds what comes of requests; the shell and the sessions add the rest.
     pub counters: Counters,
 }
@@ -146,6 +149,7 @@ impl Engine {
             through: None,
             landed: false,
             scratch: Vec::new(),
+            strained: false,
             counters: Counters::default(),
         }
     }
@@ -311,6 +315,7 @@ impl Engine {
             self.flush();
         }
         self.note_ends(now);
+        self.count_keyspaces(now);
         let more = self.store.tick(now);
         self.take_departures();
         if self.scratch.capacity() > SCRATCH_KEEP_BYTES {

@@ -10,16 +10,19 @@
 //! Answers are matched to questions by their order alone, as these protocols have it; so a connection on which one answer
 //! is overdue is given up whole ([`pool`]).
 //!
-//! Files: a client per protocol (`redis` with `resp_frame`, `memcached`, `http` with `http_head`, `postgres`), `target` (what
+//! Files: [`budget`] (what a keyspace may take), a client per protocol (`redis` with `resp_frame`, `memcached`, `http` with `http_head`, `postgres`), `target` (what
 //! `--origin URL` means), [`keyspace`] (which keys have which origin, and under which rules), [`pool`] (connections,
-//! deadlines, the circuit), `spare` (how much may be asked that nobody waits for).
+//! deadlines, the circuit), [`private`] (connections that are one client's own), `spare` (how much may be asked that nobody
+//! waits for).
 
+pub mod budget;
 mod http;
 mod http_head;
 pub mod keyspace;
 mod memcached;
 pub mod pool;
 mod postgres;
+pub mod private;
 mod redis;
 mod resp_frame;
 mod spare;
@@ -84,6 +87,13 @@ pub enum What {
         bytes: Vec<u8>,
         /// Replies that they bring, of which the last counts.
         replies: u32,
+    },
+    /// A change of subscriptions as a client of the same protocol sent it; the key is empty.
+    Subscribe {
+        /// The command's bytes.
+        bytes: Vec<u8>,
+        /// Confirmations that it brings.
+        confirms: u32,
     },
 }
 
@@ -154,6 +164,8 @@ pub struct Found {
     pub validator: Option<Validator>,
     /// Tags to invalidate it by.
     pub tags: Vec<Vec<u8>>,
+    /// When it was written, in seconds since 1970, if the origin says so.
+    pub written_seconds: Option<u64>,
     /// The origin asks that nobody keeps it: it is handed to those who wait and not stored.
     pub unstorable: bool,
 }
@@ -167,6 +179,8 @@ pub enum Heard {
     Changed(Vec<u8>),
     /// Any key may have changed.
     AllChanged,
+    /// Something for the client whose own connection it is, in the protocol's own bytes.
+    Pushed(Vec<u8>),
 }
 
 /// Why a connection is of no more use.

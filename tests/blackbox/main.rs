@@ -14,6 +14,7 @@ mod origin_storm;
 mod origins;
 mod passing;
 mod prefetch;
+mod private_lines;
 mod record;
 mod redis_rs;
 mod settings;

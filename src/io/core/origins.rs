@@ -20,8 +20,9 @@ use crate::io::tls::Channel;
 use crate::message::ReturnAddress;
 use crate::origin::keyspace::{Keys, Keyspaces};
 use crate::origin::pool::{Action, Cause, Line, Permits, Pool, Told};
+use crate::origin::private::{self, PrivateLines};
 use crate::origin::{Reply, Target, Ticket};
-use crate::request::{Named, Outcome, Request, Value, Verb};
+use crate::request::{Named, Notice, Outcome, Request, Value, Verb};
 use crate::store::shard_of;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::os::fd::AsRawFd;
@@ -38,6 +39,8 @@ pub struct OriginOptions {
     pub target: Arc<Target>,
     /// Bounds of each core's pool.
     pub pool: crate::origin::pool::Options,
+    /// Most connections of one core that are clients' own.
+    pub private_lines_max: usize,
     /// What may be on the way, all cores.
     pub permits: Arc<Permits>,
     /// Its addresses.
@@ -102,6 +105,8 @@ pub(super) struct Origins {
     origin_of: Vec<usize>,
     /// Of each origin, where its pools for commands begin.
     passing_at: Vec<Option<usize>>,
+    /// Of each origin that clients' commands may go to, the connections that are clients' own.
+    private: Vec<Option<PrivateLines>>,
     places: Vec<(u32, Option<Box<Link>>)>,
     free: Vec<u32>,
     /// Links with output that is not on its way.
@@ -133,6 +138,8 @@ const SLOW_KEY_BYTES: usize = 64;
 /// Where answers go that nobody waits for.
 const NOBODY: ReturnAddress =
     ReturnAddress { connection: ConnectionId { place: u32::MAX, generation: 0 }, ticket: 0 };
+/// From here on a number of a pool is that of an origin whose private lines are meant.
+const PRIVATE: usize = 1 << 20;
 /// The connection of answers for which a command waits that went to an origin; the ticket names it.
 pub(super) const PASSAGES: ConnectionId = ConnectionId { place: u32::MAX, generation: 1 };
 
@@ -147,6 +154,18 @@ impl Origins {
         }));
         let mut origin_of: Vec<usize> = (0..pools.len()).collect();
         let mut passing_at = vec![None; pools.len()];
+        let private = sources.origins.iter().map(|origin| {
+            let redis = matches!(origin.target.kind, crate::origin::Kind::Redis { .. });
+            redis.then(|| {
+                let options = private::Options {
+                    lines_max: origin.private_lines_max,
+                    timeout_millis: origin.pool.timeout_millis,
+                    limits: origin.pool.limits,
+                };
+                PrivateLines::new(origin.target.clone(), options)
+            })
+        });
+        let private = private.collect();
         for (place, origin) in sources.origins.iter().enumerate() {
             if !matches!(origin.target.kind, crate::origin::Kind::Redis { .. }) {
                 continue;
@@ -170,6 +189,7 @@ impl Origins {
             pools,
             origin_of,
             passing_at,
+            private,
             sources,
             places: Vec::new(),
             free: Vec::new(),
@@ -191,7 +211,68 @@ impl Origins {
             report.circuit_open |= pool.circuit_open();
             report.spare_rate = report.spare_rate.max(pool.spare_rate());
         }
+        for (report, private) in reports.iter_mut().zip(&self.private) {
+            let Some(private) = private else { continue };
+            report.tally.add(&private.tally);
+            report.connections += private.count() as u64;
+            report.private_lines = private.count() as u64;
+            report.private_waiting = private.waiting_count() as u64;
+        }
         reports
+    }
+
+    /// Commands that wait at origins for what others do.
+    pub(super) fn waiting_count(&self) -> usize {
+        self.private.iter().flatten().map(PrivateLines::waiting_count).sum()
+    }
+
+    /// Whether a command of this client waits at an origin for what others do.
+    pub(super) fn waits(&self, client: ConnectionId) -> bool {
+        self.private.iter().flatten().any(|private| !private.is_empty() && private.waits(client))
+    }
+
+    /// A client has gone; says whether anything is to be done because of that.
+    pub(super) fn leave(&mut self, client: ConnectionId) -> bool {
+        let mut any = false;
+        for private in self.private.iter_mut().flatten().filter(|private| !private.is_empty()) {
+            any |= private.leave(client);
+        }
+        any
+    }
+
+    fn is_private(pool: usize) -> bool {
+        pool >= PRIVATE
+    }
+
+    /// The private lines that a number of a pool means.
+    fn private_of(&mut self, pool: usize) -> &mut PrivateLines {
+        self.private[pool - PRIVATE].as_mut().expect("only origins that have private lines are named so")
+    }
+
+    /// The origin of a pool.
+    fn origin_of(&self, pool: usize) -> usize {
+        if Self::is_private(pool) { pool - PRIVATE } else { self.origin_of[pool] }
+    }
+
+    fn tell_connected(&mut self, now: Mono, pool: usize, line: Line) {
+        match Self::is_private(pool) {
+            true => self.private_of(pool).connected(now, line),
+            false => self.pools[pool].connected(now, line),
+        }
+    }
+
+    fn tell_received(&mut self, now: Mono, pool: usize, line: Line, bytes: &[u8]) {
+        match Self::is_private(pool) {
+            true => self.private_of(pool).received(now, line, bytes),
+            false => self.pools[pool].received(now, line, bytes),
+        }
+    }
+
+    fn tell_closed(&mut self, now: Mono, pool: usize, line: Line) {
+        match Self::is_private(pool) {
+            true => self.private_of(pool).closed(line),
+            false => self.pools[pool].closed(now, line),
+        }
     }
 
     /// The keyspaces.
@@ -205,13 +286,17 @@ impl Origins {
     }
 
     fn by_line(&mut self, origin: usize, line: Line) -> Option<&mut Link> {
+        if Self::is_private(origin) {
+            let id = self.private_of(origin).socket(line)?;
+            return self.of(id).filter(|link| !link.dying);
+        }
         let links = self.places.iter_mut().filter_map(|(_, link)| link.as_deref_mut());
         links.into_iter().find(|link| link.origin == origin && link.line == line && !link.dying)
     }
 
     /// Makes a socket and has it connected; `None` if it cannot even be made.
     fn connect(&mut self, ring: &mut Ring, origin: usize, line: Line) -> Option<()> {
-        let address = self.sources.origins[self.origin_of[origin]].addresses.pick(line.0)?;
+        let address = self.sources.origins[self.origin_of(origin)].addresses.pick(line.0)?;
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).ok()?;
         socket.set_tcp_nodelay(true).ok()?;
         socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE)).ok()?;
@@ -237,6 +322,9 @@ impl Origins {
             announced: false,
             dying: false,
         }));
+        if Self::is_private(origin) {
+            self.private_of(origin).bind(line, id);
+        }
         Some(())
     }
 
@@ -285,7 +373,8 @@ impl Origins {
     }
 
     fn next_due(&self, now: Mono) -> Option<Mono> {
-        self.pools.iter().filter_map(|pool| pool.next_due(now)).min()
+        let private = self.private.iter().flatten().filter_map(PrivateLines::next_due);
+        self.pools.iter().filter_map(|pool| pool.next_due(now)).chain(private).min()
     }
 }
 
@@ -300,6 +389,7 @@ impl Core {
                 pool.tick(now.mono);
             }
         }
+        self.origins.private.iter_mut().flatten().for_each(|private| private.tick(now.mono));
         let mut due = self.works.engine.attend(now);
         self.prefetch(now);
         loop {
@@ -312,6 +402,13 @@ impl Core {
                 while let Some(action) = self.origins.pools[origin].poll() {
                     any = true;
                     self.take_action(now, origin, action);
+                }
+            }
+            for origin in 0..self.origins.private.len() {
+                let next = |private: &mut Option<PrivateLines>| private.as_mut()?.poll();
+                while let Some(action) = next(&mut self.origins.private[origin]) {
+                    any = true;
+                    self.take_action(now, PRIVATE + origin, action);
                 }
             }
             if !any {
@@ -369,7 +466,11 @@ impl Core {
             Effect::Hurry { origin, ticket } => {
                 self.origins.pools[usize::from(origin.0)].hurry(now.mono, ticket);
             }
-            Effect::Pass { origin, protocol, ticket, ask } => {
+            Effect::Pass { origin, protocol, ticket, ask, private: Some((client, how)) } => {
+                let private = self.origins.private_of(PRIVATE + usize::from(origin.0));
+                private.ask(now.mono, client, protocol, ticket, ask, how);
+            }
+            Effect::Pass { origin, protocol, ticket, ask, private: None } => {
                 let first = self.origins.passing_at[usize::from(origin.0)];
                 let first = first.expect("keyspaces that pass have an origin with pools for it");
                 let pool = &mut self.origins.pools[first + usize::from(protocol == 3)];
@@ -404,7 +505,7 @@ impl Core {
         match action {
             Action::Connect(line) => {
                 if self.origins.connect(&mut self.ring, origin, line).is_none() {
-                    self.origins.pools[origin].closed(now.mono, line);
+                    self.origins.tell_closed(now.mono, origin, line);
                 }
             }
             Action::Send(line) => {
@@ -414,8 +515,11 @@ impl Core {
                 }
             }
             Action::Close(line) => {
-                if let Some(link) = self.origins.by_line(origin, line) {
-                    let id = link.id;
+                let id = match Origins::is_private(origin) {
+                    true => self.origins.private_of(origin).unbind(line),
+                    false => self.origins.by_line(origin, line).map(|link| link.id),
+                };
+                if let Some(id) = id {
                     self.origins.drop_link(&mut self.ring, id);
                 }
             }
@@ -431,6 +535,14 @@ impl Core {
                 works.engine.answered(now, ticket, reply);
             }
             Action::Tell(Told::Failed(ticket, why)) => self.works.engine.failed(now, ticket, why),
+            Action::Tell(Told::Pushed(client, frame)) => self.notify(now, client, Notice::Pushed, &frame),
+            Action::Tell(Told::Lost(client)) => {
+                if let Some(connection) = self.table.of(client) {
+                    connection.closing = true;
+                    self.works.engine.counters.connections_dropped_total += 1;
+                    self.settle(now, client);
+                }
+            }
             Action::Tell(Told::Changed(key)) => {
                 let sources = self.origins.sources.clone();
                 let all = sources.keyspaces.list().iter();
@@ -505,8 +617,11 @@ impl Core {
                 continue;
             }
             let (origin, line) = (link.origin, link.line);
-            let Some(output) = self.origins.pools[origin].output(line) else { continue };
-            let output = std::mem::take(output);
+            let output = match Origins::is_private(origin) {
+                true => self.origins.private_of(origin).output(line),
+                false => self.origins.pools[origin].output(line),
+            };
+            let Some(output) = output.map(std::mem::take) else { continue };
             let link = self.origins.of(id).expect("looked at above");
             link.sent = 0;
             match &mut link.channel {
@@ -544,13 +659,13 @@ impl Core {
         }
         if completion.result < 0 {
             self.origins.drop_link(&mut self.ring, id);
-            self.origins.pools[origin].closed(now.mono, line);
+            self.origins.tell_closed(now.mono, origin, line);
             return;
         }
         link.receiving = true;
         self.ring.receive_from_origin(link.socket.as_raw_fd(), id);
-        let tls = self.origins.sources.origins[self.origins.origin_of[origin]].tls.clone();
-        let Some(tls) = tls else { return self.origins.pools[origin].connected(now.mono, line) };
+        let tls = self.origins.sources.origins[self.origins.origin_of(origin)].tls.clone();
+        let Some(tls) = tls else { return self.origins.tell_connected(now.mono, origin, line) };
         match Channel::client(tls.config, tls.name) {
             Ok(channel) => {
                 let link = self.origins.of(id).expect("looked at above");
@@ -567,7 +682,7 @@ impl Core {
         let link = self.origins.of(id).expect("callers look");
         let (origin, line) = (link.origin, link.line);
         let Some(mut channel) = link.channel.take() else {
-            return self.origins.pools[origin].received(now.mono, line, self.buffers.piece(buffer, len));
+            return self.origins.tell_received(now.mono, origin, line, self.buffers.piece(buffer, len));
         };
         let mut plain = Vec::new();
         let opened =
@@ -580,17 +695,16 @@ impl Core {
         if says {
             self.origins.dirty.push(id);
         }
-        let pool = &mut self.origins.pools[origin];
         if announces {
-            pool.connected(now.mono, line);
+            self.origins.tell_connected(now.mono, origin, line);
         }
         if !plain.is_empty() {
-            pool.received(now.mono, line, &plain);
+            self.origins.tell_received(now.mono, origin, line, &plain);
         }
         match opened {
             Err(why) => self.refuse_origin(now, id, &why),
             Ok(()) if over => {
-                pool.closed(now.mono, line);
+                self.origins.tell_closed(now.mono, origin, line);
                 self.origins.drop_link(&mut self.ring, id);
             }
             Ok(()) => {}
@@ -601,8 +715,10 @@ impl Core {
     fn refuse_origin(&mut self, now: Now, id: ConnectionId, why: &rustls::Error) {
         let Some(link) = self.origins.of(id) else { return };
         let (origin, line) = (link.origin, link.line);
-        self.origins.last_tls[origin] = Some(why.to_string());
-        self.origins.pools[origin].closed(now.mono, line);
+        // That of a private line is told with those of the pool that asks.
+        let pool = if Origins::is_private(origin) { self.origins.origin_of(origin) } else { origin };
+        self.origins.last_tls[pool] = Some(why.to_string());
+        self.origins.tell_closed(now.mono, origin, line);
         self.origins.drop_link(&mut self.ring, id);
     }
 
@@ -629,7 +745,7 @@ impl Core {
             self.works.engine.counters.buffers_exhausted_total += 1;
             self.origins.rearm.push(id);
         } else if !dying {
-            self.origins.pools[origin].closed(now.mono, line);
+            self.origins.tell_closed(now.mono, origin, line);
             self.origins.drop_link(&mut self.ring, id);
         }
         if dying {
@@ -654,7 +770,7 @@ impl Core {
             return self.origins.drop_link(&mut self.ring, id);
         }
         if completion.result <= 0 {
-            self.origins.pools[origin].closed(now.mono, line);
+            self.origins.tell_closed(now.mono, origin, line);
             return self.origins.drop_link(&mut self.ring, id);
         }
         // What was said meanwhile follows.

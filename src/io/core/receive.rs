@@ -113,6 +113,11 @@ impl Core {
             self.kill(id);
             return;
         }
+        if connection.ended && self.origins.waits(id) {
+            // Nobody is left for whom the origin would have to wait.
+            self.kill(id);
+            return;
+        }
         let output = connection.has_output();
         if output && !connection.in_flight && !connection.dirty {
             connection.dirty = true;
@@ -173,6 +178,7 @@ impl Core {
             (self.buffer_bytes + bytes as u64).saturating_sub(connection.counted_bytes as u64);
         connection.counted_bytes = bytes;
         self.works.tight = self.buffer_bytes > self.options.buffer_bytes_max / 3;
+        self.works.engine.strained |= self.works.tight;
         if self.buffer_bytes.abs_diff(self.lent_bytes) > LENT_STEP_BYTES {
             self.lent_bytes = self.buffer_bytes;
             self.works.engine.lend(self.lent_bytes);
@@ -309,7 +315,8 @@ pub(super) fn serve_from(
     let node = works.node.clone();
     let before = works.engine.counters.commands_total;
     works.lend_buffer(connection.session.output());
-    let mut desk = Desk { works, now, connection: connection.id, commands_before: before };
+    let parked_before = works.engine.parked();
+    let mut desk = Desk { works, now, connection: connection.id, commands_before: before, parked_before };
     let progress = match piece {
         Some(piece) => connection.session.serve(now, &node, piece, &mut desk),
         None => {
@@ -347,7 +354,9 @@ pub(super) fn serve_from(
             let own = connection.in_flight
                 || connection.session.awaited() > 0
                 || !connection.session.output().is_empty();
-            connection.stage = if own { Stage::Blocked } else { Stage::Yielded };
+            // Nor does one wait for its own replies whose reads were too many for this turn.
+            let waits = own && !(works.engine.has_parked_enough() && works.engine.parked() != parked_before);
+            connection.stage = if waits { Stage::Blocked } else { Stage::Yielded };
         }
         Next::Close(reason) => {
             connection.closing = true;

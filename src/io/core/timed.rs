@@ -54,6 +54,7 @@ impl Core {
             self.sweep(now);
             self.give_rows(now);
             self.works.engine.counters.buffer_bytes = self.buffer_bytes + self.buffers.byte_count() as u64;
+            self.works.engine.counters.blocked_clients = self.origins.waiting_count() as u64;
             self.works.count_onlookers();
             let mut counters = Counters::default();
             let request = Request { key: b"", value: b"", verb: Verb::Counters };
