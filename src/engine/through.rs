@@ -336,7 +336,7 @@ impl Engine {
                 Keys::Prefix(prefix) => prefix.as_slice(),
                 Keys::Pattern(pattern) => pattern.split(|&byte| byte == b'*').next().unwrap_or_default(),
             };
-            if !self.through_mut().keyspaces.list().contains(keyspace) {
+            if !self.through_mut().keyspaces.list().iter().any(|other| other.fills_like(keyspace)) {
                 self.invalidate(Mono(0), prefix, Named::Prefix);
             }
         }

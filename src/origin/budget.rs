@@ -1,7 +1,7 @@
 //! What a keyspace may take of its origin and of the memory, all cores together.
 //!
 //! Fetches are counted by two numbers that the cores share: how many are on their way, and how far the rate is used up. The rate
-//! is a bucket that holds a second's worth: [`Budget::next`] is the moment up to which fetches are paid for, so that one more
+//! is a bucket that holds a second's worth: `next` is the moment up to which fetches are paid for, so that one more
 //! is allowed as long as that lies less than a second ahead. Writes and commands that pass are not counted: they are not the cache's
 //! to put off.
 

@@ -97,6 +97,11 @@ impl Keyspace {
         self.stale_millis.max(self.stale_error_millis)
     }
 
+    /// Whether it has the same keys, and what it fills means the same: all but what it may take is as with another.
+    pub fn fills_like(&self, other: &Keyspace) -> bool {
+        Keyspace { budget: other.budget.clone(), ..self.clone() } == *other
+    }
+
     /// The key as the origin knows it.
     pub fn origin_key<'k>(&self, key: &'k [u8]) -> &'k [u8] {
         match &self.keys {
