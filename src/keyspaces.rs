@@ -14,8 +14,10 @@
 //! a table of what there is makes everything: what is read, what is shown, what is said of an unknown key.
 
 use crate::config::{parse_duration, parse_size};
-use crate::origin::keyspace::{Keys, Keyspace, WritePolicy};
+use crate::origin::budget::Budget;
+use crate::origin::keyspace::{Conflict, Keys, Keyspace, WritePolicy};
 use crate::origin::{Duty, Kind, Limits, OriginId, Target, TlsMode, pool};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An origin as configured.
@@ -35,6 +37,8 @@ pub struct Origin {
     /// Most questions on the way, all cores.
     pub concurrency_max: u32,
     connections_max: usize,
+    /// Most connections of one core that are clients' own.
+    pub private_lines_max: usize,
     queue_max: usize,
     timeout: Duration,
     slow: Duration,
@@ -71,6 +75,10 @@ pub struct KeyspaceTable {
     wait: Duration,
     attempts: u8,
     prefetch: bool,
+    memory_bytes_max: u64,
+    fetches_per_second: u32,
+    fetches_max: u32,
+    conflict: Conflict,
 }
 
 /// All that was configured of both.
@@ -100,6 +108,7 @@ impl Origin {
             papers: Papers::default(),
             concurrency_max: 64,
             connections_max: 16,
+            private_lines_max: 1024,
             queue_max: 4096,
             timeout: Duration::from_secs(1),
             slow: Duration::from_millis(500),
@@ -169,6 +178,10 @@ impl KeyspaceTable {
             wait: Duration::from_secs(3),
             attempts: 3,
             prefetch: false,
+            memory_bytes_max: 0,
+            fetches_per_second: 0,
+            fetches_max: 0,
+            conflict: Conflict::default(),
         }
     }
 }
@@ -242,6 +255,12 @@ const ORIGIN_ENTRIES: &[Entry<Origin>] = &[
         name: "connections",
         help: "most connections of one core [default: 16]",
         set: |it, text| number(&mut it.connections_max, text, 1, 1024),
+    },
+    Entry {
+        name: "private-connections",
+        help: "Redis: most connections of one core that are one client's own, for commands that wait there, watched keys and \
+               subscriptions [default: 1024]",
+        set: |it, text| number(&mut it.private_lines_max, text, 1, 65_536),
     },
     Entry {
         name: "queue",
@@ -356,7 +375,45 @@ const KEYSPACE_ENTRIES: &[Entry<KeyspaceTable>] = &[
             Ok(())
         },
     },
+    Entry {
+        name: "memory",
+        help: "about how much its items may take, all cores; what was not wanted for long goes first [default: no bound of its own]",
+        set: |it, text| {
+            it.memory_bytes_max = parse_size(text)?;
+            match it.memory_bytes_max {
+                0..MEMORY_BYTES_MIN => Err(format!("{text} is less than 64KiB")),
+                _ => Ok(()),
+            }
+        },
+    },
+    Entry {
+        name: "fetches-per-second",
+        help: "how often it may ask its origin, all cores; a second's worth at once [default: no bound]",
+        set: |it, text| number(&mut it.fetches_per_second, text, 1, 1_000_000),
+    },
+    Entry {
+        name: "concurrency",
+        help: "most fetches on their way at a time, all cores; others wait [default: that of its origin]",
+        set: |it, text| number(&mut it.fetches_max, text, 1, 65_536),
+    },
+    Entry {
+        name: "conflict",
+        help: "which of two values counts: epoch (taken in last), lww (written last), source (greater version of the origin) \
+               [default: epoch]",
+        set: |it, text| {
+            it.conflict = match text {
+                "epoch" => Conflict::Epoch,
+                "lww" => Conflict::Lww,
+                "source" => Conflict::Source,
+                _ => return Err(format!("`{text}` is none of epoch, lww, source")),
+            };
+            Ok(())
+        },
+    },
 ];
+
+/// With less a keyspace would hold next to nothing on each core.
+const MEMORY_BYTES_MIN: u64 = 64 << 10;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -515,6 +572,12 @@ impl Tables {
                 table.wait, origin.timeout
             ));
         }
+        let versions = matches!(target.map(|target| &target.kind), Some(Kind::Memcached | Kind::Postgres(_)));
+        if table.conflict == Conflict::Source && !versions {
+            return Err(
+                "conflict = \"source\" takes an origin that tells versions: memcached or PostgreSQL".into()
+            );
+        }
         let millis = |duration: Duration| duration.as_millis() as u64;
         let drop_prefix = table.drop_prefix.unwrap_or(target.is_some_and(Target::drops_prefix));
         let redis = matches!(target.map(|target| &target.kind), Some(Kind::Redis { .. }));
@@ -534,6 +597,12 @@ impl Tables {
             wait_millis_max: millis(table.wait),
             attempts_max: table.attempts,
             prefetch: table.prefetch,
+            budget: Arc::new(Budget::new(
+                table.memory_bytes_max,
+                table.fetches_per_second,
+                table.fetches_max,
+            )),
+            conflict: table.conflict,
         })
     }
 }
@@ -634,10 +703,12 @@ mod tests {
                     "true"
                 }
             }
-            "concurrency" | "connections" | "queue" | "failures" | "attempts" => "7",
+            "concurrency" | "connections" | "private-connections" | "queue" | "failures" | "attempts" => "7",
             "timeout" | "slow" | "pause" | "fresh" | "stale" | "stale-on-error" | "negative" => "700ms",
             "wait" => "7s",
-            "answer-size" | "value-size" => "7MiB",
+            "answer-size" | "value-size" | "memory" => "7MiB",
+            "fetches-per-second" => "7",
+            "conflict" => "lww",
             "write" => "invalidate",
             "origin" => "other",
             "prefix" => "b:",
@@ -673,7 +744,11 @@ mod tests {
         assert!(
             wrong(&[url, prefix, origin, ("origin", "o", "query", "select 1")])[0].1.contains("PostgreSQL")
         );
+        let by_source = wrong(&[url, prefix, origin, ("keyspace", "k", "conflict", "source")]);
+        assert!(by_source[0].1.contains("versions"), "{by_source:?}");
         let mut tables = Tables::default();
+        assert!(tables.set("keyspace", "k", "memory", "1KiB").unwrap_err().contains("64KiB"));
+        assert!(tables.set("keyspace", "k", "conflict", "first").unwrap_err().contains("none of"));
         assert!(tables.set("keyspace", "k", "stael", "1s").unwrap_err().contains("did you mean `stale`"));
         assert!(tables.set("keyspace", "k", "fresh", "1").unwrap_err().contains("no unit"));
         assert!(tables.set("origin", "a b", "url", "redis://h").unwrap_err().contains("no name"));

@@ -87,6 +87,8 @@ counters! {
     unfinished_max Gauge;
     /// Requests refused because as many did.
     unfinished_refused_total Total;
+    /// Connections whose command waits at an origin for what others do.
+    blocked_clients Gauge;
     /// Keys and prefixes that an origin said had changed.
     origin_changes_total Total;
     /// Connections open.

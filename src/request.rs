@@ -279,6 +279,8 @@ pub enum Notice {
     Line,
     /// Lines of [`crate::wire::events`], behind how many were too many.
     Events,
+    /// What its origin has to say, in the protocol that the client speaks.
+    Pushed,
 }
 
 /// What the key of an invalidation names.
@@ -529,6 +531,53 @@ pub struct Pass {
     pub replies: u32,
     /// Whether what is held of its keys is out of date afterwards.
     pub writes: bool,
+    /// Which connection it takes.
+    pub line: Line,
+}
+
+/// Which connection to the origin a command takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// The one that commands of all clients share.
+    Shared,
+    /// The client's own. A command without bytes ends it.
+    Private(Private),
+}
+
+impl Line {
+    /// Whether a command for it may be refused where too much waits for origins: not if the session counts on its coming there,
+    /// as what is kept of a connection is begun and ended by it.
+    pub fn refusable(self) -> bool {
+        match self {
+            Line::Shared => true,
+            Line::Private(how) => how.waits_millis > 0,
+        }
+    }
+}
+
+/// What a command on a client's own connection to the origin is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Private {
+    /// Milliseconds that it may wait there for what others do, beside the origin's own deadline; `u64::MAX`: as long as the
+    /// client stays.
+    pub waits_millis: u64,
+    /// Why the connection stays the client's when this command is answered.
+    pub keeps: Keeps,
+    /// Its replies are confirmations of subscriptions, which come among what is published. All of them are the reply.
+    pub confirms: bool,
+    /// It is worth nothing on any other connection than the one that was kept for what the client watches.
+    pub continues: bool,
+}
+
+/// Why a connection to the origin stays a client's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// It does not.
+    Nothing,
+    /// Keys are watched there: without it nobody knows whether they changed.
+    Watched,
+    /// Channels are subscribed to there: without it the client would miss what is published.
+    Subscribed,
 }
 
 /// What came of a request.

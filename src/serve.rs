@@ -389,6 +389,7 @@ fn sources_of(tables: &crate::keyspaces::Tables) -> anyhow::Result<io::Sources> 
                 addresses: io::Addresses::of(&target).context("the thread that looks up addresses")?,
                 target: Arc::new(target),
                 pool: origin.pool(),
+                private_lines_max: origin.private_lines_max,
                 permits: Arc::new(Permits::new(origin.concurrency_max)),
             })
         })

@@ -6,7 +6,7 @@ use foreshadow::clock::{Mono, Now, Wall};
 use foreshadow::engine::{Effect, Engine, Options, Waiter};
 use foreshadow::ids::Version;
 use foreshadow::metrics::Counters;
-use foreshadow::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
+use foreshadow::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
 use foreshadow::origin::{Found, OriginId, Reply};
 use foreshadow::request::{Answer, Expiry, Item, Lease, Outcome, Put, Request, Value, Verb};
 use foreshadow::topology::{Node, ShardMap};
@@ -264,6 +264,8 @@ fn a_hit_in_a_keyspace_that_prefetches_allocates_nothing() {
         wait_millis_max: 1000,
         attempts_max: 1,
         prefetch: true,
+        budget: Arc::default(),
+        conflict: Conflict::default(),
     };
     engine.set_keyspaces(Arc::new(Keyspaces::new(vec![keyspace])));
     let keys: Vec<Vec<u8>> = (0..200).map(|i| format!("key:{:06}", i * i).into_bytes()).collect();

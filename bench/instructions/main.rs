@@ -12,7 +12,7 @@ use foreshadow::ids::{ConnectionId, CoreId};
 use foreshadow::message::ReturnAddress;
 use foreshadow::metrics::Counters;
 use foreshadow::origin::OriginId;
-use foreshadow::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
+use foreshadow::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
 use foreshadow::request::{Answer, Expiry, Outcome, Put, Request, Value, Verb};
 use foreshadow::store;
 use foreshadow::topology::{Node, ShardMap};
@@ -212,6 +212,8 @@ fn keyspace() -> Keyspace {
         wait_millis_max: 1000,
         attempts_max: 2,
         prefetch: false,
+        budget: Arc::default(),
+        conflict: Conflict::default(),
     }
 }
 

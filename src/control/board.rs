@@ -61,6 +61,10 @@ pub struct OriginReport {
     pub tally: pool::Tally,
     /// Connections, those being made included.
     pub connections: u64,
+    /// Of these, connections that are one client's own.
+    pub private_lines: u64,
+    /// Of these, those on which a command waits for what others do.
+    pub private_waiting: u64,
     /// Questions that wait to be sent.
     pub waiting: u64,
     /// Whether it is left in peace because it failed.

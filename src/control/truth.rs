@@ -2,7 +2,7 @@
 
 use super::board::OriginReport;
 use crate::engine::KeyspaceTally;
-use crate::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
+use crate::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
 use crate::origin::pool::{LATENCY_MILLIS, Tally};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -30,6 +30,8 @@ const ORIGIN_TOTALS: &[Field<OriginReport>] = &[
 
 const ORIGIN_GAUGES: &[Field<OriginReport>] = &[
     ("connections", "Connections, those being made included.", |it| it.connections),
+    ("private_connections", "Of these, connections that are one client's own.", |it| it.private_lines),
+    ("blocked", "Commands that wait there for what others do.", |it| it.private_waiting),
     ("waiting", "Questions that wait to be sent.", |it| it.waiting),
     ("circuit_open", "Cores that leave it in peace.", |it| it.circuit_open.into()),
 ];
@@ -50,7 +52,14 @@ const KEYSPACE_TOTALS: &[Field<KeyspaceTally>] = &[
     ("passed_total", "Commands that went to the origin as they were.", |it| it.passed),
     ("retried_total", "Attempts that another took over.", |it| it.retried),
     ("failed_total", "Reads and writes that ended in a fault.", |it| it.failed),
+    ("outdated_total", "Answers of the origin that were older than one before.", |it| it.outdated),
+    ("over_budget_total", "Reads for which its rate of fetches had nothing left.", |it| it.over_budget),
+    ("evicted_total", "Items removed because it held too much.", |it| it.evicted),
+    ("unkept_total", "Values fetched and not kept because it held too much.", |it| it.unkept),
 ];
+
+const KEYSPACE_BYTES: &str = "foreshadow_keyspace_memory_bytes";
+const KEYSPACE_FETCHES: &str = "foreshadow_keyspace_fetches";
 
 /// The last reports of each core.
 #[derive(Default)]
@@ -138,6 +147,22 @@ impl Truth {
                 writeln!(text, "{name}{{keyspace=\"{}\"}} {value}", keyspace.name)?;
             }
         }
+        writeln!(
+            text,
+            "\n# HELP {KEYSPACE_BYTES} Bytes that its items take, by a sample.\n# TYPE {KEYSPACE_BYTES} gauge"
+        )?;
+        for (place, keyspace) in self.names.keyspaces.list().iter().enumerate() {
+            let bytes = self.keyspace(place, |it| it.bytes);
+            writeln!(text, "{KEYSPACE_BYTES}{{keyspace=\"{}\"}} {bytes}", keyspace.name)?;
+        }
+        writeln!(
+            text,
+            "\n# HELP {KEYSPACE_FETCHES} Fetches on their way, where their number is bounded.\n# TYPE {KEYSPACE_FETCHES} gauge"
+        )?;
+        for keyspace in self.names.keyspaces.list() {
+            let fetches = keyspace.budget.under_way();
+            writeln!(text, "{KEYSPACE_FETCHES}{{keyspace=\"{}\"}} {fetches}", keyspace.name)?;
+        }
         Ok(())
     }
 
@@ -190,6 +215,15 @@ impl Truth {
             "wait_millis_max": keyspace.wait_millis_max,
             "attempts_max": keyspace.attempts_max,
             "prefetch": keyspace.prefetch,
+            "memory_bytes_max": keyspace.budget.memory_bytes_max,
+            "fetches_per_second": keyspace.budget.fetches_per_second,
+            "concurrency": keyspace.budget.fetches_max,
+            "conflict": match keyspace.conflict {
+                Conflict::Epoch => "epoch",
+                Conflict::Lww => "lww",
+                Conflict::Source => "source",
+            },
+            "memory_bytes": self.keyspace(place, |it| it.bytes),
             "counts": counts,
             "origin": about,
         })

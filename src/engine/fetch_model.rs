@@ -8,15 +8,19 @@
 //! - a request remembers the *floor* of its key: the latest event whose effect it must see;
 //! - its reply must be of that event or later; an absence, too, must have been seen by the origin then or later;
 //! - everybody is answered exactly once.
+//!
+//! Commands that pass as they are write one key or two at a time, on the shared connection or on a client's own; between the origin's
+//! answer and the client's each key is forgotten at a moment of its own, as by cores that have other things to do.
 
 use super::through::Sabotage;
 use super::*;
 use crate::ids::{ConnectionId, CoreId};
 use crate::message::ReturnAddress;
-use crate::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
+use crate::origin::budget::Budget;
+use crate::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
 use crate::origin::pool::{Cause, Failure};
 use crate::origin::{Found as Fetched, OriginId, Reply as Told, Ticket, Validator, What};
-use crate::request::{Fetch, Named, Put, Remove};
+use crate::request::{Fetch, Keeps, Line, Named, Pass, Private, Put, Remove};
 use std::collections::{BTreeMap, HashMap};
 
 /// Histories: many short ones, which begin with nothing, and some long ones, in which much has gathered.
@@ -43,7 +47,7 @@ fn keyspace(name: &str, write: WritePolicy) -> Keyspace {
         keys: Keys::Prefix(format!("{name}:").into()),
         origin: OriginId(0),
         drop_prefix: false,
-        passes: false,
+        passes: name == "t",
         fresh_millis: 40,
         stale_millis: 20,
         stale_error_millis: 40,
@@ -53,6 +57,9 @@ fn keyspace(name: &str, write: WritePolicy) -> Keyspace {
         wait_millis_max: 60,
         attempts_max: 3,
         prefetch: true,
+        // Fetches of one keyspace wait for each other, too.
+        budget: std::sync::Arc::new(Budget::new(0, 0, if name == "i" { 2 } else { 0 })),
+        conflict: Conflict::default(),
     }
 }
 
@@ -71,6 +78,8 @@ struct Asker {
     tag_floor: u64,
     /// A write, removal or invalidation: its answer shows no value.
     writes: bool,
+    /// Keys that its command writes, which passes.
+    passed: Vec<String>,
 }
 
 struct World {
@@ -85,6 +94,10 @@ struct World {
     tag_floor: u64,
     /// At which event each value a client wrote was done by the origin.
     applied: HashMap<String, u64>,
+    /// Keys that cores are to forget for commands that passed.
+    forgets: Vec<(Passage, Box<[u8]>)>,
+    /// At which event the origin did each command that passed, by the number of who asked.
+    passed_at: HashMap<u32, u64>,
     /// The last event at which the origin said that a key is absent, and said so to us.
     absent: HashMap<String, u64>,
     answered: u64,
@@ -92,6 +105,8 @@ struct World {
     /// Questions that nobody waited for when they were asked, and readers who came to wait for one.
     guessed: u64,
     hurried: u64,
+    /// Commands that passed, wrote and were acknowledged.
+    passed: u64,
 }
 
 impl World {
@@ -116,18 +131,23 @@ impl World {
             floors: HashMap::new(),
             tag_floor: 0,
             applied: HashMap::new(),
+            forgets: Vec::new(),
+            passed_at: HashMap::new(),
             absent: HashMap::new(),
             answered: 0,
             joined: 0,
             guessed: 0,
             hurried: 0,
+            passed: 0,
         }
     }
 
     fn step(&mut self) {
         self.event += 1;
         let key = KEYS[self.dice.roll(KEYS.len() as u64) as usize].to_owned();
-        match self.dice.roll(100) {
+        match self.dice.roll(116) {
+            100..=106 => self.pass(&key),
+            107..=115 => self.forget(),
             0..=29 => {
                 let verb = if self.dice.roll(5) == 0 { Verb::Fetch(Fetch::PLAIN) } else { Verb::Get };
                 self.request(&key, b"", verb, false);
@@ -168,6 +188,47 @@ impl World {
         self.take_effects();
     }
 
+    /// A client's command passes: it writes this key, and perhaps another one, or reads it.
+    fn pass(&mut self, key: &str) {
+        if !key.starts_with("t:") {
+            return;
+        }
+        let mut keys = vec![key.to_owned()];
+        if self.dice.roll(2) == 0 {
+            keys.push(if key == "t:a" { "t:b".into() } else { "t:a".into() });
+        }
+        let mut value = Vec::new();
+        for key in &keys {
+            value.extend_from_slice(&(key.len() as u32).to_le_bytes());
+            value.extend_from_slice(key.as_bytes());
+        }
+        let key_bytes = value.len() as u32;
+        // The command names who asked.
+        value.extend_from_slice((self.next_asker + 1).to_string().as_bytes());
+        let how =
+            Private { waits_millis: u64::MAX, keeps: Keeps::Nothing, confirms: false, continues: false };
+        let line = if self.dice.roll(3) == 0 { Line::Private(how) } else { Line::Shared };
+        let writes = self.dice.roll(4) > 0;
+        let pass = Pass { protocol: 3, key_bytes, replies: 1, writes, line };
+        self.request(key, &value, Verb::Pass(pass), true);
+        if writes && let Some(asker) = self.askers.get_mut(&self.next_asker) {
+            asker.passed = keys;
+        }
+    }
+
+    /// The core that owns a key forgets it, and says so.
+    fn forget(&mut self) {
+        if self.forgets.is_empty() {
+            return;
+        }
+        let (passage, key) = self.forgets.remove(self.dice.roll(self.forgets.len() as u64) as usize);
+        let connection = ConnectionId { place: 9, generation: 0 };
+        let waiter = Waiter { core: CoreId(0), address: ReturnAddress { connection, ticket: 0 } };
+        let request = Request { key: &key, value: b"", verb: Verb::Invalidate(Named::Key) };
+        assert!(self.engine.serve(self.now, waiter, &request).is_some(), "at once");
+        self.engine.forgotten(passage);
+    }
+
     fn request(&mut self, key: &str, value: &[u8], verb: Verb, writes: bool) {
         self.next_asker += 1;
         // Three clients, so that the predictor finds something to guess.
@@ -179,6 +240,7 @@ impl World {
             floor: self.floors.get(key).copied().unwrap_or(0),
             tag_floor: self.tag_floor,
             writes,
+            passed: Vec::new(),
         };
         self.askers.insert(self.next_asker, asker);
         let request = Request { key: key.as_bytes(), value, verb };
@@ -238,6 +300,11 @@ impl World {
                 self.applied.insert(String::from_utf8(value.clone()).expect("text"), event);
                 Told::Written
             }
+            What::Command { bytes, .. } => {
+                let number = std::str::from_utf8(bytes).expect("text").parse().expect("a number");
+                self.passed_at.insert(number, event);
+                Told::Raw(b"+OK\r\n".to_vec())
+            }
             What::Remove if roll < 4 => Told::NotWritten,
             _ => Told::Written,
         };
@@ -252,7 +319,7 @@ impl World {
             let last = self.absent.entry(key.clone()).or_default();
             *last = (*last).max(event);
         }
-        if !matches!(what, What::Read { .. }) && !matches!(told, Told::Refused(_)) {
+        if !matches!(what, What::Read { .. } | What::Command { .. }) && !matches!(told, Told::Refused(_)) {
             // Acknowledged with this call: who asks afterwards must see it.
             let floor = self.floors.entry(key).or_default();
             *floor = (*floor).max(event);
@@ -282,7 +349,12 @@ impl World {
                     assert!(self.questions.contains_key(&ticket));
                     self.hurried += 1;
                 }
-                Effect::Pass { .. } | Effect::Forget { .. } => unreachable!("no keyspace here passes"),
+                Effect::Pass { ticket, ask, .. } => {
+                    let key = String::from_utf8(ask.key).expect("text");
+                    let question = Question { key, what: ask.what, done: None };
+                    assert!(self.questions.insert(ticket, question).is_none(), "a ticket was used twice");
+                }
+                Effect::Forget { passage, key } => self.forgets.push((passage, key)),
                 Effect::Answer { waiter, answer, value } => {
                     self.joined += 1;
                     self.check(waiter, answer, &value);
@@ -295,6 +367,16 @@ impl World {
         let number = waiter.address.ticket;
         let asker = self.askers.remove(&number).expect("everybody is answered once");
         self.answered += 1;
+        if !asker.passed.is_empty() && matches!(answer, Answer::Page { .. }) {
+            // Acknowledged: who asks for one of its keys from now on must see it.
+            let event = self.passed_at[&number];
+            for key in asker.passed {
+                let floor = self.floors.entry(key).or_default();
+                *floor = (*floor).max(event);
+            }
+            self.passed += 1;
+            return;
+        }
         let age = match answer {
             _ if asker.writes => return,
             Answer::Item(_) => {
@@ -326,9 +408,10 @@ impl World {
             self.event += 1;
             self.perform();
             self.deliver();
+            self.forget();
             self.engine.attend(self.now);
             self.take_effects();
-            if self.questions.is_empty() {
+            if self.questions.is_empty() && self.forgets.is_empty() {
                 break;
             }
         }
@@ -345,16 +428,17 @@ struct Histories {
 }
 
 /// Plays histories, each with dice and an engine of its own; answers how many were answered, and of these after
-/// waiting; how many fetches nobody had asked for, and how many of them (or of refreshes) somebody came to wait for.
-fn run(histories: Histories, seed: u64, sabotage: Option<Sabotage>) -> [u64; 4] {
-    let mut sums = [0; 4];
+/// waiting; how many fetches nobody had asked for, and how many of them (or of refreshes) somebody came to wait for; and how
+/// many commands passed and wrote.
+fn run(histories: Histories, seed: u64, sabotage: Option<Sabotage>) -> [u64; 5] {
+    let mut sums = [0; 5];
     for i in 0..histories.count {
         let mut world = World::new(seed.wrapping_add(i).wrapping_mul(0x9E37_79B9_7F4A_7C15), sabotage);
         for _ in 0..histories.steps {
             world.step();
         }
         world.finish();
-        let counts = [world.answered, world.joined, world.guessed, world.hurried];
+        let counts = [world.answered, world.joined, world.guessed, world.hurried, world.passed];
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
     sums
@@ -362,12 +446,13 @@ fn run(histories: Histories, seed: u64, sabotage: Option<Sabotage>) -> [u64; 4] 
 
 fn holds(histories: Histories, seed: u64) {
     let steps = histories.count * histories.steps;
-    let [answered, joined, guessed, hurried] = run(histories, seed, None);
+    let [answered, joined, guessed, hurried, passed] = run(histories, seed, None);
     assert!(
         answered > steps / 4 && joined > steps / 20,
         "{answered} answered, {joined} of them after waiting"
     );
-    assert!(guessed > steps / 300 && hurried > steps / 1000, "{guessed} guessed, {hurried} hurried");
+    assert!(guessed > steps / 300 && hurried > steps / 1500, "{guessed} guessed, {hurried} hurried");
+    assert!(passed > steps / 200, "{passed} passed and wrote");
 }
 
 #[test]
@@ -384,7 +469,14 @@ fn no_reply_of_a_million_histories_is_older_than_a_write_acknowledged_before_its
 
 #[test]
 fn the_checker_finds_mistakes_made_on_purpose() {
-    for sabotage in [Sabotage::StoreVoided, Sabotage::JoinParted, Sabotage::StoreSuspectWrite] {
+    let all = [
+        Sabotage::StoreVoided,
+        Sabotage::JoinParted,
+        Sabotage::StoreSuspectWrite,
+        Sabotage::AnswerUnforgotten,
+        Sabotage::ForgetOneOnly,
+    ];
+    for sabotage in all {
         for histories in [SHORT, LONG] {
             let found = std::panic::catch_unwind(|| run(histories, 1, Some(sabotage)));
             assert!(found.is_err(), "{sabotage:?} was not found");

@@ -116,6 +116,12 @@ impl Shards {
     /// All of them.
     pub const ALL: Shards = Shards { me: CoreId(0), owned: None };
 
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        let all = u64::from(SHARD_COUNT);
+        self.owned.as_ref().map_or(all, |owned| owned.iter().map(|word| u64::from(word.count_ones())).sum())
+    }
+
     #[inline]
     fn own(&self, key: KeyId) -> bool {
         let shard = usize::from(shard_of(key));
@@ -455,7 +461,8 @@ impl Engine {
                 && !through.writes.contains_key(key)
                 && through.flights.has_room()
         };
-        if near && often && !held.marks.hollow && idle() {
+        if near && often && !held.marks.hollow && idle() && keyspace.budget.may_guess(now) {
+            let foresight = through.foresight.as_mut().expect("looked at above");
             foresight.refreshed += 1;
             let keyspace = keyspace.clone();
             self.take_off(&keyspace, id, key, Some(held.version), Cause::Refresh);
@@ -576,6 +583,10 @@ impl Engine {
                 foresight.drops.no_room += 1;
                 return;
             }
+        }
+        if !keyspace.budget.may_guess(now.mono) {
+            foresight.drops.no_room += 1;
+            return;
         }
         foresight.predictor.issued(now.mono, id, candidate.score, candidate.reason);
         foresight.under_way += 1;

@@ -75,6 +75,10 @@ pub(super) struct Ledger {
     known: Recent<Known>,
     /// Keys whose refresh failed, and until when it is not tried again.
     resting: Recent<Mono>,
+    /// The least version that the origin may answer with, where its versions count. Outlives the item.
+    floors: Recent<Version>,
+    /// Seconds since 1970 at which clients wrote, where the time of writing counts.
+    written: Recent<u64>,
     tags: HashMap<Box<[u8]>, KeySet, KeyHasher>,
     tag_order: VecDeque<Box<[u8]>>,
     tagged: usize,
@@ -87,6 +91,8 @@ impl Ledger {
             absent: Recent::new(secret),
             known: Recent::new(secret),
             resting: Recent::new(secret),
+            floors: Recent::new(secret),
+            written: Recent::new(secret),
             tags: HashMap::with_hasher(KeyHasher::new(secret)),
             tag_order: VecDeque::new(),
             tagged: 0,
@@ -112,6 +118,25 @@ impl Ledger {
 
     pub fn rests(&self, now: Mono, key: &[u8]) -> bool {
         self.resting.get(key).is_some_and(|until| *until > now)
+    }
+
+    pub fn floor(&self, key: &[u8]) -> Option<Version> {
+        self.floors.get(key).copied()
+    }
+
+    /// Raises the least version of a key; one that is greater stays.
+    pub fn raise_floor(&mut self, key: &[u8], version: Version) {
+        if self.floor(key).is_none_or(|floor| floor < version) {
+            self.floors.insert(key, version);
+        }
+    }
+
+    pub fn written(&self, key: &[u8]) -> Option<u64> {
+        self.written.get(key).copied()
+    }
+
+    pub fn note_written(&mut self, key: &[u8], seconds: u64) {
+        self.written.insert(key, seconds);
     }
 
     pub fn let_rest(&mut self, key: &[u8], until: Mono) {

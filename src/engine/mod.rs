@@ -16,6 +16,7 @@
 //!
 //! A hit of [`Verb::Get`]: one compare for a due flush, one probe, one find; no copy, no allocation.
 
+mod budgets;
 mod count;
 mod erasures;
 mod extended;
@@ -115,6 +116,8 @@ pub struct Engine {
     scratch: Vec<u8>,
     /// The same, for a long value that is gone from the store.
     kept: Option<Shared>,
+    /// Sessions have to look whether they may go on: too much is under way. See [`Engine::begin_turn`].
+    pub strained: bool,
     /// What this core counts. The engine adds what comes of requests; the shell and the sessions add the rest.
     pub counters: Counters,
 }
@@ -167,6 +170,7 @@ impl Engine {
             landed: false,
             scratch: Vec::new(),
             kept: None,
+            strained: false,
             counters: Counters::default(),
         }
     }
@@ -402,6 +406,7 @@ impl Engine {
         }
         self.note_ends(now);
         self.kept = None;
+        self.count_keyspaces(now);
         let more = self.store.tick(now);
         self.take_departures();
         if self.scratch.capacity() > SCRATCH_KEEP_BYTES {

@@ -8,12 +8,12 @@
 //! What must hold: a write is answered only when each of its keys was invalidated since the origin did it, whatever the origin
 //! answered and even if it did not answer. So whoever asks after the answer does not see what was held before.
 
-use super::through::{Effect, Through, Way};
+use super::through::{Effect, Sabotage, Through, Way};
 use super::*;
 use crate::hash::KeyHasher;
 use crate::origin::pool::Failure;
 use crate::origin::{Ask, Reply as Told, Ticket, What};
-use crate::request::Pass;
+use crate::request::{Line, Pass};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -75,7 +75,7 @@ impl Through {
         let (keyspace, index) = (self.keyspaces[id].clone(), usize::from(id.0));
         let full = self.passages.under_way.len() >= PASSAGES_MAX
             || self.passages.bytes + value.len() > PASSAGE_BYTES_MAX;
-        if full {
+        if full && pass.line.refusable() {
             self.tally(index).failed += 1;
             return Way::Answer(Answer::Fault(Fault::Busy));
         }
@@ -90,10 +90,19 @@ impl Through {
         passages.under_way.insert(passages.next, passing);
         self.tally(index).passed += 1;
         self.tally(index).asked += 1;
-        let what = What::Command { bytes: bytes.to_vec(), replies: pass.replies };
+        let bytes = bytes.to_vec();
+        let (what, private) = match pass.line {
+            Line::Private(how) if how.confirms => {
+                (What::Subscribe { bytes, confirms: pass.replies }, Some((waiter.address.connection, how)))
+            }
+            Line::Private(how) => {
+                (What::Command { bytes, replies: pass.replies }, Some((waiter.address.connection, how)))
+            }
+            Line::Shared => (What::Command { bytes, replies: pass.replies }, None),
+        };
         let ask = Ask { key: key.unwrap_or_default().to_vec(), what };
         let protocol = pass.protocol;
-        self.effects.push_back(Effect::Pass { origin: keyspace.origin, protocol, ticket, ask });
+        self.effects.push_back(Effect::Pass { origin: keyspace.origin, protocol, ticket, ask, private });
         Way::Wait
     }
 
@@ -115,11 +124,15 @@ impl Through {
         };
         let failed = matches!(outcome.0, Answer::Fault(_));
         passing.outcome = Some(outcome);
-        passing.left = passing.keys.len();
-        let (keys, index) = (std::mem::take(&mut passing.keys), passing.keyspace);
+        let (mut keys, index) = (std::mem::take(&mut passing.keys), passing.keyspace);
+        passing.left = keys.len();
         self.tally(index).failed += u64::from(failed);
-        if keys.is_empty() {
-            return self.end_passage(number);
+        if self.sabotaged(Sabotage::ForgetOneOnly) {
+            keys.truncate(1);
+            self.passages.under_way.get_mut(&number).expect("it has a ticket").left = keys.len();
+        }
+        if keys.is_empty() || self.sabotaged(Sabotage::AnswerUnforgotten) {
+            self.end_passage(number);
         }
         let passage = Passage(number);
         self.effects.extend(keys.into_iter().map(|key| Effect::Forget { passage, key }));
@@ -144,6 +157,11 @@ impl Engine {
     pub fn passes_to(&self, key: Option<&[u8]>) -> Option<crate::origin::OriginId> {
         let keyspaces = &self.through.as_ref()?.keyspaces;
         keyspaces.passing(key).map(|id| keyspaces[id].origin)
+    }
+
+    /// Which origin has all keys and does commands about all of them as they are.
+    pub fn passes_all_to(&self) -> Option<crate::origin::OriginId> {
+        self.through.as_ref()?.keyspaces.passing_all()
     }
 
     /// A key of [`Effect::Forget`] was invalidated by the core that owns it.
@@ -173,7 +191,7 @@ mod tests {
     use crate::ids::{ConnectionId, CoreId};
     use crate::message::ReturnAddress;
     use crate::origin::OriginId;
-    use crate::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
+    use crate::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
     use crate::request::Put;
     use std::sync::Arc;
 
@@ -198,6 +216,8 @@ mod tests {
             wait_millis_max: 1000,
             attempts_max: 1,
             prefetch: false,
+            budget: Arc::default(),
+            conflict: Conflict::default(),
         }])));
         engine
     }
@@ -213,12 +233,18 @@ mod tests {
             value.extend_from_slice(&(key.len() as u32).to_le_bytes());
             value.extend_from_slice(key.as_bytes());
         }
-        let verb = Verb::Pass(Pass { protocol: 3, key_bytes: value.len() as u32, replies: 1, writes });
+        let verb = Verb::Pass(Pass {
+            protocol: 3,
+            key_bytes: value.len() as u32,
+            replies: 1,
+            writes,
+            line: Line::Shared,
+        });
         value.extend_from_slice(b"*1\r\n$1\r\nX\r\n");
         let key = keys.first().map_or(b"".as_slice(), |key| key.as_bytes());
         assert!(engine.serve(NOW, waiter(number), &Request { key, value: &value, verb }).is_none());
         match engine.poll_effect() {
-            Some(Effect::Pass { origin: OriginId(4), protocol: 3, ticket, ask }) => {
+            Some(Effect::Pass { origin: OriginId(4), protocol: 3, ticket, ask, private: None }) => {
                 let bytes = b"*1\r\n$1\r\nX\r\n".to_vec();
                 assert_eq!(ask.what, What::Command { bytes, replies: 1 });
                 ticket
@@ -272,7 +298,8 @@ mod tests {
     #[test]
     fn what_no_origin_does_is_refused() {
         let mut engine = engine();
-        let verb = Verb::Pass(Pass { protocol: 2, key_bytes: 0, replies: 1, writes: true });
+        let line = Line::Shared;
+        let verb = Verb::Pass(Pass { protocol: 2, key_bytes: 0, replies: 1, writes: true, line });
         let request = Request { key: b"other", value: b"", verb };
         let outcome = engine.serve(NOW, waiter(1), &request).expect("at once");
         assert_eq!(outcome.answer, Answer::Fault(Fault::Unsupported));

@@ -17,6 +17,7 @@
 //! 3. Writes of one key go to the origin one after the other, in the order they came.
 //! 4. A write of which nobody knows whether the origin did it (no answer) leaves nothing in the cache, and is a fault.
 
+use super::budgets::Budgets;
 use super::erasures::Erasures;
 use super::flights::{Flight, Flights, Passenger, Waiter};
 use super::foresight::{End, Foresight};
@@ -24,10 +25,11 @@ use super::ledger::{Known, Ledger};
 use super::passing::{Passage, Passages};
 use super::*;
 use crate::hash::KeyHasher;
-use crate::origin::keyspace::{Keys, Keyspace, KeyspaceId, Keyspaces, WritePolicy};
+use crate::ids::ConnectionId;
+use crate::origin::keyspace::{Conflict, Keys, Keyspace, KeyspaceId, Keyspaces, WritePolicy};
 use crate::origin::pool::{Cause, Failure};
 use crate::origin::{Ask, Found as Fetched, OriginId, Reply as Told, Ticket, What, live_millis};
-use crate::request::{Count, ExpireOnly, Named, Put, Remove, Step};
+use crate::request::{Count, ExpireOnly, Named, Private, Put, Remove, Step};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,6 +44,8 @@ const SWEEP_KEYS: usize = 256;
 /// Retries that may be made at once, and what each first attempt adds: one retry for ten fetches in the long run.
 const RETRIES_MAX: f32 = 10.0;
 const RETRIES_PER_FETCH: f32 = 0.1;
+/// Reads of a turn that may begin to wait before who has one of them lets others go on: they cost several times a hit.
+pub(super) const PARKED_PER_TURN: u64 = 128;
 
 /// What the engine wants of the world.
 #[derive(Debug)]
@@ -74,6 +78,8 @@ pub enum Effect {
         ticket: Ticket,
         /// The command.
         ask: Ask,
+        /// The client on whose own connection it is to be done, and how; `None`: on the one that all share.
+        private: Option<(ConnectionId, Private)>,
     },
     /// Invalidate a key on the core that owns it; then [`Engine::forgotten`].
     Forget {
@@ -122,6 +128,16 @@ pub struct KeyspaceTally {
     pub retried: u64,
     /// Reads and writes answered with a fault.
     pub failed: u64,
+    /// Answers that were older than one before.
+    pub outdated: u64,
+    /// Reads for which the rate of fetches had nothing left.
+    pub over_budget: u64,
+    /// Items removed because the keyspace held too much.
+    pub evicted: u64,
+    /// Values that were not kept because it did.
+    pub unkept: u64,
+    /// Bytes that it holds, by the census.
+    pub bytes: u64,
 }
 
 /// A write on its way to the origin, or behind one of the same key.
@@ -145,6 +161,7 @@ pub(super) struct Through {
     /// What fetches before anybody asks; `None` where no keyspace wants it.
     pub(super) foresight: Option<Box<Foresight>>,
     pub(super) erasures: Erasures,
+    pub(super) budgets: Budgets,
     pub(super) writes: HashMap<Box<[u8]>, VecDeque<Write>, KeyHasher>,
     /// Keys of writes on their way.
     writing: HashMap<Ticket, Box<[u8]>, KeyHasher>,
@@ -152,6 +169,9 @@ pub(super) struct Through {
     write_bytes: usize,
     next_ticket: u64,
     pub(super) effects: VecDeque<Effect>,
+    /// Reads that had to wait, and how many that were when this turn began.
+    parked: u64,
+    parked_before: u64,
     retries: Vec<f32>,
     tallies: Vec<KeyspaceTally>,
     /// Counts of keyspaces that a reload has removed.
@@ -169,6 +189,10 @@ pub(super) enum Sabotage {
     JoinParted,
     /// A write that was on its way during an invalidation is stored.
     StoreSuspectWrite,
+    /// A command that passed is answered before its keys are forgotten.
+    AnswerUnforgotten,
+    /// Of the keys of a command that passed only the first is forgotten.
+    ForgetOneOnly,
 }
 
 /// How a request goes on.
@@ -188,6 +212,10 @@ enum Why<'a> {
     Failure(Failure),
     Refused(&'a [u8]),
     Tired,
+    /// The keyspace has asked as often as it may.
+    Rate,
+    /// The origin answered with less than it had before.
+    Outdated,
 }
 
 impl Through {
@@ -199,12 +227,15 @@ impl Through {
             ledger: Ledger::new(secret),
             foresight: None,
             erasures: Erasures::default(),
+            budgets: Budgets::new(secret),
             writes: HashMap::with_hasher(KeyHasher::new(secret)),
             writing: HashMap::with_hasher(KeyHasher::new(secret)),
             write_count: 0,
             write_bytes: 0,
             next_ticket: 0,
             effects: VecDeque::new(),
+            parked: 0,
+            parked_before: 0,
             retries: Vec::new(),
             tallies: Vec::new(),
             tally_of_gone: KeyspaceTally::default(),
@@ -250,12 +281,12 @@ impl Through {
     }
 
     #[cfg(not(test))]
-    fn sabotaged(&self, _how: Sabotage) -> bool {
+    pub(super) fn sabotaged(&self, _how: Sabotage) -> bool {
         false
     }
 
     #[cfg(test)]
-    fn sabotaged(&self, how: Sabotage) -> bool {
+    pub(super) fn sabotaged(&self, how: Sabotage) -> bool {
         self.sabotage == Some(how)
     }
 
@@ -269,8 +300,13 @@ impl Through {
         cause: Cause,
     ) {
         self.tally(index).asked += 1;
+        let reads = matches!(what, What::Read { .. });
         let ask = Ask { key: keyspace.origin_key(key).to_vec(), what };
-        self.effects.push_back(Effect::Ask { origin: keyspace.origin, ticket, cause, ask });
+        let effect = Effect::Ask { origin: keyspace.origin, ticket, cause, ask };
+        match reads {
+            true => self.send_fetch(&keyspace.budget, ticket, effect),
+            false => self.effects.push_back(effect),
+        }
     }
 
     fn answer(&mut self, waiter: Waiter, answer: Answer, value: &Rc<[u8]>) {
@@ -289,6 +325,8 @@ impl Engine {
         through.tallies = vec![KeyspaceTally::default(); count];
         through.retries = vec![RETRIES_MAX; origins.unwrap_or(0)];
         let before = std::mem::replace(&mut through.keyspaces, keyspaces);
+        let owned = self.shards.count();
+        self.through_mut().set_budgets(owned);
         self.set_foresight();
         if before.list().is_empty() || before.list() == self.through_mut().keyspaces.list() {
             return;
@@ -300,7 +338,7 @@ impl Engine {
                 Keys::Prefix(prefix) => prefix.as_slice(),
                 Keys::Pattern(pattern) => pattern.split(|&byte| byte == b'*').next().unwrap_or_default(),
             };
-            if !self.through_mut().keyspaces.list().contains(keyspace) {
+            if !self.through_mut().keyspaces.list().iter().any(|other| other.fills_like(keyspace)) {
                 self.invalidate(Mono(0), prefix, Named::Prefix);
             }
         }
@@ -321,6 +359,29 @@ impl Engine {
         let through = self.through.as_ref()?;
         let flight = through.flights.of(ticket).map(|flight| &*flight.key);
         flight.or_else(|| through.writing.get(&ticket).map(|key| &**key))
+    }
+
+    /// A turn of the core begins, in which [`Engine::strained`] is this until so many reads have to wait for origins that hits
+    /// would wait for them.
+    #[inline]
+    pub fn begin_turn(&mut self, strained: bool) {
+        self.strained = strained;
+        if let Some(through) = &mut self.through {
+            through.parked_before = through.parked;
+        }
+    }
+
+    /// Reads that had to wait for an origin so far.
+    #[inline]
+    pub fn parked(&self) -> u64 {
+        self.through.as_ref().map_or(0, |through| through.parked)
+    }
+
+    /// Whether as many reads of this turn have to wait for origins as may.
+    #[inline]
+    pub fn has_parked_enough(&self) -> bool {
+        let parked = |through: &Through| through.parked - through.parked_before;
+        self.through.as_deref().is_some_and(|through| parked(through) >= PARKED_PER_TURN)
     }
 
     /// Whether there is anything that may wait for origins or be erased.
@@ -417,7 +478,8 @@ impl Engine {
         let sweeping = self.sweep_erased(now.mono);
         let through = self.through_mut();
         let due = through.flights.next_due();
-        let due = [due, self.attend_foresight(now.mono)].into_iter().flatten().min();
+        let foresight = self.attend_foresight(now.mono);
+        let due = [due, foresight, self.attend_budgets(now.mono)].into_iter().flatten().min();
         if sweeping {
             let soon = now.mono.plus_millis(TICK_BUSY_MILLIS);
             return Some(due.map_or(soon, |due| due.min(soon)));
@@ -461,7 +523,7 @@ impl Engine {
                 Way::Execute
             }
             Verb::PutAllAbsent => self.cache_only_way(now.mono, together::Pairs(value).map(|(key, _)| key)),
-            Verb::Pass(_) if !self.may_wait() => Way::Full,
+            Verb::Pass(pass) if pass.line.refusable() && !self.may_wait() => Way::Full,
             Verb::Pass(pass) => self.through_mut().pass(waiter, key, value, pass),
             Verb::Transfer(_) => self.cache_only_way(now.mono, [key, value].into_iter()),
             // About no key, or about what is held whatever an origin says.
@@ -570,9 +632,17 @@ impl Engine {
                 }
                 ticket
             }
+            None if !keyspace.budget.spend(now.mono, true) => {
+                tally.over_budget += 1;
+                let until = now.mono;
+                self.disappoint(now, key, index, &keyspace, [Passenger { waiter, verb, until }], &Why::Rate);
+                return Way::Wait;
+            }
             None => self.take_off(&keyspace, id, key, held.map(|held| held.version), Cause::Demand),
         };
         let until = now.mono.plus_millis(keyspace.wait_millis_max);
+        self.through_mut().parked += 1;
+        self.strained |= self.has_parked_enough();
         let waits = self.through_mut().flights.wait(ticket, Passenger { waiter, verb, until });
         debug_assert!(waits, "room was looked for above");
         Way::Wait
@@ -584,7 +654,8 @@ impl Engine {
         let idle = through.flights.joinable(key).is_none()
             && !through.ledger.rests(now, key)
             && may_wait
-            && through.flights.has_room();
+            && through.flights.has_room()
+            && keyspace.budget.may_guess(now);
         if idle {
             self.take_off(keyspace, id, key, Some(version), Cause::Refresh);
         }
@@ -616,6 +687,7 @@ impl Engine {
         if self.through.is_none() {
             return;
         }
+        self.through_mut().give_back(ticket);
         if self.through_mut().writing.contains_key(&ticket) {
             return self.written(now, ticket, Some(reply));
         }
@@ -633,6 +705,11 @@ impl Engine {
                 // What was unchanged is gone meanwhile: the whole value is needed after all.
                 return self.ask_again(&keyspace, index, ticket);
             }
+        }
+        if let Told::Found(found) = &reply
+            && self.is_behind(ticket, found)
+        {
+            return self.refuse_older(now, ticket);
         }
         let flight = self.through_mut().flights.land(ticket).expect("looked at above");
         let key = flight.key.clone();
@@ -681,6 +758,33 @@ impl Engine {
         }
     }
 
+    /// Whether an answer is older than what the origin has said of the key before, where its versions count.
+    fn is_behind(&mut self, ticket: Ticket, found: &Fetched) -> bool {
+        let through = self.through_mut();
+        let flight = through.flights.of(ticket).expect("callers look");
+        let floor = match flight.rules.conflict {
+            Conflict::Source => through.ledger.floor(&flight.key),
+            Conflict::Epoch | Conflict::Lww => None,
+        };
+        floor.is_some_and(|floor| found.version.is_some_and(|version| version < floor))
+    }
+
+    /// A part of the origin that lags has answered. Who waits is better served by another, or by what is held.
+    fn refuse_older(&mut self, now: Now, ticket: Ticket) {
+        let through = self.through_mut();
+        let flight = through.flights.of(ticket).expect("callers look");
+        let (index, keyspace) = (usize::from(flight.keyspace.0), flight.rules.clone());
+        through.tallies.get_mut(index).into_iter().for_each(|tally| tally.outdated += 1);
+        let flight = self.through_mut().flights.of(ticket).expect("callers look");
+        if !flight.passengers.is_empty() && flight.attempts < keyspace.attempts_max {
+            return self.ask_again(&keyspace, index, ticket);
+        }
+        let flight = self.through_mut().flights.land(ticket).expect("looked at above");
+        self.through_mut().ledger.let_rest(&flight.key, now.mono.plus_millis(REST_MILLIS));
+        self.came_of(&flight, End::Failed);
+        self.disappoint(now, &flight.key, index, &keyspace, flight.passengers, &Why::Outdated);
+    }
+
     /// A value has come.
     fn arrive(&mut self, now: Now, keyspace: &Keyspace, flight: Flight, found: Fetched) {
         let (key, index) = (flight.key.clone(), usize::from(flight.keyspace.0));
@@ -691,7 +795,17 @@ impl Engine {
             let known = through.ledger.known(&key, held.version).and_then(|known| known.origin);
             known.is_some() && found.version.is_some() && known > found.version
         });
-        if newer_held {
+        let written_later = keyspace.conflict == Conflict::Lww
+            && held.as_ref().is_some_and(|held| !held.marks.hollow)
+            && through.ledger.written(&key) > found.written_seconds.or(Some(u64::MAX));
+        if let (Conflict::Source, Some(version)) = (keyspace.conflict, found.version) {
+            through.ledger.raise_floor(&key, version);
+        }
+        if written_later {
+            // It stays until its own end, and is not asked for again with every read meanwhile.
+            through.ledger.let_rest(&key, now.mono.plus_millis(REST_MILLIS));
+        }
+        if newer_held || written_later {
             // A replica that lags answered: what is held is newer.
             self.came_of(&flight, End::Voided);
             return self.hand_out_held(now, &key, flight.passengers);
@@ -714,6 +828,7 @@ impl Engine {
                 };
                 self.store.set_unasked(flight.begun_for == Cause::Prefetch && flight.passengers.is_empty());
                 let keeps = fits && !found.unstorable && !passed(expiry, now.mono);
+                let keeps = keeps && self.has_memory_for(now.mono, index, &key, found.value.len());
                 if keeps
                     && let Answer::Stored { version, .. } =
                         self.put(now.mono, &key, &found.value, &put).answer
@@ -794,6 +909,7 @@ impl Engine {
         if self.through.is_none() {
             return;
         }
+        self.through_mut().give_back(ticket);
         if self.through_mut().writing.contains_key(&ticket) {
             return self.written(now, ticket, None);
         }
@@ -807,7 +923,9 @@ impl Engine {
         let wanted = !flight.passengers.is_empty() && flight.attempts < keyspace.attempts_max;
         // An origin that no keyspace has any more has no budget either.
         let budget = through.retries.get_mut(usize::from(keyspace.origin.0));
-        if let (true, Some(retries)) = (wanted && !hopeless, budget.filter(|retries| **retries >= 1.0)) {
+        if let (true, Some(retries)) = (wanted && !hopeless, budget.filter(|retries| **retries >= 1.0))
+            && keyspace.budget.spend(now.mono, true)
+        {
             *retries -= 1.0;
             through.tally(index).retried += 1;
             return self.ask_again(&keyspace, index, ticket);
@@ -860,6 +978,10 @@ impl Engine {
         let text: Rc<[u8]> = match why {
             Why::Failure(failure) => format!("ERR {failure}").into_bytes().into(),
             Why::Tired => Rc::from(b"ERR the origin did not answer in time".as_slice()),
+            Why::Outdated => {
+                Rc::from(b"ERR the origin answered with an older version than before".as_slice())
+            }
+            Why::Rate => Engine::rate_text(keyspace).into_bytes().into(),
             Why::Refused(text) => Rc::from(*text),
         };
         for passenger in passengers {
@@ -877,6 +999,9 @@ impl Engine {
         let id = through.keyspaces.of(key);
         let Some(id) = id.filter(|id| through.keyspaces[*id].write != WritePolicy::CacheOnly) else {
             through.part(key);
+            if id.is_some_and(|id| through.keyspaces[id].conflict == Conflict::Lww) {
+                through.ledger.note_written(key, now.wall.0 / 1000);
+            }
             return Way::Execute;
         };
         let index = usize::from(id.0);
@@ -964,6 +1089,13 @@ impl Engine {
             }
         };
         self.through_mut().part(key);
+        let ledger = &mut self.through_mut().ledger;
+        match (write.keyspace.conflict, ledger.floor(key)) {
+            (Conflict::Lww, _) => ledger.note_written(key, now.wall.0 / 1000),
+            // What it is now is greater than all that was seen.
+            (Conflict::Source, Some(floor)) => ledger.raise_floor(key, Version(floor.0 + 1)),
+            _ => {}
+        }
         let held = self.look(now.mono, probe, key, false).filter(|held| !held.marks.hollow);
         let Verb::Put(put) = write.verb else {
             self.store.remove(probe, key);
@@ -987,7 +1119,9 @@ impl Engine {
         let fits = write.value.len() <= write.keyspace.value_bytes_max;
         let mut stored = false;
         let storable = write.storable || self.through_mut().sabotaged(Sabotage::StoreSuspectWrite);
-        if write.keyspace.write == WritePolicy::Through && fits && storable {
+        // Where the origin's versions count, a value of which nobody knows the version is not kept.
+        let versioned = write.keyspace.conflict == Conflict::Source;
+        if write.keyspace.write == WritePolicy::Through && fits && storable && !versioned {
             let end = end_of(now.mono, &write.keyspace, None);
             let expiry = match put.expiry {
                 ExpiryChange::Set(Expiry::At(at)) => Expiry::At(at.min(match end {
@@ -997,7 +1131,11 @@ impl Engine {
                 _ => end,
             };
             let put = Put { expiry: ExpiryChange::Set(expiry), condition: Condition::Always, ..put };
-            let put_answer = self.put(now.mono, key, &write.value, &put).answer;
+            let keeps = self.has_memory_for(now.mono, write.index, key, write.value.len());
+            let put_answer = match keeps {
+                true => self.put(now.mono, key, &write.value, &put).answer,
+                false => Answer::Miss,
+            };
             stored = matches!(put_answer, Answer::Stored { .. });
             if stored {
                 answer = put_answer;

@@ -48,9 +48,9 @@ mod tests {
     use super::*;
     use crate::ids::{ConnectionId, CoreId};
     use crate::message::ReturnAddress;
-    use crate::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
+    use crate::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
     use crate::origin::{Found as Fetched, OriginId, Reply, Ticket};
-    use crate::request::{Pass, Put};
+    use crate::request::{Keeps, Line, Pass, Private, Put};
     use std::sync::Arc;
 
     const NOW: Now = Now { mono: Mono(1_000_000), wall: crate::clock::Wall(1) };
@@ -74,6 +74,8 @@ mod tests {
             wait_millis_max: 1000,
             attempts_max: 1,
             prefetch: false,
+            budget: Arc::default(),
+            conflict: Conflict::default(),
         };
         engine.set_keyspaces(Arc::new(Keyspaces::new(vec![rules])));
         engine
@@ -108,7 +110,8 @@ mod tests {
         let max = engine.unfinished_max();
         assert_eq!(max, UNFINISHED_MIN);
         let put = Verb::Put(Put::plain(Expiry::Never));
-        let pass = Verb::Pass(Pass { protocol: 3, key_bytes: 0, replies: 1, writes: true });
+        let pass =
+            Verb::Pass(Pass { protocol: 3, key_bytes: 0, replies: 1, writes: true, line: Line::Shared });
         // A read of its own key counts as who waits and as what is asked; one that joins it only as who waits.
         assert!(waits(&mut engine, "a", Verb::Get, b"") && waits(&mut engine, "a", Verb::Get, b""));
         assert!(waits(&mut engine, "b", put, b"v") && waits(&mut engine, "b", put, b"w"));
@@ -124,12 +127,27 @@ mod tests {
         assert!(!waits(&mut engine, "a", Verb::Get, b""), "who would join is one more, too");
         engine.refresh_gauges();
         assert_eq!((engine.counters.unfinished, engine.counters.unfinished_refused_total), (max, 4));
+        // What waits there for others is one more. What begins and ends what is kept there is not: the session counts on it.
+        let own = |waits_millis, keeps| {
+            let how = Private { waits_millis, keeps, confirms: false, continues: false };
+            Verb::Pass(Pass {
+                protocol: 3,
+                key_bytes: 0,
+                replies: 1,
+                writes: false,
+                line: Line::Private(how),
+            })
+        };
+        assert!(!waits(&mut engine, "d", own(u64::MAX, Keeps::Nothing), b"*1\r\n$1\r\nX\r\n"));
+        assert!(waits(&mut engine, "d", own(0, Keeps::Watched), b"*1\r\n$1\r\nX\r\n"));
+        engine.refresh_gauges();
+        assert_eq!((engine.counters.unfinished, engine.counters.unfinished_refused_total), (max + 1, 5));
         // What is answered makes room, for as many as it was.
         let tickets = asked(&mut engine);
         let found = Fetched { value: b"v".to_vec(), ..Fetched::default() };
         engine.answered(NOW, tickets[0], Reply::Found(found));
         engine.refresh_gauges();
-        assert_eq!(engine.counters.unfinished, 3, "two writes and a command");
+        assert_eq!(engine.counters.unfinished, 4, "two writes and two commands");
         assert!(waits(&mut engine, "d", Verb::Get, b""));
     }
 

@@ -208,6 +208,12 @@ impl Cluster {
         self.nodes.iter().find(|node| node.id == of_line(line)).map(|node| &node.place)
     }
 
+    /// The node that has a key's slot, as far as the map is known.
+    pub fn home(&self, key: &[u8]) -> Option<Place> {
+        let id = self.slots[usize::from(slot_of(key).number())];
+        (self.known && id != FIRST).then(|| self.node(id).place.clone())
+    }
+
     /// As [`Pool::connected`].
     pub fn connected(&mut self, now: Mono, line: Line) {
         self.with(now, line, |pool| pool.connected(now, line));
@@ -417,7 +423,8 @@ impl Cluster {
         !self.learning && (self.known || self.options.duty == Duty::Ask || !self.waiting.is_empty())
     }
 
-    fn learn_soon(&mut self, now: Mono) {
+    /// Has the map learned again, as soon as that may be.
+    pub fn learn_soon(&mut self, now: Mono) {
         if self.known && !self.learning {
             let soon = self.round_at.plus_millis(self.pause_millis.max(LEARN_SOON_MILLIS));
             self.learn_at = self.learn_at.min(soon.max(now));

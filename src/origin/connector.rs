@@ -68,6 +68,21 @@ impl Connector {
         }
     }
 
+    /// The node of a key, of a cluster that is known; `None`: where the origin's URL leads.
+    pub fn home(&self, key: &[u8]) -> Option<Place> {
+        match self {
+            Connector::Pool(_) => None,
+            Connector::Cluster(cluster) => cluster.home(key),
+        }
+    }
+
+    /// Somebody else came to a node that has not what was looked for: a cluster's map is learned again soon.
+    pub fn learn_soon(&mut self, now: Mono) {
+        if let Connector::Cluster(cluster) = self {
+            cluster.learn_soon(now);
+        }
+    }
+
     /// As [`Pool::proven`]. Nodes of clusters are not asked for more than their certificates.
     pub fn proven(&mut self, line: Line, certificate: &[u8]) {
         if let Connector::Pool(pool) = self {

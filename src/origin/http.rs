@@ -270,6 +270,7 @@ impl Client {
                 validator: head.validator.clone(),
                 tags: head.tags.clone(),
                 unstorable: head.unstorable,
+                written_seconds: head.modified_seconds,
                 ..Found::default()
             }),
             (304, true) => Reply::Unchanged { fresh_millis },

@@ -19,6 +19,8 @@ pub(super) struct Head {
     pub last: bool,
     /// Seconds it may be served without asking.
     pub fresh_seconds: Option<u64>,
+    /// When the value was written, in seconds since 1970.
+    pub modified_seconds: Option<u64>,
     /// Nobody may keep it.
     pub unstorable: bool,
     pub validator: Option<Validator>,
@@ -121,6 +123,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Head, Broken> {
         _ => Body::ToTheEnd,
     };
     head.last |= head.body == Body::ToTheEnd;
+    head.modified_seconds = modified.and_then(seconds_of);
     if head.validator.is_none() {
         head.validator = modified.map(|date| Validator::Modified(date.into()));
     }
@@ -218,6 +221,7 @@ mod tests {
     fn an_etag_goes_before_a_date() {
         let both = head("Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nETag: W/\"a\"\r\n");
         assert_eq!(both.validator, Some(Validator::Etag(b"W/\"a\"".as_slice().into())));
+        assert_eq!(both.modified_seconds, Some(784_111_777));
         assert_eq!(head("Surrogate-Key: a b\r\nCache-Tag: c,d\r\n").tags, [b"a", b"b", b"c", b"d"]);
     }
 

@@ -12,6 +12,7 @@
 //! with an item.
 
 use super::OriginId;
+use super::budget::Budget;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -71,6 +72,22 @@ pub struct Keyspace {
     pub attempts_max: u8,
     /// Whether keys are fetched before they are asked for.
     pub prefetch: bool,
+    /// What it may take of its origin and of the memory.
+    pub budget: Arc<Budget>,
+    /// Which of two values counts.
+    pub conflict: Conflict,
+}
+
+/// Which of two values of a key counts, where they come in an order that may not be that of their making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Conflict {
+    /// The one that the key's owner took in last.
+    #[default]
+    Epoch,
+    /// The one that was written last, by the clock, as far as that is known.
+    Lww,
+    /// The one to which the origin has given the greater version.
+    Source,
 }
 
 impl Keyspace {
@@ -78,6 +95,11 @@ impl Keyspace {
     #[inline]
     pub fn keep_millis(&self) -> u64 {
         self.stale_millis.max(self.stale_error_millis)
+    }
+
+    /// Whether it has the same keys, and what it fills means the same: all but what it may take is as with another.
+    pub fn fills_like(&self, other: &Keyspace) -> bool {
+        Keyspace { budget: other.budget.clone(), ..self.clone() } == *other
     }
 
     /// The key as the origin knows it.
@@ -175,6 +197,13 @@ impl Keyspaces {
         self.of(key).filter(|id| self[*id].passes)
     }
 
+    /// The origin that has all keys there are and does commands as they are.
+    pub fn passing_all(&self) -> Option<OriginId> {
+        let id = *self.prefixes.get(b"".as_slice())?;
+        let origin = self[id].origin;
+        self.list.iter().all(|keyspace| keyspace.passes && keyspace.origin == origin).then_some(origin)
+    }
+
     /// All, in the order of the configuration.
     pub fn list(&self) -> &[Arc<Keyspace>] {
         &self.list
@@ -229,6 +258,8 @@ mod tests {
             wait_millis_max: 1000,
             attempts_max: 2,
             prefetch: false,
+            budget: Arc::default(),
+            conflict: Conflict::default(),
         }
     }
 
@@ -274,6 +305,12 @@ mod tests {
         assert_eq!(two.passing(None), Some(KeyspaceId(1)));
         let apart = Keyspaces::new(vec![of("b:", 1, true), of("c:", 2, true)]);
         assert_eq!(apart.passing(None), None);
+        let whole = Keyspaces::new(vec![of("b:", 1, true), of("", 1, true)]);
+        assert_eq!(whole.passing_all(), Some(OriginId(1)));
+        for some in [vec![of("", 1, true), of("b:", 2, true)], vec![of("", 1, true), of("b:", 1, false)]] {
+            assert_eq!(Keyspaces::new(some).passing_all(), None);
+        }
+        assert_eq!(two.passing_all(), None, "there are others");
         let none = Keyspaces::new(vec![of("", 0, false)]);
         assert!(!none.passes() && none.passing(None).is_none());
     }

@@ -95,7 +95,7 @@ impl Client {
                 end(out, format_args!(" T{}{mark}", seconds(*live_millis)));
                 Awaited::Written
             }
-            What::Command { .. } | What::Asking(_) => {
+            What::Command { .. } | What::Subscribe { .. } | What::Asking(_) => {
                 return Some(Reply::Refused(
                     b"ERR this origin takes no commands of another protocol".to_vec(),
                 ));

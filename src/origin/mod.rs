@@ -10,11 +10,12 @@
 //! Answers are matched to questions by their order alone, as these protocols have it; so a connection on which one answer
 //! is overdue is given up whole ([`pool`]).
 //!
-//! Files: a client per protocol (`redis` with `resp_frame`, `memcached`, `http` with `http_head`, `postgres`), `target` (what
+//! Files: [`budget`] (what a keyspace may take), a client per protocol (`redis` with `resp_frame`, `memcached`, `http` with `http_head`, `postgres`), `target` (what
 //! `--origin URL` means), [`keyspace`] (which keys have which origin, and under which rules), [`pool`] (connections,
 //! deadlines, the circuit), `spare` (how much may be asked that nobody waits for), `cluster` with `slot_map` (an origin of many
-//! nodes), `connector` (one pool, or a cluster of them).
+//! nodes), `connector` (one pool, or a cluster of them), [`private`] (connections that are one client's own).
 
+pub mod budget;
 mod cluster;
 mod connector;
 mod http;
@@ -23,6 +24,7 @@ pub mod keyspace;
 mod memcached;
 pub mod pool;
 mod postgres;
+pub mod private;
 mod redis;
 mod resp_frame;
 mod slot_map;
@@ -94,6 +96,13 @@ pub enum What {
     },
     /// Any of these of a key that a node of a cluster is only about to have.
     Asking(Box<What>),
+    /// A change of subscriptions as a client of the same protocol sent it; the key is empty.
+    Subscribe {
+        /// The command's bytes.
+        bytes: Vec<u8>,
+        /// Confirmations that it brings.
+        confirms: u32,
+    },
 }
 
 impl What {
@@ -166,6 +175,8 @@ pub struct Found {
     pub validator: Option<Validator>,
     /// Tags to invalidate it by.
     pub tags: Vec<Vec<u8>>,
+    /// When it was written, in seconds since 1970, if the origin says so.
+    pub written_seconds: Option<u64>,
     /// The origin asks that nobody keeps it: it is handed to those who wait and not stored.
     pub unstorable: bool,
 }
@@ -179,6 +190,8 @@ pub enum Heard {
     Changed(Vec<u8>),
     /// Any key may have changed.
     AllChanged,
+    /// Something for the client whose own connection it is, in the protocol's own bytes.
+    Pushed(Vec<u8>),
 }
 
 /// Why a connection is of no more use.

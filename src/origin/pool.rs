@@ -19,6 +19,7 @@
 use super::spare::Spare;
 use super::{Ask, Broken, Client, Duty, Heard, Limits, Reply, Target, Ticket};
 use crate::clock::Mono;
+use crate::ids::ConnectionId;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -134,6 +135,9 @@ pub enum Failure {
     /// Too many questions wait already.
     #[error("too many questions wait for the origin")]
     QueueFull,
+    /// Too many clients have a connection of their own there already.
+    #[error("too many clients have a connection of their own to the origin")]
+    Crowded,
 }
 
 /// What a pool has to say.
@@ -147,6 +151,10 @@ pub enum Told {
     Changed(Vec<u8>),
     /// Any key may have: the origin said so, or could not have told us for a while.
     AllChanged,
+    /// Something for the client whose own connection it came by.
+    Pushed(ConnectionId, Vec<u8>),
+    /// A client's own connection has ended by which things were to come that nobody can make up for.
+    Lost(ConnectionId),
 }
 
 /// What a pool wants done.
@@ -539,6 +547,8 @@ impl Pool {
             let told = match heard {
                 Heard::Changed(key) => Told::Changed(key),
                 Heard::AllChanged => Told::AllChanged,
+                // Only a connection that is one client's own listens to these.
+                Heard::Pushed(_) => continue,
                 Heard::Answer(ticket, reply) => {
                     let connection =
                         self.connections.iter_mut().find(|it| it.line == line).expect("it spoke just now");

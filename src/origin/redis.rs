@@ -17,9 +17,11 @@ use std::sync::Arc;
 /// Questions on the way on one connection.
 const PIPELINE_MAX: usize = 64;
 /// What is said instead of a redirection that nobody follows.
-const ONE_NODE_ONLY: &[u8] =
+pub(super) const ONE_NODE_ONLY: &[u8] =
     b"ERR this goes to one node of the origin's cluster only, and the key is at another";
 const UNSAID_CLUSTER: &[u8] = b"ERR the origin is a Redis Cluster: say ?cluster=on in its URL";
+/// Bytes of confirmations, and of one long message more.
+const CONFIRMS_BYTES_MAX: usize = 4 << 20;
 
 /// One connection's conversation.
 pub struct Client {
@@ -34,6 +36,8 @@ pub struct Client {
     awaited: VecDeque<(Ticket, Awaited)>,
     /// Whoever asks follows redirections, so that they are handed on.
     follows: bool,
+    /// It is one client's own: what is pushed is for that client.
+    private: bool,
 }
 
 /// What a reply will mean.
@@ -56,6 +60,11 @@ enum Awaited {
     },
     /// `ASKING`: what matters is the answer behind it.
     Asking,
+    /// Confirmations of subscriptions still to come, and what came so far.
+    Confirms {
+        left: u32,
+        frames: Vec<u8>,
+    },
 }
 
 impl Client {
@@ -70,11 +79,17 @@ impl Client {
             begun: false,
             awaited: VecDeque::new(),
             follows: false,
+            private: false,
         }
     }
 
     pub(super) fn follow(&mut self) {
         self.follows = true;
+    }
+
+    /// As `new`, for a connection that is one client's own.
+    pub(super) fn new_private(target: Arc<Target>, limits: Limits, protocol: u8) -> Client {
+        Client { private: true, ..Client::new(target, limits, Duty::Pass { protocol }) }
     }
 
     pub(super) fn begin(&mut self, out: &mut Vec<u8>) {
@@ -173,6 +188,10 @@ impl Client {
                 Awaited::Raw { before: replies.saturating_sub(1), moved: None }
             }
             What::Asking(_) => unreachable!("questions are redirected one step at a time"),
+            What::Subscribe { bytes, confirms } => {
+                out.extend_from_slice(bytes);
+                Awaited::Confirms { left: (*confirms).max(1), frames: Vec::new() }
+            }
         };
         if asking {
             let said = out.split_off(begin);
@@ -206,8 +225,16 @@ impl Client {
     /// Takes in a whole frame.
     fn hear(&mut self, frame: &[u8], heard: &mut Vec<Heard>) -> Result<(), Broken> {
         let (first, rest) = part(frame).ok_or(Broken::Protocol("a value"))?;
-        if let Part::Push(_) = first {
-            return changes(rest, heard);
+        match first {
+            Part::Push(_) if self.private => return self.overhear(frame, rest, heard),
+            Part::Push(_) => return changes(rest, heard),
+            // RESP2 has no pushes: an array is one where no reply is awaited, and where what is awaited are confirmations.
+            Part::Many(_) if self.private && self.duty == (Duty::Pass { protocol: 2 }) => {
+                if matches!(self.awaited.front(), None | Some((_, Awaited::Confirms { .. }))) {
+                    return self.overhear(frame, rest, heard);
+                }
+            }
+            _ => {}
         }
         if self.greetings > 0 {
             self.greetings -= 1;
@@ -257,6 +284,7 @@ impl Client {
                 1.. => Reply::Found(Found { fresh_millis: Some(life as u64), ..found }),
             },
             (Awaited::Life(reply), _) => reply,
+            (Awaited::Confirms { .. }, Part::Error(_)) => Reply::Raw(frame.to_vec()),
             (_, Part::Error(text)) => refusal(text),
             (Awaited::Stored, Part::Null) => Reply::NotWritten,
             (Awaited::Stored, Part::Text(_)) => Reply::Written,
@@ -279,6 +307,29 @@ impl Client {
             (true, _) => Reply::Refused(UNSAID_CLUSTER.to_vec()),
         };
         heard.push(Heard::Answer(ticket, reply));
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Takes in what is pushed to the client whose own connection this is: the confirmations that it awaits, with what is
+    /// published between them, are its reply, all else it is handed as it comes.
+    fn overhear(&mut self, frame: &[u8], inside: &[u8], heard: &mut Vec<Heard>) -> Result<(), Broken> {
+        let bad = Broken::Protocol("a push");
+        let (Part::Bulk(kind) | Part::Text(kind), _) = part(inside).ok_or(bad)? else { return Err(bad) };
+        let Some((ticket, Awaited::Confirms { left, frames })) = self.awaited.front_mut() else {
+            heard.push(Heard::Pushed(frame.to_vec()));
+            return Ok(());
+        };
+        if frames.len() + frame.len() > self.limits.value_bytes_max.saturating_add(CONFIRMS_BYTES_MAX) {
+            return Err(Broken::TooLarge("what comes between confirmations"));
+        }
+        frames.extend_from_slice(frame);
+        *left -= u32::from(kind.ends_with(b"subscribe"));
+        if *left == 0 {
+            heard.push(Heard::Answer(*ticket, Reply::Raw(std::mem::take(frames))));
+            self.awaited.pop_front();
+        }
         Ok(())
     }
 }

@@ -107,6 +107,11 @@ pub trait Backend {
         None
     }
 
+    /// Which origin has all keys, and does commands about all of them as they are.
+    fn passes_all_to(&self) -> Option<u16> {
+        None
+    }
+
     /// The session as somebody who is told of changes; `None`: nobody can be told here.
     fn observer(&self) -> Option<Observer> {
         None

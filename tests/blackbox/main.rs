@@ -18,6 +18,7 @@ mod origins;
 mod origins_tls;
 mod passing;
 mod prefetch;
+mod private_lines;
 mod record;
 mod redis_rs;
 mod settings;

@@ -489,7 +489,8 @@ fn an_origin_by_tls_must_prove_who_it_is_and_sees_who_we_are() {
         client.write_all(&resp(&["GET", "k7"])).expect("sent");
         let mut reply = [0; 8];
         client.read_exact(&mut reply).expect("answered");
-        assert_eq!(&reply, b"-ERR TLS", "{host} {ca} {own}");
+        // Whom it takes for a stranger it may tell so, or leave.
+        assert!(&reply == b"-ERR TLS" || !own && &reply == b"-ERR the", "{host} {ca} {own}");
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::clock::Wall;
 use crate::hash::slot_of;
 use crate::message::ReturnAddress;
-use crate::origin::keyspace::{Keys, Keyspace, Keyspaces, WritePolicy};
+use crate::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
 use crate::origin::pool::Failure;
 use crate::origin::{Found as Fetched, OriginId, Reply as Told, Ticket};
 use crate::request::{Named, Put};
@@ -29,6 +29,8 @@ fn keyspace() -> Keyspace {
         wait_millis_max: 1000,
         attempts_max: 3,
         prefetch: false,
+        budget: Arc::default(),
+        conflict: Conflict::default(),
     }
 }
 

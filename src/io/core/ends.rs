@@ -3,7 +3,7 @@
 use super::Core;
 use super::receive::give_up_long;
 use super::works::asker;
-use crate::clock::Now;
+use crate::clock::{Mono, Now};
 use crate::ids::ConnectionId;
 use crate::io::connection::Receiving;
 use crate::io::time;
@@ -18,6 +18,10 @@ impl Core {
             // Its buffers go as soon as the kernel is done with them; from now on they count against nobody.
             self.buffer_bytes = self.buffer_bytes.saturating_sub(connection.counted_bytes as u64);
             connection.counted_bytes = 0;
+            if self.origins.leave(id) {
+                // What that brings about is seen to in the next turn.
+                self.due.origins = Some(Mono(0));
+            }
             if connection.receiving != Receiving::Off || connection.in_flight {
                 // Completes what is armed. A socket that is closed already has nothing to shut down.
                 let _ = connection.socket.shutdown(std::net::Shutdown::Both);

@@ -77,7 +77,10 @@ impl Core {
         // What is guarded is done in one go, whatever it brings.
         let mut guarded = false;
         while let Some((i, (address, request))) = requests.next() {
-            if !guarded && !self.works.mesh.has_return_room(from) {
+            let engine = &self.works.engine;
+            // What waits for origins costs several times a hit: with so much of it the rest has the next turn.
+            let spent = engine.strained && engine.has_parked_enough();
+            if !guarded && (spent || !self.works.mesh.has_return_room(from)) {
                 return false;
             }
             if i.is_multiple_of(APPROACH_MAX) {

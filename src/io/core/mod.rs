@@ -368,6 +368,7 @@ impl Core {
     /// One turn; answers whether anything happened.
     fn turn(&mut self, now: Now) -> bool {
         self.works.engine.counters.turns_total += 1;
+        self.works.engine.begin_turn(self.works.tight);
         let mut completions = std::mem::take(&mut self.completions);
         let left_over = completions.len();
         self.ring.take(&mut completions);

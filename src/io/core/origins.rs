@@ -21,8 +21,9 @@ use crate::io::trust;
 use crate::message::ReturnAddress;
 use crate::origin::keyspace::{Keys, Keyspaces};
 use crate::origin::pool::{Action, Cause, Line, Permits, Told};
-use crate::origin::{Connector, Reply, SSL_REQUEST, TLS_FOLLOWS, TLS_REFUSED, Target, Ticket};
-use crate::request::{Named, Outcome, Request, Value, Verb};
+use crate::origin::private::{self, PrivateLines};
+use crate::origin::{Connector, Place, Reply, SSL_REQUEST, TLS_FOLLOWS, TLS_REFUSED, Target, Ticket};
+use crate::request::{Named, Notice, Outcome, Request, Value, Verb};
 use crate::store::shard_of;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::net::SocketAddr;
@@ -40,6 +41,8 @@ pub struct OriginOptions {
     pub target: Arc<Target>,
     /// Bounds of each core's pool.
     pub pool: crate::origin::pool::Options,
+    /// Most connections of one core that are clients' own.
+    pub private_lines_max: usize,
     /// What may be on the way, all cores.
     pub permits: Arc<Permits>,
     /// Its addresses.
@@ -120,6 +123,8 @@ pub(super) struct Origins {
     origin_of: Vec<usize>,
     /// Of each origin, where its pools for commands begin.
     passing_at: Vec<Option<usize>>,
+    /// Of each origin that clients' commands may go to, the connections that are clients' own.
+    private: Vec<Option<PrivateLines>>,
     places: Vec<(u32, Option<Box<Link>>)>,
     free: Vec<u32>,
     /// Links with output that is not on its way.
@@ -151,6 +156,8 @@ const SLOW_KEY_BYTES: usize = 64;
 /// Where answers go that nobody waits for.
 const NOBODY: ReturnAddress =
     ReturnAddress { connection: ConnectionId { place: u32::MAX, generation: 0 }, ticket: 0 };
+/// From here on a number of a pool is that of an origin whose private lines are meant.
+const PRIVATE: usize = 1 << 20;
 /// The connection of answers for which a command waits that went to an origin; the ticket names it.
 pub(super) const PASSAGES: ConnectionId = ConnectionId { place: u32::MAX, generation: 1 };
 
@@ -165,6 +172,18 @@ impl Origins {
         }));
         let mut origin_of: Vec<usize> = (0..pools.len()).collect();
         let mut passing_at = vec![None; pools.len()];
+        let private = sources.origins.iter().map(|origin| {
+            let redis = matches!(origin.target.kind, crate::origin::Kind::Redis { .. });
+            redis.then(|| {
+                let options = private::Options {
+                    lines_max: origin.private_lines_max,
+                    timeout_millis: origin.pool.timeout_millis,
+                    limits: origin.pool.limits,
+                };
+                PrivateLines::new(origin.target.clone(), options)
+            })
+        });
+        let private = private.collect();
         for (place, origin) in sources.origins.iter().enumerate() {
             if !matches!(origin.target.kind, crate::origin::Kind::Redis { .. }) {
                 continue;
@@ -188,6 +207,7 @@ impl Origins {
             pools,
             origin_of,
             passing_at,
+            private,
             sources,
             places: Vec::new(),
             free: Vec::new(),
@@ -209,7 +229,110 @@ impl Origins {
             report.circuit_open |= pool.circuit_open();
             report.spare_rate = report.spare_rate.max(pool.spare_rate());
         }
+        for (report, private) in reports.iter_mut().zip(&self.private) {
+            let Some(private) = private else { continue };
+            report.tally.add(&private.tally);
+            report.connections += private.count() as u64;
+            report.private_lines = private.count() as u64;
+            report.private_waiting = private.waiting_count() as u64;
+        }
         reports
+    }
+
+    /// Commands that wait at origins for what others do.
+    pub(super) fn waiting_count(&self) -> usize {
+        self.private.iter().flatten().map(PrivateLines::waiting_count).sum()
+    }
+
+    /// Whether a command of this client waits at an origin for what others do.
+    pub(super) fn waits(&self, client: ConnectionId) -> bool {
+        self.private.iter().flatten().any(|private| !private.is_empty() && private.waits(client))
+    }
+
+    /// A client has gone; says whether anything is to be done because of that.
+    pub(super) fn leave(&mut self, client: ConnectionId) -> bool {
+        let mut any = false;
+        for private in self.private.iter_mut().flatten().filter(|private| !private.is_empty()) {
+            any |= private.leave(client);
+        }
+        any
+    }
+
+    fn is_private(pool: usize) -> bool {
+        pool >= PRIVATE
+    }
+
+    /// The private lines that a number of a pool means.
+    fn private_of(&mut self, pool: usize) -> &mut PrivateLines {
+        self.private[pool - PRIVATE].as_mut().expect("only origins that have private lines are named so")
+    }
+
+    /// The origin of a pool.
+    fn origin_of(&self, pool: usize) -> usize {
+        if Self::is_private(pool) { pool - PRIVATE } else { self.origin_of[pool] }
+    }
+
+    fn tell_connected(&mut self, now: Mono, pool: usize, line: Line) {
+        match Self::is_private(pool) {
+            true => self.private_of(pool).connected(now, line),
+            false => self.pools[pool].connected(now, line),
+        }
+    }
+
+    /// Private lines ask nothing of a certificate beyond its being the right one: that PostgreSQL's password is bound to it is
+    /// the pool's affair.
+    fn tell_proven(&mut self, pool: usize, line: Line, certificate: &[u8]) {
+        if !Self::is_private(pool) {
+            self.pools[pool].proven(line, certificate);
+        }
+    }
+
+    fn tell_received(&mut self, now: Mono, pool: usize, line: Line, bytes: &[u8]) {
+        match Self::is_private(pool) {
+            true => {
+                self.private_of(pool).received(now, line, bytes);
+                self.mind_astray(now, pool);
+            }
+            false => self.pools[pool].received(now, line, bytes),
+        }
+    }
+
+    fn tell_closed(&mut self, now: Mono, pool: usize, line: Line) {
+        match Self::is_private(pool) {
+            true => {
+                self.private_of(pool).closed(line);
+                self.mind_astray(now, pool);
+            }
+            false => self.pools[pool].closed(now, line),
+        }
+    }
+
+    fn tell_refused(&mut self, now: Mono, pool: usize, line: Line) {
+        match Self::is_private(pool) {
+            true => self.tell_closed(now, pool, line),
+            false => self.pools[pool].refused(now, line),
+        }
+    }
+
+    /// Has the nodes of a cluster learned again when private lines led to a wrong one, or to one that is gone.
+    fn mind_astray(&mut self, now: Mono, pool: usize) {
+        if self.private_of(pool).take_astray() {
+            let origin = self.origin_of(pool);
+            self.pools[origin].learn_soon(now);
+        }
+    }
+
+    /// The pool with which what is noted of a number is kept.
+    fn pool_of(&self, pool: usize) -> usize {
+        if Self::is_private(pool) { self.origin_of(pool) } else { pool }
+    }
+
+    /// Where a connection is to lead; `None`: where the origin's URL does.
+    fn place(&self, pool: usize, line: Line) -> Option<&Place> {
+        match Self::is_private(pool) {
+            true => self.private[pool - PRIVATE].as_ref()?.place(line),
+            false => self.pools[pool].place(line),
+        }
     }
 
     /// The keyspaces.
@@ -223,14 +346,18 @@ impl Origins {
     }
 
     fn by_line(&mut self, origin: usize, line: Line) -> Option<&mut Link> {
+        if Self::is_private(origin) {
+            let id = self.private_of(origin).socket(line)?;
+            return self.of(id).filter(|link| !link.dying);
+        }
         let links = self.places.iter_mut().filter_map(|(_, link)| link.as_deref_mut());
         links.into_iter().find(|link| link.origin == origin && link.line == line && !link.dying)
     }
 
     /// Makes a socket and has it connected; `None` if it cannot even be made.
     fn connect(&mut self, ring: &mut Ring, origin: usize, line: Line) -> Option<()> {
-        let addresses = &self.sources.origins[self.origin_of[origin]].addresses;
-        let place = self.pools[origin].place(line);
+        let addresses = &self.sources.origins[self.origin_of(origin)].addresses;
+        let place = self.place(origin, line);
         let address = match place.and_then(|place| Some(SocketAddr::new(place.ip?, place.port))) {
             Some(address) => address,
             None => {
@@ -264,6 +391,9 @@ impl Origins {
             asked: false,
             dying: false,
         }));
+        if Self::is_private(origin) {
+            self.private_of(origin).bind(line, id);
+        }
         Some(())
     }
 
@@ -312,7 +442,8 @@ impl Origins {
     }
 
     fn next_due(&self, now: Mono) -> Option<Mono> {
-        self.pools.iter().filter_map(|pool| pool.next_due(now)).min()
+        let private = self.private.iter().flatten().filter_map(PrivateLines::next_due);
+        self.pools.iter().filter_map(|pool| pool.next_due(now)).chain(private).min()
     }
 }
 
@@ -327,6 +458,12 @@ impl Core {
                 pool.tick(now.mono);
             }
         }
+        for origin in 0..self.origins.private.len() {
+            if let Some(private) = &mut self.origins.private[origin] {
+                private.tick(now.mono);
+                self.origins.mind_astray(now.mono, PRIVATE + origin);
+            }
+        }
         let mut due = self.works.engine.attend(now);
         self.prefetch(now);
         loop {
@@ -339,6 +476,13 @@ impl Core {
                 while let Some(action) = self.origins.pools[origin].poll() {
                     any = true;
                     self.take_action(now, origin, action);
+                }
+            }
+            for origin in 0..self.origins.private.len() {
+                let next = |private: &mut Option<PrivateLines>| private.as_mut()?.poll();
+                while let Some(action) = next(&mut self.origins.private[origin]) {
+                    any = true;
+                    self.take_action(now, PRIVATE + origin, action);
                 }
             }
             if !any {
@@ -397,7 +541,13 @@ impl Core {
             Effect::Hurry { origin, ticket } => {
                 self.origins.pools[usize::from(origin.0)].hurry(now.mono, ticket);
             }
-            Effect::Pass { origin, protocol, ticket, ask } => {
+            Effect::Pass { origin, protocol, ticket, ask, private: Some((client, how)) } => {
+                let origin = usize::from(origin.0);
+                let place = self.origins.pools[origin].home(&ask.key);
+                let private = self.origins.private_of(PRIVATE + origin);
+                private.ask(now.mono, client, protocol, ticket, ask, how, place);
+            }
+            Effect::Pass { origin, protocol, ticket, ask, private: None } => {
                 let first = self.origins.passing_at[usize::from(origin.0)];
                 let first = first.expect("keyspaces that pass have an origin with pools for it");
                 let pool = &mut self.origins.pools[first + usize::from(protocol == 3)];
@@ -432,7 +582,7 @@ impl Core {
         match action {
             Action::Connect(line) => {
                 if self.origins.connect(&mut self.ring, origin, line).is_none() {
-                    self.origins.pools[origin].closed(now.mono, line);
+                    self.origins.tell_closed(now.mono, origin, line);
                 }
             }
             Action::Send(line) => {
@@ -442,8 +592,11 @@ impl Core {
                 }
             }
             Action::Close(line) => {
-                if let Some(link) = self.origins.by_line(origin, line) {
-                    let id = link.id;
+                let id = match Origins::is_private(origin) {
+                    true => self.origins.private_of(origin).unbind(line),
+                    false => self.origins.by_line(origin, line).map(|link| link.id),
+                };
+                if let Some(id) = id {
                     self.origins.drop_link(&mut self.ring, id);
                 }
             }
@@ -459,6 +612,14 @@ impl Core {
                 works.engine.answered(now, ticket, reply);
             }
             Action::Tell(Told::Failed(ticket, why)) => self.works.engine.failed(now, ticket, why),
+            Action::Tell(Told::Pushed(client, frame)) => self.notify(now, client, Notice::Pushed, &frame),
+            Action::Tell(Told::Lost(client)) => {
+                if let Some(connection) = self.table.of(client) {
+                    connection.closing = true;
+                    self.works.engine.counters.connections_dropped_total += 1;
+                    self.settle(now, client);
+                }
+            }
             Action::Tell(Told::Changed(key)) => {
                 let sources = self.origins.sources.clone();
                 let all = sources.keyspaces.list().iter();
@@ -533,8 +694,11 @@ impl Core {
                 continue;
             }
             let (origin, line) = (link.origin, link.line);
-            let Some(output) = self.origins.pools[origin].output(line) else { continue };
-            let output = std::mem::take(output);
+            let output = match Origins::is_private(origin) {
+                true => self.origins.private_of(origin).output(line),
+                false => self.origins.pools[origin].output(line),
+            };
+            let Some(output) = output.map(std::mem::take) else { continue };
             let link = self.origins.of(id).expect("looked at above");
             link.sent = 0;
             match &mut link.channel {
@@ -572,14 +736,14 @@ impl Core {
         }
         if completion.result < 0 {
             self.origins.drop_link(&mut self.ring, id);
-            self.origins.pools[origin].closed(now.mono, line);
+            self.origins.tell_closed(now.mono, origin, line);
             return;
         }
         link.receiving = true;
         self.ring.receive_from_origin(link.socket.as_raw_fd(), id);
-        let tls = self.origins.sources.origins[self.origins.origin_of[origin]].tls.clone();
+        let tls = self.origins.sources.origins[self.origins.origin_of(origin)].tls.clone();
         match tls {
-            None => self.origins.pools[origin].connected(now.mono, line),
+            None => self.origins.tell_connected(now.mono, origin, line),
             Some(tls) if tls.opening == Opening::AtOnce => self.begin_tls(now, id, tls),
             Some(_) => {
                 let link = self.origins.of(id).expect("looked at above");
@@ -593,7 +757,7 @@ impl Core {
     fn begin_tls(&mut self, now: Now, id: ConnectionId, tls: OriginTls) {
         let link = self.origins.of(id).expect("callers look");
         let (origin, line) = (link.origin, link.line);
-        let own_name = self.origins.pools[origin].place(line).and_then(|place| place.name.clone());
+        let own_name = self.origins.place(origin, line).and_then(|place| place.name.clone());
         let own_name =
             own_name.and_then(|name| rustls::pki_types::ServerName::try_from(name.to_string()).ok());
         match Channel::client(tls.config, own_name.unwrap_or(tls.name)) {
@@ -612,12 +776,12 @@ impl Core {
         let link = self.origins.of(id).expect("callers look");
         link.asked = false;
         let (origin, line) = (link.origin, link.line);
-        let tls = self.origins.sources.origins[self.origins.origin_of[origin]].tls.clone();
+        let tls = self.origins.sources.origins[self.origins.origin_of(origin)].tls.clone();
         let tls = tls.expect("only who has TLS asks");
         let clear = tls.opening == Opening::Asked { clear: true };
         match self.buffers.piece(buffer, len) {
             [TLS_FOLLOWS] => self.begin_tls(now, id, tls),
-            [TLS_REFUSED] if clear => self.origins.pools[origin].connected(now.mono, line),
+            [TLS_REFUSED] if clear => self.origins.tell_connected(now.mono, origin, line),
             [TLS_REFUSED] => {
                 let why = "the origin has no TLS: turn `ssl` on there, or say sslmode=disable in its url";
                 self.refuse_origin(now, id, why.into());
@@ -638,7 +802,7 @@ impl Core {
         }
         let (origin, line) = (link.origin, link.line);
         let Some(mut channel) = link.channel.take() else {
-            return self.origins.pools[origin].received(now.mono, line, self.buffers.piece(buffer, len));
+            return self.origins.tell_received(now.mono, origin, line, self.buffers.piece(buffer, len));
         };
         let mut plain = Vec::new();
         let opened =
@@ -647,7 +811,7 @@ impl Core {
         let link = self.origins.of(id).expect("looked at above");
         let announces = ready && !link.announced;
         if let (true, Some(certificate)) = (announces, channel.peer_certificate()) {
-            self.origins.pools[origin].proven(line, certificate);
+            self.origins.tell_proven(origin, line, certificate);
         }
         let link = self.origins.of(id).expect("looked at above");
         link.channel = Some(channel);
@@ -655,18 +819,18 @@ impl Core {
         if says {
             self.origins.dirty.push(id);
         }
-        let pool = &mut self.origins.pools[origin];
         if announces {
-            pool.connected(now.mono, line);
-            self.origins.last_tls[origin] = None;
+            self.origins.tell_connected(now.mono, origin, line);
+            let pool = self.origins.pool_of(origin);
+            self.origins.last_tls[pool] = None;
         }
         if !plain.is_empty() {
-            pool.received(now.mono, line, &plain);
+            self.origins.tell_received(now.mono, origin, line, &plain);
         }
         match opened {
             Err(why) => self.refuse_origin(now, id, trust::reason(&why)),
             Ok(()) if over => {
-                pool.closed(now.mono, line);
+                self.origins.tell_closed(now.mono, origin, line);
                 self.origins.drop_link(&mut self.ring, id);
             }
             Ok(()) => {}
@@ -677,13 +841,15 @@ impl Core {
     fn refuse_origin(&mut self, now: Now, id: ConnectionId, why: String) {
         let Some(link) = self.origins.of(id) else { return };
         let (origin, line) = (link.origin, link.line);
+        // That of a private line is told with those of the pool that asks.
+        let pool = self.origins.pool_of(origin);
         // Once for each reason: what follows from it is no news.
-        if self.origins.last_tls[origin].as_ref() != Some(&why) {
-            let name = &self.origins.sources.origins[self.origins.origin_of[origin]].name;
+        if self.origins.last_tls[pool].as_ref() != Some(&why) {
+            let name = &self.origins.sources.origins[self.origins.origin_of(origin)].name;
             tracing::warn!(origin = name, why, "TLS with an origin does not come about");
-            self.origins.last_tls[origin] = Some(why);
+            self.origins.last_tls[pool] = Some(why);
         }
-        self.origins.pools[origin].refused(now.mono, line);
+        self.origins.tell_refused(now.mono, origin, line);
         self.origins.drop_link(&mut self.ring, id);
     }
 
@@ -710,7 +876,7 @@ impl Core {
             self.works.engine.counters.buffers_exhausted_total += 1;
             self.origins.rearm.push(id);
         } else if !dying {
-            self.origins.pools[origin].closed(now.mono, line);
+            self.origins.tell_closed(now.mono, origin, line);
             self.origins.drop_link(&mut self.ring, id);
         }
         if dying {
@@ -735,7 +901,7 @@ impl Core {
             return self.origins.drop_link(&mut self.ring, id);
         }
         if completion.result <= 0 {
-            self.origins.pools[origin].closed(now.mono, line);
+            self.origins.tell_closed(now.mono, origin, line);
             return self.origins.drop_link(&mut self.ring, id);
         }
         // What was said meanwhile follows.

@@ -146,6 +146,11 @@ impl Core {
             self.kill(id);
             return;
         }
+        if connection.ended && self.origins.waits(id) {
+            // Nobody is left for whom the origin would have to wait.
+            self.kill(id);
+            return;
+        }
         let output = connection.has_output();
         if output && !connection.in_flight && !connection.dirty {
             connection.dirty = true;
@@ -206,6 +211,7 @@ impl Core {
             (self.buffer_bytes + bytes as u64).saturating_sub(connection.counted_bytes as u64);
         connection.counted_bytes = bytes;
         self.works.tight = self.buffer_bytes > self.options.buffer_bytes_max / 3;
+        self.works.engine.strained |= self.works.tight;
         if self.buffer_bytes.abs_diff(self.lent_bytes) > LENT_STEP_BYTES {
             self.lent_bytes = self.buffer_bytes;
             self.works.engine.lend(self.lent_bytes);
@@ -450,6 +456,7 @@ pub(super) fn serve_from(
     let node = works.node.clone();
     let before = works.engine.counters.commands_total;
     works.lend_buffer(connection.session.output());
+    let parked_before = works.engine.parked();
     let mut long = if piece.is_none() { connection.long.take() } else { None };
     let was_long = long.is_some();
     let mut desk = Desk {
@@ -457,6 +464,7 @@ pub(super) fn serve_from(
         now,
         connection: connection.id,
         commands_before: before,
+        parked_before,
         incoming: long.as_ref().map(|long| &long.incoming),
         fate: long.as_ref().map_or(Fate::Unused, |long| long.fate),
     };
@@ -502,7 +510,9 @@ pub(super) fn serve_from(
         Next::Blocked => {
             // Blocked by others' requests alone, nothing of its own would ever unblock it: then it asks every turn.
             let own = connection.in_flight || connection.session.awaited() > 0 || connection.has_unsaid();
-            connection.stage = if own { Stage::Blocked } else { Stage::Yielded };
+            // Nor does one wait for its own replies whose reads were too many for this turn.
+            let waits = own && !(works.engine.has_parked_enough() && works.engine.parked() != parked_before);
+            connection.stage = if waits { Stage::Blocked } else { Stage::Yielded };
         }
         Next::Close(reason) => {
             connection.closing = true;

@@ -60,6 +60,7 @@ impl Core {
             self.sweep(now);
             self.give_rows(now);
             self.tell_usage();
+            self.works.engine.counters.blocked_clients = self.origins.waiting_count() as u64;
             self.works.count_onlookers();
             let mut counters = Counters::default();
             let request = Request { key: b"", value: b"", verb: Verb::Counters };

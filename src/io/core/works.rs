@@ -247,6 +247,18 @@ pub(super) struct Desk<'a> {
     pub(super) connection: ConnectionId,
     /// Commands done before the session's turn.
     pub(super) commands_before: u64,
+    /// Reads that waited for an origin before.
+    pub(super) parked_before: u64,
+}
+
+impl Desk<'_> {
+    /// Whether the session has had its share where there is not enough for all: of buffers, or of reads that wait for origins.
+    #[cold]
+    fn has_had_enough(&self) -> bool {
+        let engine = &self.works.engine;
+        self.works.tight && engine.counters.commands_total != self.commands_before
+            || engine.has_parked_enough() && engine.parked() != self.parked_before
+    }
 }
 
 impl Desk<'_> {
@@ -325,7 +337,7 @@ impl Backend for Desk<'_> {
     #[inline]
     fn ready(&self) -> bool {
         let works = &*self.works;
-        let enough = works.tight && works.engine.counters.commands_total != self.commands_before;
+        let enough = works.engine.strained && self.has_had_enough();
         let parked = works.moving.as_ref().is_some_and(|moving| moving.fences.is_full());
         works.mesh.ready() && !enough && !parked
     }
@@ -368,6 +380,10 @@ impl Backend for Desk<'_> {
 
     fn passes_to(&self, key: Option<&[u8]>) -> Option<u16> {
         self.works.engine.passes_to(key).map(|origin| origin.0)
+    }
+
+    fn passes_all_to(&self) -> Option<u16> {
+        self.works.engine.passes_all_to().map(|origin| origin.0)
     }
 
     fn observer(&self) -> Option<Observer> {

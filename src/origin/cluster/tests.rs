@@ -163,7 +163,7 @@ impl World {
             }
             Told::Answer(ticket, reply) => Some((ticket.0, format!("{reply:?}"))),
             Told::Failed(ticket, why) => Some((ticket.0, format!("{why:?}"))),
-            Told::Changed(_) | Told::AllChanged => None,
+            Told::Changed(_) | Told::AllChanged | Told::Pushed(..) | Told::Lost(_) => None,
         });
         told.collect()
     }

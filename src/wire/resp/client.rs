@@ -2,6 +2,7 @@
 
 use super::commands::{Command, Id};
 use super::parser::{Arguments, integer, unsigned};
+use super::private::count_there;
 use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
 use super::{Backend, ECHO_BYTES_MAX, Ex, Flow, Reason, Silence, Talk, Task, echo, info, is};
 use crate::clock::Now;
@@ -97,6 +98,10 @@ impl Talk {
                  the same time",
             );
         }
+        if protocol != self.protocol && self.private.is_some() {
+            // What comes from there is in the version that was spoken when it began.
+            return self.fail(ex, "ERR the protocol cannot be changed while keys of an origin are watched or its channels heard");
+        }
         if let Some(name) = name {
             self.name = name.to_vec();
         }
@@ -167,6 +172,7 @@ impl Talk {
         self.badge.reset();
         self.silence = Silence::None;
         self.end_transaction(ex);
+        self.leave_origin(ex);
         self.stop_observing(ex);
         self.stop_monitoring(ex);
         self.subscriptions = Default::default();
@@ -195,6 +201,13 @@ impl Talk {
         if held + more > SUBSCRIPTION_BYTES_MAX {
             return self.fail(ex, "ERR too many subscriptions");
         }
+        if let Some(origin) = self.subscribes_at(ex, kind, arguments, true) {
+            if self.is_kept_elsewhere(origin) {
+                return self.fail(ex, "ERR keys of another origin are watched");
+            }
+            self.subscriptions[kind].extend(arguments.from(1).map(<[u8]>::to_vec));
+            return self.subscribe_there(ex, origin, arguments.len() - 1, arguments);
+        }
         let mut text = Vec::new();
         for name in arguments.from(1) {
             self.subscriptions[kind].insert(name.to_vec());
@@ -210,6 +223,22 @@ impl Talk {
         verb: &str,
         arguments: Arguments<'_>,
     ) {
+        if let Some(origin) = self.subscribes_at(ex, kind, arguments, false) {
+            let confirms = match arguments.len() {
+                1 => {
+                    let count = count_there(&self.subscriptions[kind]);
+                    self.subscriptions[kind].clear();
+                    count
+                }
+                len => {
+                    for name in arguments.from(1) {
+                        self.subscriptions[kind].remove(name);
+                    }
+                    len - 1
+                }
+            };
+            return self.subscribe_there(ex, origin, confirms, arguments);
+        }
         let names: Vec<Vec<u8>> = match arguments.len() {
             1 => self.subscriptions[kind].iter().cloned().collect(),
             _ => arguments.from(1).map(<[u8]>::to_vec).collect(),
@@ -485,7 +514,8 @@ impl Talk {
         let [channels, patterns, shard_channels] = self.subscriptions.each_ref().map(|names| names.len());
         let transaction = self.transaction.as_ref();
         let multi = transaction.filter(|t| t.open).map_or(-1, |transaction| transaction.len() as i64);
-        let watch = transaction.map_or(0, |transaction| transaction.watched);
+        let watch = transaction.map_or(0, |transaction| transaction.watched)
+            + self.private.as_ref().map_or(0, |private| private.watched);
         let letters = [
             if self.monitors { "O" } else { "" },
             if channels + patterns + shard_channels > 0 { "P" } else { "" },

@@ -182,7 +182,7 @@ fn fill(section: &str, now: Now, node: &Node, totals: &Totals, rate: &mut Rate, 
                 "connected_clients" = counters.connections,
                 "cluster_connections" = 0,
                 "maxclients" = node.clients_max,
-                "blocked_clients" = 0,
+                "blocked_clients" = counters.blocked_clients,
                 "tracking_clients" = counters.observers,
             );
         }

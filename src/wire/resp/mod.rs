@@ -10,7 +10,7 @@
 //!   which is [`dump`]'s.
 //! - [`settings`], [`timings`]: `CONFIG`; `SLOWLOG` and `LATENCY`.
 //! - [`acl`]: users. [`client`]: commands about this conversation and other connections; [`server`]: about the server; [`cluster`].
-//! - [`passing`]: commands that an origin does as they are.
+//! - [`passing`]: commands that an origin does as they are; [`private`]: what a client has of its own there.
 //! - [`transaction`]: queued commands, done in one step; [`tracking`]: what clients are told beside their replies.
 //! - [`reply`]: the writing half; [`info`]: the text of `INFO`.
 //!
@@ -29,6 +29,7 @@ mod lease;
 mod moves;
 mod parser;
 mod passing;
+mod private;
 mod reply;
 mod server;
 mod settings;
@@ -48,6 +49,7 @@ use crate::wire::Target;
 use crate::wire::users::{Badge, Users};
 use commands::{Command, Id};
 use parser::{Arguments, Broken, Limits, Parsed, Parser};
+use private::{Lane, Private};
 use reply::{Shape, Writer};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -95,8 +97,10 @@ struct Talk {
     executing: bool,
     /// Client-side caching, if it is on.
     observing: Option<Box<Observing>>,
-    /// What is awaited are replies of an origin to commands that passed.
-    passing: bool,
+    /// By which connection replies of an origin are awaited, to commands that passed.
+    passing: Lane,
+    /// What this client keeps there.
+    private: Option<Box<Private>>,
     /// Every command is looked at: somebody monitors, or wants to know what it takes.
     attentive: bool,
     /// This session monitors.
@@ -173,7 +177,8 @@ impl Resp {
                 transaction: None,
                 executing: false,
                 observing: None,
-                passing: false,
+                passing: Lane::Nobody,
+                private: None,
                 attentive: false,
                 monitors: false,
                 began: None,
@@ -311,7 +316,10 @@ impl Resp {
         };
         let text = if gone.is_empty() { text } else { gone.as_bytes() };
         if self.talk.task != Task::None {
-            return self.talk.waiting.push(notice, text);
+            if !self.talk.waiting.push(notice, text) {
+                self.talk.closing = Some(Reason::Quit);
+            }
+            return;
         }
         let shape = self.talk.shape_of(notice);
         self.order.say(now, node, (shape, Blame::NOBODY), text, &mut self.writer, out);
@@ -659,19 +667,21 @@ impl Talk {
             || command.flags & commands::PUBSUB != 0
             || matches!(command.id, Id::Ping | Id::Quit | Id::Reset);
         if !allowed {
-            let separator = if self.subcommand.is_empty() { "" } else { "|" };
-            self.fail_parts(
-                ex,
-                &[
-                    "ERR Can't execute '",
-                    command.name,
-                    separator,
-                    self.subcommand,
-                    "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
-                ],
-            );
+            self.refuse_while_subscribed(ex, command.name, self.subcommand);
         }
         allowed
+    }
+
+    fn refuse_while_subscribed<B: Backend>(&mut self, ex: &mut Ex<'_, B>, name: &str, subcommand: &str) {
+        let separator = if subcommand.is_empty() { "" } else { "|" };
+        let parts = [
+            "ERR Can't execute '",
+            name,
+            separator,
+            subcommand,
+            "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+        ];
+        self.fail_parts(ex, &parts);
     }
 
     /// Takes the command that `begin` decided on as far as it goes.
@@ -716,6 +726,7 @@ impl Talk {
         self.plain = self.badge.is_free()
             && !self.queues()
             && !self.attentive
+            && !self.watches_there()
             && self.observing.as_ref().is_none_or(|o| o.mode == tracking::Mode::Broadcast && !o.not_own)
             && self.silence != Silence::Next
             && (self.protocol == 3 || self.subscriptions.iter().all(BTreeSet::is_empty));

@@ -8,19 +8,19 @@
 //! ```
 //! 1. What passes goes out when nothing else of this connection is awaited, and nothing else goes on while it is awaited: so a
 //!    client sees its own commands done in the order it sent them, whichever way each takes. What passes one after the other
-//!    is not held up, as it takes one connection.
+//!    on one connection is not held up.
 //! 2. A transaction with a key that passes goes there whole, as `MULTI`, its commands and `EXEC`.
-//! 3. Nothing that waits for others (`BLPOP`) passes: it would stand before the commands of other clients.
+//! 3. What waits for others there, and what is kept there for one client, takes a connection of that client's own
+//!    ([`super::private`]).
 //!
 //! Places of keys and who writes are facts of Redis 8.0 (`COMMAND`); `tests/blackbox/passing.rs` holds them against a server.
 
 use super::commands::{self, Command, Group, Id};
 use super::parser::{Arguments, Queue, integer};
+use super::private::{Errand, Lane, Patience};
 use super::reply::Shape;
 use super::{Backend, Ex, Talk, is};
-use crate::request::{Pass, Request, Verb};
-use crate::wire::Target;
-use crate::wire::journal::Blame;
+use crate::request::Line;
 
 /// Where keys stand among the arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,28 +46,38 @@ enum Keys {
     Store,
     /// The first half of what is behind `STREAMS`.
     Streams,
-    /// Wherever: it waits for others.
-    Blocking,
+    /// All but the last.
+    ButLast,
 }
 
-const READS: bool = false;
-const WRITES: bool = true;
+/// What a command does to its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Reads,
+    Writes,
+    /// It writes, and waits for others before.
+    Waits,
+}
 
-/// Names in order, where their keys are, and whether they write.
-const TABLE: &[(&str, Keys, bool)] = &[
+const READS: Deed = Deed::Reads;
+const WRITES: Deed = Deed::Writes;
+const WAITS: Deed = Deed::Waits;
+
+/// Names in order, where their keys are, and what is done to them.
+const TABLE: &[(&str, Keys, Deed)] = &[
     ("bitcount", Keys::One, READS),
     ("bitfield", Keys::One, WRITES),
     ("bitfield_ro", Keys::One, READS),
     ("bitop", Keys::From2, WRITES),
     ("bitpos", Keys::One, READS),
-    ("blmove", Keys::Blocking, WRITES),
-    ("blmpop", Keys::Blocking, WRITES),
-    ("blpop", Keys::Blocking, WRITES),
-    ("brpop", Keys::Blocking, WRITES),
-    ("brpoplpush", Keys::Blocking, WRITES),
-    ("bzmpop", Keys::Blocking, WRITES),
-    ("bzpopmax", Keys::Blocking, WRITES),
-    ("bzpopmin", Keys::Blocking, WRITES),
+    ("blmove", Keys::Two, WAITS),
+    ("blmpop", Keys::Counted2, WAITS),
+    ("blpop", Keys::ButLast, WAITS),
+    ("brpop", Keys::ButLast, WAITS),
+    ("brpoplpush", Keys::Two, WAITS),
+    ("bzmpop", Keys::Counted2, WAITS),
+    ("bzpopmax", Keys::ButLast, WAITS),
+    ("bzpopmin", Keys::ButLast, WAITS),
     ("eval", Keys::Counted2, WRITES),
     ("eval_ro", Keys::Counted2, READS),
     ("evalsha", Keys::Counted2, WRITES),
@@ -130,6 +140,8 @@ const TABLE: &[(&str, Keys, bool)] = &[
     ("pfadd", Keys::One, WRITES),
     ("pfcount", Keys::All, WRITES),
     ("pfmerge", Keys::All, WRITES),
+    ("publish", Keys::None, READS),
+    ("pubsub", Keys::None, READS),
     ("rpop", Keys::One, WRITES),
     ("rpoplpush", Keys::Two, WRITES),
     ("rpush", Keys::One, WRITES),
@@ -150,6 +162,7 @@ const TABLE: &[(&str, Keys, bool)] = &[
     ("sort", Keys::Store, WRITES),
     ("sort_ro", Keys::One, READS),
     ("spop", Keys::One, WRITES),
+    ("spublish", Keys::None, READS),
     ("srandmember", Keys::One, READS),
     ("srem", Keys::One, WRITES),
     ("sscan", Keys::One, READS),
@@ -167,6 +180,7 @@ const TABLE: &[(&str, Keys, bool)] = &[
     ("vrem", Keys::One, WRITES),
     ("vsetattr", Keys::One, WRITES),
     ("vsim", Keys::One, READS),
+    ("waitaof", Keys::None, WAITS),
     ("xack", Keys::One, WRITES),
     ("xadd", Keys::One, WRITES),
     ("xautoclaim", Keys::One, WRITES),
@@ -220,21 +234,31 @@ const TABLE: &[(&str, Keys, bool)] = &[
 const NAME_BYTES_MAX: usize = 20;
 
 const FAR_APART: &str = "ERR the keys of this command do not have one origin";
-const BLOCKS: &str = "ERR commands that wait for others are not passed to the origin";
-const NO_WATCH: &str = "ERR keys of an origin cannot be watched";
+const WATCHED_APART: &str = "ERR keys of an origin and others cannot be watched together";
 
 /// Which way a command takes.
 #[derive(Debug, PartialEq, Eq)]
 enum Way {
     /// As without an origin.
     Ours,
-    /// To an origin, with the places of its keys.
-    Passes { places: Vec<usize>, writes: bool },
+    /// To an origin.
+    Passes(Journey),
     /// Nowhere, for this reason.
     Refused(&'static str),
 }
 
-fn row(name: &[u8]) -> Option<&'static (&'static str, Keys, bool)> {
+/// The way of a command to an origin.
+#[derive(Debug, PartialEq, Eq)]
+struct Journey {
+    origin: u16,
+    /// Places of its keys.
+    places: Vec<usize>,
+    writes: bool,
+    /// Milliseconds that it may wait there for others; 0: it does not.
+    waits_millis: u64,
+}
+
+fn row(name: &[u8]) -> Option<&'static (&'static str, Keys, Deed)> {
     let mut lower = [0; NAME_BYTES_MAX];
     let lower = lower.get_mut(..name.len())?;
     lower.copy_from_slice(name);
@@ -268,6 +292,7 @@ fn places(keys: Keys, arguments: Arguments<'_>) -> Option<Vec<usize>> {
             let first = (1..len).find(|&i| is(arguments.at(i), "streams"))? + 1;
             (first..first + (len - first) / 2).collect()
         }
+        Keys::ButLast if len > 2 => (1..len - 1).collect(),
         _ => return None,
     };
     Some(places)
@@ -279,23 +304,64 @@ fn kept(command: &Command, arguments: Arguments<'_>) -> bool {
         Id::Get | Id::Mget | Id::Setex | Id::Psetex | Id::Setnx | Id::Mset | Id::Del | Id::Unlink => true,
         Id::Incr | Id::Decr | Id::Incrby | Id::Decrby => true,
         Id::Leaseget | Id::Leaseset | Id::Leasedel => true,
+        Id::Dbsize => false,
         // What depends on the item that is there only the origin knows.
         Id::Set => !arguments.from(3).any(|word| is(word, "get") || is(word, "keepttl")),
         _ => !matches!(command.group, Group::String | Group::Generic),
     }
 }
 
+/// Where a command that may wait says how long.
+fn patience(name: &[u8], id: Option<Id>) -> Option<Patience> {
+    if id == Some(Id::Wait) || is(name, "waitaof") {
+        return Some(Patience::MillisLast);
+    }
+    if is(name, "xread") || is(name, "xreadgroup") {
+        return Some(Patience::Block);
+    }
+    match row(name) {
+        Some((_, Keys::Counted2, WAITS)) => Some(Patience::SecondsAt(1)),
+        Some((_, _, WAITS)) => Some(Patience::SecondsLast),
+        _ => None,
+    }
+}
+
+/// What a transaction at an origin may have beside commands with keys: it does the same there as here.
+fn goes_along(id: Id) -> bool {
+    matches!(id, Id::Ping | Id::Echo | Id::Time | Id::Unwatch)
+}
+
 impl Talk {
-    /// The way of a command; of one of a transaction whose commands all pass if one does, too, that of the others.
+    /// The way of a command; of one of a transaction whose commands all pass if one does, or while keys are watched there
+    /// (`together`), too, that of the others.
     fn way_of<B: Backend>(&self, ex: &Ex<'_, B>, arguments: Arguments<'_>, together: bool) -> Way {
         let name = arguments.at(0);
         let command = commands::lookup(name);
+        let id = command.map(|command| command.id);
         let (places, writes) = match (command, row(name)) {
             (Some(command), _) => {
                 let sub = (arguments.len() > 1).then(|| command.subcommand(arguments.at(1))).flatten();
                 let arity = sub.map_or(command.arity, |sub| sub.arity);
+                if command.id == Id::Function {
+                    return self.way_without_keys(ex.backend.passes_to(None), 0);
+                }
                 let stays = !together && command.id != Id::Watch && kept(command, arguments);
-                if stays || !commands::arity_fits(arity, arguments.len()) {
+                let queued = command.id == Id::Watch && self.queues();
+                if stays || queued || !commands::arity_fits(arity, arguments.len()) {
+                    return Way::Ours;
+                }
+                match command.id {
+                    Id::Wait => {
+                        let waits_millis = Patience::MillisLast.millis(arguments);
+                        return self.way_without_keys(ex.backend.passes_to(None), waits_millis);
+                    }
+                    // Each core of a cluster tells of its own.
+                    Id::Scan | Id::Keys | Id::Dbsize | Id::Randomkey if self.options.only_core.is_none() => {
+                        return self.way_without_keys(ex.backend.passes_all_to(), 0);
+                    }
+                    _ => {}
+                }
+                if matches!(command.group, Group::Pubsub) {
                     return Way::Ours;
                 }
                 let flags = command.flags | sub.map_or(0, |sub| sub.flags);
@@ -305,12 +371,10 @@ impl Talk {
                 }
                 (places, flags & commands::WRITE != 0)
             }
-            (None, Some(&(_, Keys::Blocking, _))) => {
-                let passes = arguments.from(1).any(|key| ex.backend.passes_to(Some(key)).is_some());
-                return if passes { Way::Refused(BLOCKS) } else { Way::Ours };
-            }
             // Where the keys cannot be found the command is malformed: an origin finds the words for that.
-            (None, Some(&(_, keys, writes))) => (places(keys, arguments).unwrap_or_default(), writes),
+            (None, Some(&(_, keys, deed))) => {
+                (places(keys, arguments).unwrap_or_default(), deed != Deed::Reads)
+            }
             (None, None) => return Way::Ours,
         };
         let mut origins = places.iter().map(|&place| ex.backend.passes_to(Some(arguments.at(place))));
@@ -323,19 +387,39 @@ impl Talk {
             any |= origin.is_some();
             same &= origin == first;
         }
-        if !any {
-            return Way::Ours;
+        if id == Some(Id::Watch) {
+            let here = self.transaction.as_ref().is_some_and(|transaction| transaction.watched > 0);
+            if (any && here) || (!any && self.watches_there()) {
+                return Way::Refused(WATCHED_APART);
+            }
         }
-        if command.is_some_and(|command| command.id == Id::Watch) {
-            return Way::Refused(NO_WATCH);
+        match first {
+            _ if !any => Way::Ours,
+            Some(origin) if same && !(self.watches_there() && self.is_kept_elsewhere(origin)) => {
+                let waits_millis = patience(name, id).map_or(0, |patience| patience.millis(arguments));
+                if waits_millis > 0 && self.is_kept_elsewhere(origin) {
+                    return Way::Refused(FAR_APART);
+                }
+                Way::Passes(Journey { origin, places, writes, waits_millis })
+            }
+            _ => Way::Refused(FAR_APART),
         }
-        if !same {
-            return Way::Refused(FAR_APART);
+    }
+
+    fn way_without_keys(&self, origin: Option<u16>, waits_millis: u64) -> Way {
+        match origin {
+            Some(origin) if !self.is_kept_elsewhere(origin) => {
+                Way::Passes(Journey { origin, places: Vec::new(), writes: false, waits_millis })
+            }
+            Some(_) => Way::Refused(FAR_APART),
+            None => Way::Ours,
         }
-        let waits = command.is_none()
-            && (is(name, "xread") || is(name, "xreadgroup"))
-            && arguments.from(1).take_while(|word| !is(word, "streams")).any(|word| is(word, "block"));
-        if waits { Way::Refused(BLOCKS) } else { Way::Passes { places, writes } }
+    }
+
+    /// The connection that a command takes: its client's own if it waits there, or while keys are watched there.
+    fn line_of(&self, command: &[u8], journey: &Journey) -> Line {
+        let own = journey.waits_millis > 0 || self.watches_there() || is(command, "watch");
+        if own { self.own_line(journey.waits_millis) } else { Line::Shared }
     }
 
     /// Whether this command has to wait for the replies of those before it.
@@ -344,43 +428,75 @@ impl Talk {
         if ex.order.is_empty() || !ex.backend.passes() {
             return false;
         }
-        let passes = !self.queues() && matches!(self.way_of(ex, arguments, false), Way::Passes { .. });
-        passes != self.passing
+        let lane = match self.queues() {
+            true => Lane::Nobody,
+            false => match self.way_of(ex, arguments, self.watches_there()) {
+                Way::Passes(journey) => Lane::of(self.line_of(arguments.at(0), &journey)),
+                Way::Ours | Way::Refused(_) => Lane::Nobody,
+            },
+        };
+        lane != self.passing
     }
 
     /// Notes when all that passed was answered; says whether some was not.
     pub(super) fn settle_passing<B: Backend>(&mut self, ex: &Ex<'_, B>) -> bool {
-        self.passing &= !ex.order.is_empty();
-        self.passing
+        if ex.order.is_empty() {
+            self.passing = Lane::Nobody;
+        }
+        self.passing != Lane::Nobody
     }
 
     /// Has the command done by its origin, or queues it for a transaction that is; says whether it did or refused it.
     pub(super) fn pass<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) -> bool {
+        let name = arguments.at(0);
+        if self.protocol == 2 && self.subscriptions.iter().any(|names| !names.is_empty()) {
+            // What is published would be taken for a reply. Commands of ours are refused where all are.
+            let refuses = commands::lookup(name).is_none() && row(name).is_some();
+            if refuses {
+                let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+                self.refuse_while_subscribed(ex, &name, "");
+            }
+            return refuses;
+        }
         let queues = self.queues();
-        match self.way_of(ex, arguments, queues) {
-            Way::Ours => false,
+        let journey = match self.way_of(ex, arguments, queues || self.watches_there()) {
+            Way::Ours => return false,
             Way::Refused(text) => {
                 self.break_transaction();
                 self.fail(ex, text);
-                true
+                return true;
             }
-            Way::Passes { .. } if queues => {
+            Way::Passes(_) if queues => {
                 self.queue_passing(ex, arguments);
-                true
+                return true;
             }
-            Way::Passes { places, writes } => {
-                let mut value = Vec::new();
-                if !self.append_keys(&places, arguments, &mut value) {
-                    self.fail(ex, "ERR a key is too long");
-                    return true;
-                }
-                let key_bytes = value.len();
-                append_command(arguments, &mut value);
-                let key = places.first().map_or(b"".as_slice(), |&place| arguments.at(place));
-                self.ask_origin(ex, key, &value, key_bytes, 1, writes);
-                true
-            }
+            Way::Passes(journey) => journey,
+        };
+        let mut value = Vec::new();
+        if !self.append_keys(&journey.places, arguments, &mut value) {
+            self.fail(ex, "ERR a key is too long");
+            return true;
         }
+        let (watches, waits) = (is(name, "watch"), is(name, "wait") || is(name, "waitaof"));
+        // No more than its names is to be remembered of what it watches.
+        let key_bytes = if watches { 0 } else { value.len() };
+        value.truncate(key_bytes);
+        let mut replies = 1;
+        if waits {
+            // These are about what was written before on its own connection, and that is any other's, too, once the connection
+            // has done something after it.
+            value.extend_from_slice(b"*1\r\n$4\r\nPING\r\n");
+            replies = 2;
+        }
+        append_command(arguments, &mut value);
+        let key = journey.places.first().map_or(b"".as_slice(), |&place| arguments.at(place));
+        let line = match watches {
+            true => self.watch_there(journey.origin, key, journey.places.len()),
+            false => self.line_of(name, &journey),
+        };
+        let (writes, shape) = (journey.writes, Shape::Passed);
+        self.ask_origin(ex, &Errand { key, value: &value, key_bytes, replies, writes, line, shape });
+        true
     }
 
     /// Appends the keys, each behind its length; says whether all have a length that keys have.
@@ -396,62 +512,45 @@ impl Talk {
         true
     }
 
-    fn ask_origin<B: Backend>(
-        &mut self,
-        ex: &mut Ex<'_, B>,
-        key: &[u8],
-        value: &[u8],
-        key_bytes: usize,
-        replies: u32,
-        writes: bool,
-    ) {
-        self.last_at = ex.now;
-        self.commands += 1;
-        ex.backend.counters().commands_total += 1;
-        // Not among our calls, so not among our errors of a command either.
-        ex.blame = Blame::NOBODY;
-        let pass = Pass { protocol: self.protocol, key_bytes: key_bytes as u32, replies, writes };
-        ex.ask(Target::Here, &Request { key, value, verb: Verb::Pass(pass) }, Shape::Passed, &[]);
-        self.passing = true;
-    }
-
-    /// `EXEC` of a transaction with a key that passes: all of it goes to that key's origin, in one piece.
+    /// `EXEC` of a transaction with a key that passes, or with keys watched there: all of it goes to that key's origin, in one
+    /// piece.
     pub(super) fn pass_transaction<B: Backend>(&mut self, ex: &mut Ex<'_, B>, queue: &Queue) {
         let (mut keys, mut bytes) = (Vec::new(), b"*1\r\n$5\r\nMULTI\r\n".to_vec());
-        let (mut writes, mut origin) = (false, None);
+        let mut origin = self.private.as_ref().filter(|it| it.watched > 0).map(|private| private.at);
+        let (mut writes, mut refusal) = (false, None);
         for i in 0..queue.len() {
             let arguments = queue.arguments(i);
             match self.way_of(ex, arguments, true) {
-                Way::Passes { places, writes: one } => {
-                    for &place in &places {
-                        let to = ex.backend.passes_to(Some(arguments.at(place)));
-                        if to.is_none() || origin.is_some_and(|origin| Some(origin) != to) {
-                            return self.fail(
-                                ex,
-                                "EXECABORT Transaction discarded because its keys do not have one origin.",
-                            );
-                        }
-                        origin = to;
-                    }
-                    writes |= one;
-                    if !self.append_keys(&places, arguments, &mut keys) {
-                        return self.fail(ex, "EXECABORT Transaction discarded because a key is too long.");
+                Way::Passes(journey) if origin.is_none_or(|origin| origin == journey.origin) => {
+                    origin = Some(journey.origin);
+                    writes |= journey.writes;
+                    if !self.append_keys(&journey.places, arguments, &mut keys) {
+                        refusal = Some("EXECABORT Transaction discarded because a key is too long.");
                     }
                 }
-                Way::Ours | Way::Refused(_) => {
-                    return self.fail(
-                        ex,
-                        "EXECABORT Transaction discarded because its keys do not have one origin.",
-                    );
+                Way::Ours if commands::lookup(arguments.at(0)).is_some_and(|it| goes_along(it.id)) => {}
+                _ => {
+                    refusal =
+                        Some("EXECABORT Transaction discarded because its keys do not have one origin.");
                 }
             }
             append_command(arguments, &mut bytes);
         }
+        if let Some(refusal) = refusal {
+            if self.watches_there() {
+                self.unwatch_there(ex);
+            }
+            return self.fail(ex, refusal);
+        }
         bytes.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
-        let key = first_key(&keys).to_vec();
+        let (mut key, mut line) = (first_key(&keys).to_vec(), Line::Shared);
+        if self.watches_there() {
+            (key, line) = self.end_watch();
+        }
         let key_bytes = keys.len();
         keys.extend_from_slice(&bytes);
-        self.ask_origin(ex, &key, &keys, key_bytes, queue.len() as u32 + 2, writes);
+        let (replies, shape) = (queue.len() as u32 + 2, Shape::Passed);
+        self.ask_origin(ex, &Errand { key: &key, value: &keys, key_bytes, replies, writes, line, shape });
     }
 }
 
@@ -464,7 +563,7 @@ fn first_key(keys: &[u8]) -> &[u8] {
 }
 
 /// Appends a command as an array of its arguments.
-fn append_command(arguments: Arguments<'_>, out: &mut Vec<u8>) {
+pub(super) fn append_command(arguments: Arguments<'_>, out: &mut Vec<u8>) {
     super::reply::header(out, b'*', arguments.len());
     arguments.from(0).for_each(|argument| super::reply::bulk(out, argument));
 }
@@ -514,9 +613,50 @@ mod tests {
             ("xread count 1 streams a b 0 0", Some(vec![4, 5])),
             ("xread count 1", None),
             ("script load x", Some(vec![])),
+            ("blpop a b 0", Some(vec![1, 2])),
+            ("blpop a", None),
+            ("blmpop 0.5 2 a b left", Some(vec![3, 4])),
+            ("brpoplpush a b 1", Some(vec![1, 2])),
+            ("publish channel message", Some(vec![])),
             ("hget", None),
         ] {
             assert_eq!(places_in(line), places, "{line}");
+        }
+    }
+
+    #[test]
+    fn how_long_a_command_waits_is_in_its_words() {
+        let millis = |line: &str| {
+            let mut parser = Parser::default();
+            let limits = Limits { value_bytes_max: 1000, query_bytes_max: 1000, unauthenticated: None };
+            let input = format!("{line}\r\n");
+            assert!(matches!(parser.parse(input.as_bytes(), limits), Parsed::Command(_)));
+            let arguments = parser.arguments(input.as_bytes());
+            let id = commands::lookup(arguments.at(0)).map(|command| command.id);
+            patience(arguments.at(0), id).map(|patience| patience.millis(arguments))
+        };
+        for (line, wanted) in [
+            ("blpop a b 1.5", Some(1500)),
+            ("blpop a 0", Some(u64::MAX)),
+            ("brpop a 0.0001", Some(1)),
+            ("blmove a b left right 3", Some(3000)),
+            ("blmpop 2 1 a left", Some(2000)),
+            ("bzmpop 0 1 a min", Some(u64::MAX)),
+            ("bzpopmin a nonsense", Some(0)),
+            ("bzpopmin a -1", Some(0)),
+            ("bzpopmin a inf", Some(0)),
+            ("blpop", Some(0)),
+            ("xread block 70 streams a 0", Some(70)),
+            ("xread count 1 block 0 streams a 0", Some(u64::MAX)),
+            ("xread count 1 streams block 0", Some(0)),
+            ("xreadgroup group g c block 5 streams a >", Some(5)),
+            ("xread streams a 0 block", Some(0)),
+            ("wait 1 250", Some(250)),
+            ("waitaof 1 1 0", Some(u64::MAX)),
+            ("hget a f", None),
+            ("get a", None),
+        ] {
+            assert_eq!(millis(line), wanted, "{line}");
         }
     }
 }

@@ -163,6 +163,8 @@ pub(super) enum Shape {
     },
     /// A push that who was told in this client's place has gone; the note is his id.
     RedirectBroken,
+    /// What an origin has to say; the note is all of it.
+    Pushed,
 
     /// From here on this protocol version is spoken.
     Protocol(u8),
@@ -234,6 +236,10 @@ impl Writer {
 
     #[cold]
     fn tell(&mut self, shape: Shape, note: &[u8], out: &mut Vec<u8>) {
+        if shape == Shape::Pushed {
+            out.extend_from_slice(note);
+            return;
+        }
         if shape == Shape::Line {
             simple(out, &String::from_utf8_lossy(note));
             return;
@@ -326,7 +332,8 @@ impl Writer {
                 | Shape::AllChanged
                 | Shape::Line
                 | Shape::Redirected { .. }
-                | Shape::RedirectBroken,
+                | Shape::RedirectBroken
+                | Shape::Pushed,
                 _,
             ) => unreachable!("handled before"),
 
@@ -576,7 +583,8 @@ impl Encode for Writer {
             | Shape::AllChanged
             | Shape::Line
             | Shape::Redirected { .. }
-            | Shape::RedirectBroken => return self.tell(shape, note, out),
+            | Shape::RedirectBroken
+            | Shape::Pushed => return self.tell(shape, note, out),
             _ => {}
         }
         let before = out.len();

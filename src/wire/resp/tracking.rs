@@ -361,6 +361,7 @@ impl Talk {
             Notice::AllRedirected(_) => Shape::Redirected { subscribed, all: true },
             Notice::RedirectBroken => Shape::RedirectBroken,
             Notice::Line | Notice::Events => Shape::Line,
+            Notice::Pushed => Shape::Pushed,
         }
     }
 
@@ -380,10 +381,14 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub fn push(&mut self, notice: Notice, text: &[u8]) {
+    /// Keeps a notice; `false` if it is one that must not be lost and there is no room.
+    pub fn push(&mut self, notice: Notice, text: &[u8]) -> bool {
         match self.bytes + text.len() > WAITING_BYTES_MAX {
             // Lines are a sample anyway.
             true if notice == Notice::Line => {}
+            true if notice == Notice::Pushed || self.notices.iter().any(|it| it.0 == Notice::Pushed) => {
+                return false;
+            }
             true => {
                 let all = match notice {
                     Notice::Redirected(source) => Notice::AllRedirected(source),
@@ -396,6 +401,7 @@ impl Waiting {
                 self.notices.push((notice, text.to_vec()));
             }
         }
+        true
     }
 
     pub fn take(&mut self) -> Vec<(Notice, Vec<u8>)> {

@@ -153,6 +153,9 @@ impl Talk {
         if self.transaction.take().is_some() {
             ex.say(Shape::Unwatch, &[]);
         }
+        if self.watches_there() {
+            self.unwatch_there(ex);
+        }
     }
 
     fn watch<B: Backend>(&mut self, ex: &mut Ex<'_, B>, command: &'static Command, arguments: Arguments<'_>) {
@@ -183,10 +186,13 @@ impl Talk {
         let Some(transaction) = self.transaction.take() else { return Flow::Done };
         let guards = std::mem::take(&mut ex.writer.watched);
         if transaction.broken {
+            if self.watches_there() {
+                self.unwatch_there(ex);
+            }
             self.fail(ex, "EXECABORT Transaction discarded because of previous errors.");
             return Flow::Done;
         }
-        if transaction.passing {
+        if transaction.passing || self.watches_there() {
             self.pass_transaction(ex, &transaction.queue);
             return Flow::Done;
         }

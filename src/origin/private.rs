@@ -1,0 +1,789 @@
+//! Connections to a Redis origin that are one client's own: for commands that wait there for what others do, for keys that are
+//! watched there, for channels that are subscribed to there.
+//!
+//! ```text
+//!   a client's command --> its line, an idle one, or a new one --> bytes
+//!                              |  answered, and nothing is kept: idle, for whoever needs one next
+//!                              |  the client goes, or a deadline passes: closed, so the origin stops waiting for it
+//!                              |  it ends by itself: what was asked fails
+//!                              |      .. while keys are watched: so does all that relies on them
+//!                              |      .. while channels are: the client is told by the end of its own connection
+//! ```
+//! Sans-IO as [`super::pool`], whose actions it shares. What a line takes of the origin is not counted by its permits, as a
+//! command may wait for hours; lines have a bound of their own. A deadline is that of the oldest command: it has the origin's
+//! time from when it is the oldest, and the time that it may wait beside.
+//!
+//! Of a cluster a line leads to one node: that of the key of the command it was made for, or of the first that is watched. A command
+//! whose keys are at another node takes a line to that one as soon as nothing is kept and awaited on the old one; where something
+//! is kept it stays on it, and that node's redirection is an error, never followed: what was watched is not there.
+
+use super::pool::{Action, Failure, Line, Tally, Told};
+use super::{Ask, Heard, Kind, Limits, Place, Reply, Target, Ticket, What, redis};
+use crate::clock::Mono;
+use crate::ids::ConnectionId;
+use crate::request::{Keeps, Private};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Bounds of one core's private lines to one origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Most lines.
+    pub lines_max: usize,
+    /// Milliseconds for connecting and for the answer to a command, beside what it may wait.
+    pub timeout_millis: u64,
+    /// What is taken from the origin.
+    pub limits: Limits,
+}
+
+/// Idle lines that are kept for the next who needs one.
+const IDLE_MAX: usize = 16;
+/// `WAIT` is about what one connection wrote, and writes to a cluster go to many nodes.
+const NOT_OF_MANY: &[u8] = b"ERR WAIT and WAITAOF are about one node: not with a cluster origin";
+/// The deadline of nobody.
+const NEVER: Mono = Mono(u64::MAX);
+
+/// A command that waits for its line, or for its answer.
+struct Asked {
+    ticket: Ticket,
+    waits_millis: u64,
+    /// A refusal ends the line: the client believes to be subscribed from here on.
+    subscribes: bool,
+}
+
+/// A command for another node of a cluster than the one to which its client has a line now.
+struct Later {
+    protocol: u8,
+    ticket: Ticket,
+    ask: Ask,
+    how: Private,
+    place: Option<Place>,
+}
+
+/// One line.
+struct Own {
+    client: redis::Client,
+    protocol: u8,
+    /// Where it leads; `None`: where the origin's URL does.
+    place: Option<Place>,
+    owner: Option<ConnectionId>,
+    keeps: Keeps,
+    open: bool,
+    waiting: VecDeque<(Asked, Ask)>,
+    asked: VecDeque<Asked>,
+    /// When it is overdue, as in `due` of all lines, and with what.
+    due: Mono,
+    timed: Timed,
+    output: Vec<u8>,
+    /// What goes on when all of this one is answered, in order.
+    later: VecDeque<Later>,
+}
+
+/// What a line's deadline is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timed {
+    /// Connecting and the greeting.
+    Greeting,
+    /// The oldest command, if there is one.
+    Oldest(Option<Ticket>),
+}
+
+/// One core's private lines to one origin.
+pub struct PrivateLines {
+    target: Arc<Target>,
+    options: Options,
+    lines: BTreeMap<Line, Own>,
+    of_client: BTreeMap<ConnectionId, Line>,
+    /// Sockets of lines, until they are closed.
+    sockets: BTreeMap<Line, ConnectionId>,
+    idle: Vec<Line>,
+    due: BTreeSet<(Mono, Line)>,
+    next_line: u64,
+    actions: VecDeque<Action>,
+    heard: Vec<Heard>,
+    /// A line led to a node that has not what was looked for, or that is gone.
+    astray: bool,
+    /// What it counts; latencies of commands that wait for others would tell nothing.
+    pub tally: Tally,
+}
+
+impl PrivateLines {
+    /// None so far.
+    pub fn new(target: Arc<Target>, options: Options) -> PrivateLines {
+        PrivateLines {
+            target,
+            options,
+            lines: BTreeMap::new(),
+            of_client: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            idle: Vec::new(),
+            due: BTreeSet::new(),
+            next_line: 0,
+            actions: VecDeque::new(),
+            heard: Vec::new(),
+            astray: false,
+            tally: Tally::default(),
+        }
+    }
+
+    /// What to do next; changes with every other call.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Has a client's command done on its own line, which leads to `place` if it is not there yet (`None`: where the origin's URL
+    /// does). What comes of it is told, exactly once. A command without bytes ends the line.
+    #[expect(clippy::too_many_arguments, reason = "whose, how and where are of different owners")]
+    pub fn ask(
+        &mut self,
+        now: Mono,
+        client: ConnectionId,
+        protocol: u8,
+        ticket: Ticket,
+        ask: Ask,
+        how: Private,
+        place: Option<Place>,
+    ) {
+        let ends = matches!(&ask.what, What::Command { bytes, .. } if bytes.is_empty());
+        if ends {
+            self.leave(client);
+            return self.actions.push_back(Action::Tell(Told::Answer(ticket, Reply::Raw(Vec::new()))));
+        }
+        if how.continues && !self.of_client.contains_key(&client) {
+            return self.fail(ticket, Failure::Closed);
+        }
+        let many = matches!(self.target.kind, Kind::Redis { cluster: true, .. });
+        if many && how.waits_millis > 0 && ask.key.is_empty() {
+            return self
+                .actions
+                .push_back(Action::Tell(Told::Answer(ticket, Reply::Refused(NOT_OF_MANY.to_vec()))));
+        }
+        let own = self.of_client.get(&client).and_then(|line| self.lines.get_mut(line));
+        if let Some(own) = own
+            && own.keeps == Keeps::Nothing
+            && (own.place != place || !own.later.is_empty())
+        {
+            return own.later.push_back(Later { protocol, ticket, ask, how, place });
+        }
+        let Some(line) = self.line_for(now, client, protocol, place) else {
+            if how.keeps == Keeps::Subscribed {
+                self.actions.push_back(Action::Tell(Told::Lost(client)));
+            }
+            return self.fail(ticket, Failure::Crowded);
+        };
+        let own = self.lines.get_mut(&line).expect("found just now");
+        own.keeps = how.keeps;
+        let subscribes = matches!(ask.what, What::Subscribe { .. });
+        let asked = Asked { ticket, waits_millis: how.waits_millis, subscribes };
+        own.waiting.push_back((asked, ask));
+        self.pump(now, line);
+    }
+
+    /// A client has gone, or wants nothing more of its line; says whether it had one.
+    pub fn leave(&mut self, client: ConnectionId) -> bool {
+        let Some(line) = self.of_client.get(&client).copied() else { return false };
+        // Nobody is there to be told.
+        let own = self.lines.get_mut(&line).expect("a client's line is there");
+        own.keeps = Keeps::Nothing;
+        own.later.iter_mut().for_each(|later| later.how.keeps = Keeps::Nothing);
+        self.actions.push_back(Action::Close(line));
+        self.end(line, Failure::Closed);
+        true
+    }
+
+    /// Whether a command of this client waits there for what others do.
+    pub fn waits(&self, client: ConnectionId) -> bool {
+        let line = self.of_client.get(&client).and_then(|line| self.lines.get(line));
+        line.is_some_and(Own::waits)
+    }
+
+    /// A connection stands.
+    pub fn connected(&mut self, now: Mono, line: Line) {
+        let Some(own) = self.lines.get_mut(&line) else { return };
+        own.open = true;
+        own.client.begin(&mut own.output);
+        self.tally.connected += 1;
+        if !own.output.is_empty() {
+            self.actions.push_back(Action::Send(line));
+        }
+        self.pump(now, line);
+    }
+
+    /// Bytes came.
+    pub fn received(&mut self, now: Mono, line: Line, bytes: &[u8]) {
+        let Some(own) = self.lines.get_mut(&line) else { return };
+        let mut heard = std::mem::take(&mut self.heard);
+        let received = own.client.receive(bytes, &mut heard);
+        let (owner, mut answered, mut refused) = (own.owner, 0, false);
+        for heard in heard.drain(..) {
+            match heard {
+                Heard::Answer(ticket, reply) => {
+                    let asked = own.asked.pop_front().expect("clients answer what was asked, in its order");
+                    debug_assert_eq!(asked.ticket, ticket);
+                    let refuses = match &reply {
+                        Reply::Raw(bytes) => bytes.starts_with(b"-"),
+                        Reply::Refused(text) => {
+                            self.astray |= text == redis::ONE_NODE_ONLY;
+                            true
+                        }
+                        _ => false,
+                    };
+                    refused |= asked.subscribes && refuses;
+                    answered += 1;
+                    self.actions.push_back(Action::Tell(Told::Answer(ticket, reply)));
+                }
+                Heard::Pushed(frame) => {
+                    let told = owner.map(|owner| Action::Tell(Told::Pushed(owner, frame)));
+                    self.actions.extend(told);
+                }
+                // It asked for no such thing.
+                Heard::Changed(_) | Heard::AllChanged => {}
+            }
+        }
+        self.heard = heard;
+        self.tally.answered += answered;
+        if received.is_err() || refused {
+            self.actions.push_back(Action::Close(line));
+            return self.end(line, Failure::Broken);
+        }
+        self.pump(now, line);
+        if let Some((client, later)) = self.release(line) {
+            later
+                .into_iter()
+                .for_each(|it| self.ask(now, client, it.protocol, it.ticket, it.ask, it.how, it.place));
+        }
+    }
+
+    /// A connection ended, or did not come to be.
+    pub fn closed(&mut self, line: Line) {
+        self.sockets.remove(&line);
+        self.astray |= self.lines.contains_key(&line);
+        let opened = self.lines.get(&line).is_some_and(|own| own.open);
+        self.end(line, if opened { Failure::Closed } else { Failure::Unreachable });
+    }
+
+    /// Whether a line led to a wrong node, or to one that is gone, since this was last looked at.
+    pub fn take_astray(&mut self) -> bool {
+        std::mem::take(&mut self.astray)
+    }
+
+    /// Where a line leads; `None`: where the origin's URL does.
+    pub fn place(&self, line: Line) -> Option<&Place> {
+        self.lines.get(&line)?.place.as_ref()
+    }
+
+    /// Bytes to send on a connection; to be taken from the front.
+    pub fn output(&mut self, line: Line) -> Option<&mut Vec<u8>> {
+        self.lines.get_mut(&line).map(|own| &mut own.output)
+    }
+
+    /// Notes the socket of a line.
+    pub fn bind(&mut self, line: Line, socket: ConnectionId) {
+        self.sockets.insert(line, socket);
+    }
+
+    /// The socket of a line.
+    pub fn socket(&self, line: Line) -> Option<ConnectionId> {
+        self.sockets.get(&line).copied()
+    }
+
+    /// The socket of a line that is to be closed.
+    pub fn unbind(&mut self, line: Line) -> Option<ConnectionId> {
+        self.sockets.remove(&line)
+    }
+
+    /// Gives up what is overdue.
+    pub fn tick(&mut self, now: Mono) {
+        while let Some(&(due, line)) = self.due.first()
+            && due <= now
+        {
+            let open = self.lines.get(&line).is_some_and(|own| own.open);
+            self.astray = true;
+            self.actions.push_back(Action::Close(line));
+            self.end(line, if open { Failure::Overdue } else { Failure::Unreachable });
+        }
+    }
+
+    /// When [`PrivateLines::tick`] has something to do.
+    pub fn next_due(&self) -> Option<Mono> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Whether there is any line.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Lines, those being made and the idle ones included.
+    pub fn count(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Lines on which a command waits for what others do.
+    pub fn waiting_count(&self) -> usize {
+        self.lines.values().filter(|own| own.waits()).count()
+    }
+
+    /// The line of a client: its own already, an idle one, or a new one as far as there may be more.
+    fn line_for(
+        &mut self,
+        now: Mono,
+        client: ConnectionId,
+        protocol: u8,
+        place: Option<Place>,
+    ) -> Option<Line> {
+        if let Some(&line) = self.of_client.get(&client) {
+            return Some(line);
+        }
+        let fits = |line: &Line| {
+            self.lines.get(line).is_some_and(|own| own.protocol == protocol && own.place == place)
+        };
+        let line = match self.idle.iter().rposition(fits) {
+            Some(place) => self.idle.swap_remove(place),
+            None => {
+                if self.lines.len() >= self.options.lines_max {
+                    // One that speaks the other version, or leads elsewhere, gives way.
+                    let other = self.idle.pop()?;
+                    self.actions.push_back(Action::Close(other));
+                    self.end(other, Failure::Closed);
+                }
+                self.connect(now, protocol, place)
+            }
+        };
+        self.lines.get_mut(&line).expect("found or made just now").owner = Some(client);
+        self.of_client.insert(client, line);
+        Some(line)
+    }
+
+    fn connect(&mut self, now: Mono, protocol: u8, place: Option<Place>) -> Line {
+        let line = Line(self.next_line);
+        self.next_line += 1;
+        let client = redis::Client::new_private(self.target.clone(), self.options.limits, protocol);
+        let own = Own {
+            client,
+            protocol,
+            place,
+            owner: None,
+            keeps: Keeps::Nothing,
+            open: false,
+            waiting: VecDeque::new(),
+            asked: VecDeque::new(),
+            due: NEVER,
+            timed: Timed::Greeting,
+            output: Vec::new(),
+            later: VecDeque::new(),
+        };
+        self.lines.insert(line, own);
+        self.set_due(line, now.plus_millis(self.options.timeout_millis));
+        self.actions.push_back(Action::Connect(line));
+        line
+    }
+
+    /// Sends what waits, as far as the connection goes; the deadline is that of the oldest command from then on.
+    fn pump(&mut self, now: Mono, line: Line) {
+        let Some(own) = self.lines.get_mut(&line) else { return };
+        if !own.open || !own.client.ready() {
+            return;
+        }
+        let before = own.asked.len();
+        while own.client.room() > 0
+            && let Some((asked, ask)) = own.waiting.pop_front()
+        {
+            let answer = own.client.ask(asked.ticket, &ask, &mut own.output);
+            debug_assert!(answer.is_none(), "commands as they are go out whatever they are");
+            own.asked.push_back(asked);
+        }
+        let sent = own.asked.len() - before;
+        if sent > 0 {
+            self.tally.asked += sent as u64;
+            self.actions.push_back(Action::Send(line));
+        }
+        let timed = Timed::Oldest(own.asked.front().map(|oldest| oldest.ticket));
+        if own.timed != timed {
+            own.timed = timed;
+            let due = match own.asked.front().map(|oldest| oldest.waits_millis) {
+                None | Some(u64::MAX) => NEVER,
+                Some(waits) => now.plus_millis(self.options.timeout_millis.saturating_add(waits)),
+            };
+            self.set_due(line, due);
+        }
+    }
+
+    fn set_due(&mut self, line: Line, due: Mono) {
+        let Some(own) = self.lines.get_mut(&line) else { return };
+        self.due.remove(&(own.due, line));
+        own.due = due;
+        if due != NEVER {
+            self.due.insert((due, line));
+        }
+    }
+
+    /// Takes a line back of which its client keeps nothing; answers what that client wants of other nodes.
+    fn release(&mut self, line: Line) -> Option<(ConnectionId, VecDeque<Later>)> {
+        let own = self.lines.get_mut(&line)?;
+        if own.keeps != Keeps::Nothing || !own.asked.is_empty() || !own.waiting.is_empty() {
+            return None;
+        }
+        let owner = own.owner.take()?;
+        let later = std::mem::take(&mut own.later);
+        self.of_client.remove(&owner);
+        if self.idle.len() < IDLE_MAX {
+            self.idle.push(line);
+        } else {
+            self.actions.push_back(Action::Close(line));
+            self.end(line, Failure::Closed);
+        }
+        Some((owner, later))
+    }
+
+    /// Forgets a line; what was asked on it fails.
+    fn end(&mut self, line: Line, why: Failure) {
+        self.set_due(line, NEVER);
+        self.idle.retain(|idle| *idle != line);
+        let Some(own) = self.lines.remove(&line) else { return };
+        if let Some(owner) = own.owner {
+            self.of_client.remove(&owner);
+        }
+        let mut why = why;
+        let keeps = own.later.back().map_or(own.keeps, |later| later.how.keeps);
+        let asked = own.asked.into_iter().chain(own.waiting.into_iter().map(|(asked, _)| asked));
+        let later = own.later.into_iter().map(|later| later.ticket);
+        for ticket in asked.map(|asked| asked.ticket).chain(later) {
+            self.fail(ticket, why);
+            // Behind an overdue answer others may not be overdue themselves.
+            why = if why == Failure::Overdue { Failure::Closed } else { why };
+        }
+        if let (Keeps::Subscribed, Some(owner)) = (keeps, own.owner) {
+            self.actions.push_back(Action::Tell(Told::Lost(owner)));
+        }
+    }
+
+    fn fail(&mut self, ticket: Ticket, why: Failure) {
+        self.tally.failed += 1;
+        self.actions.push_back(Action::Tell(Told::Failed(ticket, why)));
+    }
+}
+
+impl Own {
+    fn waits(&self) -> bool {
+        let asked = self.asked.iter().chain(self.waiting.iter().map(|(asked, _)| asked));
+        asked
+            .map(|it| it.waits_millis)
+            .chain(self.later.iter().map(|it| it.how.waits_millis))
+            .any(|it| it > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: u64 = 100;
+    const FOREVER: u64 = u64::MAX;
+
+    fn at(millis: u64) -> Mono {
+        Mono(0).plus_millis(millis)
+    }
+
+    fn client(place: u32) -> ConnectionId {
+        ConnectionId { place, generation: 0 }
+    }
+
+    fn lines(lines_max: usize) -> PrivateLines {
+        let target = Arc::new(Target::parse("redis://127.0.0.1").expect("a URL"));
+        let limits = Limits { value_bytes_max: 1 << 20 };
+        PrivateLines::new(target, Options { lines_max, timeout_millis: TIMEOUT, limits })
+    }
+
+    fn how(waits_millis: u64, keeps: Keeps) -> Private {
+        Private { waits_millis, keeps, confirms: false, continues: false }
+    }
+
+    fn command(text: &str) -> Ask {
+        Ask { key: Vec::new(), what: What::Command { bytes: text.into(), replies: 1 } }
+    }
+
+    fn actions(lines: &mut PrivateLines) -> Vec<Action> {
+        std::iter::from_fn(|| lines.poll()).collect()
+    }
+
+    fn sent(lines: &mut PrivateLines, line: u64) -> String {
+        let output = lines.output(Line(line)).map(std::mem::take).unwrap_or_default();
+        String::from_utf8(output).expect("text")
+    }
+
+    fn answer(ticket: u64, bytes: &str) -> Action {
+        Action::Tell(Told::Answer(Ticket(ticket), Reply::Raw(bytes.into())))
+    }
+
+    fn failed(ticket: u64, why: Failure) -> Action {
+        Action::Tell(Told::Failed(Ticket(ticket), why))
+    }
+
+    /// A line that stands, with nothing of it left to be looked at. RESP2 without a login begins without a word.
+    fn begin(lines: &mut PrivateLines, place: u32, ticket: u64, text: &str, how: Private) -> u64 {
+        let line = lines.next_line;
+        lines.ask(at(0), client(place), 2, Ticket(ticket), command(text), how, None);
+        assert_eq!(actions(lines), [Action::Connect(Line(line))]);
+        lines.connected(at(0), Line(line));
+        assert_eq!(actions(lines), [Action::Send(Line(line))]);
+        assert_eq!(sent(lines, line), text);
+        line
+    }
+
+    #[test]
+    fn a_line_of_which_nothing_is_kept_is_the_next_clients_and_bounded_are_all() {
+        let mut lines = lines(2);
+        begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
+        assert!(lines.waits(client(1)) && !lines.waits(client(2)));
+        assert_eq!(lines.waiting_count(), 1);
+        lines.received(at(500), Line(0), b"*-1\r\n");
+        assert_eq!(actions(&mut lines), [answer(1, "*-1\r\n")]);
+        assert!(!lines.waits(client(1)));
+        // No new connection: the one is free again.
+        lines.ask(at(500), client(2), 2, Ticket(2), command("BLPOP b 0"), how(FOREVER, Keeps::Nothing), None);
+        assert_eq!(actions(&mut lines), [Action::Send(Line(0))]);
+        begin(&mut lines, 3, 3, "BLPOP c 0", how(FOREVER, Keeps::Nothing));
+        lines.ask(at(500), client(4), 2, Ticket(4), command("BLPOP d 0"), how(FOREVER, Keeps::Nothing), None);
+        assert_eq!(actions(&mut lines), [failed(4, Failure::Crowded)]);
+        // One that speaks another version gives way to who needs a line.
+        lines.received(at(500), Line(1), b"*-1\r\n");
+        lines.ask(at(500), client(4), 3, Ticket(5), command("BLPOP d 0"), how(FOREVER, Keeps::Nothing), None);
+        let expected = [answer(3, "*-1\r\n"), Action::Close(Line(1)), Action::Connect(Line(2))];
+        assert_eq!(actions(&mut lines), expected);
+        assert_eq!(lines.count(), 2);
+    }
+
+    #[test]
+    fn what_waits_has_the_time_it_asked_for_and_the_origins_beside() {
+        let mut lines = lines(8);
+        begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
+        assert_eq!(lines.next_due(), None, "as long as the client stays");
+        begin(&mut lines, 2, 2, "BLPOP a 1", how(1000, Keeps::Nothing));
+        assert_eq!(lines.next_due(), Some(at(1000 + TIMEOUT)));
+        // What stands behind it begins its time when it is its turn.
+        lines.ask(at(0), client(2), 2, Ticket(3), command("BLPOP a 2"), how(2000, Keeps::Nothing), None);
+        lines.received(at(700), Line(1), b"*-1\r\n");
+        assert_eq!(lines.next_due(), Some(at(2700 + TIMEOUT)));
+        actions(&mut lines);
+        lines.tick(at(2700 + TIMEOUT));
+        assert_eq!(actions(&mut lines), [Action::Close(Line(1)), failed(3, Failure::Overdue)]);
+        assert_eq!((lines.count(), lines.next_due()), (1, None));
+        // Connecting has its time, too.
+        lines.ask(
+            at(5000),
+            client(4),
+            2,
+            Ticket(4),
+            command("BLPOP a 0"),
+            how(FOREVER, Keeps::Nothing),
+            None,
+        );
+        lines.tick(at(5000 + TIMEOUT));
+        let expected = [Action::Connect(Line(2)), Action::Close(Line(2)), failed(4, Failure::Unreachable)];
+        assert_eq!(actions(&mut lines), expected);
+    }
+
+    #[test]
+    fn a_client_that_goes_frees_its_line_and_the_origin_of_its_wait() {
+        let mut lines = lines(8);
+        begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
+        lines.bind(Line(0), client(70));
+        assert!(lines.leave(client(1)) && !lines.leave(client(1)));
+        assert_eq!(actions(&mut lines), [Action::Close(Line(0)), failed(1, Failure::Closed)]);
+        assert_eq!((lines.unbind(Line(0)), lines.unbind(Line(0))), (Some(client(70)), None));
+        assert!(lines.is_empty());
+        // Subscribed or watching, it has nobody left to be told.
+        begin(&mut lines, 2, 2, "SUBSCRIBE x", how(0, Keeps::Subscribed));
+        assert!(lines.leave(client(2)));
+        assert_eq!(actions(&mut lines), [Action::Close(Line(1)), failed(2, Failure::Closed)]);
+    }
+
+    #[test]
+    fn what_relies_on_watched_keys_is_never_done_on_another_line() {
+        let mut lines = lines(8);
+        begin(&mut lines, 1, 1, "WATCH a", how(0, Keeps::Watched));
+        lines.received(at(1), Line(0), b"+OK\r\n");
+        assert_eq!(actions(&mut lines), [answer(1, "+OK\r\n")]);
+        lines.closed(Line(0));
+        assert_eq!(actions(&mut lines), []);
+        let exec = Private { continues: true, ..how(0, Keeps::Nothing) };
+        lines.ask(at(2), client(1), 2, Ticket(2), command("EXEC"), exec, None);
+        assert_eq!(actions(&mut lines), [failed(2, Failure::Closed)], "and no connection is made");
+        // On the line on which they are watched, it is; and then the line is free.
+        begin(&mut lines, 1, 3, "WATCH a", how(0, Keeps::Watched));
+        lines.ask(at(3), client(1), 2, Ticket(4), command("EXEC"), exec, None);
+        lines.received(at(4), Line(1), b"+OK\r\n*-1\r\n");
+        let expected = [Action::Send(Line(1)), answer(3, "+OK\r\n"), answer(4, "*-1\r\n")];
+        assert_eq!(actions(&mut lines), expected);
+        lines.ask(at(5), client(9), 2, Ticket(5), command("WATCH b"), how(0, Keeps::Watched), None);
+        assert_eq!(actions(&mut lines), [Action::Send(Line(1))]);
+    }
+
+    #[test]
+    fn what_is_published_comes_among_confirmations_and_behind_them_in_both_versions() {
+        for (protocol, mark) in [(2, '*'), (3, '>')] {
+            let mut lines = lines(8);
+            let subscribe = Private { confirms: true, ..how(0, Keeps::Subscribed) };
+            let what = What::Subscribe { bytes: b"SUBSCRIBE x y".to_vec(), confirms: 2 };
+            let ask = Ask { key: Vec::new(), what };
+            lines.ask(at(0), client(1), protocol, Ticket(1), ask, subscribe, None);
+            lines.connected(at(0), Line(0));
+            if protocol == 3 {
+                lines.received(at(0), Line(0), b"%1\r\n+proto\r\n:3\r\n");
+            }
+            actions(&mut lines);
+            let frame = |kind: &str, name: &str, last: &str| {
+                format!("{mark}3\r\n${}\r\n{kind}\r\n$1\r\n{name}\r\n{last}\r\n", kind.len())
+            };
+            let replies = [
+                frame("subscribe", "x", ":1"),
+                frame("message", "x", "$1\r\nm"),
+                frame("subscribe", "y", ":2"),
+            ];
+            let later = frame("message", "y", "$1\r\nn");
+            lines.received(at(1), Line(0), [replies.concat().as_str(), &later].concat().as_bytes());
+            let pushed = Action::Tell(Told::Pushed(client(1), later.into_bytes()));
+            assert_eq!(actions(&mut lines), [answer(1, &replies.concat()), pushed]);
+            assert_eq!(lines.next_due(), None);
+            // A connection that ends without us ends the client's, too: it would wait for messages that never come.
+            lines.closed(Line(0));
+            assert_eq!(actions(&mut lines), [Action::Tell(Told::Lost(client(1)))]);
+        }
+    }
+
+    #[test]
+    fn a_subscription_that_is_refused_ends_the_line_behind_the_refusal() {
+        let mut lines = lines(8);
+        let what = What::Subscribe { bytes: b"SUBSCRIBE x".to_vec(), confirms: 1 };
+        lines.ask(
+            at(0),
+            client(1),
+            2,
+            Ticket(1),
+            Ask { key: Vec::new(), what },
+            how(0, Keeps::Subscribed),
+            None,
+        );
+        lines.connected(at(0), Line(0));
+        actions(&mut lines);
+        lines.received(at(1), Line(0), b"-NOPERM no\r\n");
+        let lost = Action::Tell(Told::Lost(client(1)));
+        assert_eq!(actions(&mut lines), [answer(1, "-NOPERM no\r\n"), Action::Close(Line(0)), lost]);
+    }
+
+    #[test]
+    fn a_line_that_says_what_nobody_asked_is_closed_and_fails_what_was_asked() {
+        let mut lines = lines(8);
+        begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
+        lines.received(at(1), Line(0), b":1\r\n:2\r\n");
+        assert_eq!(actions(&mut lines), [answer(1, ":1\r\n"), Action::Close(Line(0))]);
+        begin(&mut lines, 1, 2, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
+        lines.received(at(1), Line(1), b"?\r\n");
+        assert_eq!(actions(&mut lines), [Action::Close(Line(1)), failed(2, Failure::Broken)]);
+        assert!(lines.is_empty());
+    }
+
+    #[test]
+    fn a_command_without_bytes_ends_the_line() {
+        let mut lines = lines(8);
+        begin(&mut lines, 1, 1, "SUBSCRIBE x", how(0, Keeps::Subscribed));
+        lines.ask(at(1), client(1), 2, Ticket(2), command(""), how(0, Keeps::Nothing), None);
+        let expected = [Action::Close(Line(0)), failed(1, Failure::Closed), answer(2, "")];
+        assert_eq!(actions(&mut lines), expected);
+    }
+
+    fn cluster_lines() -> PrivateLines {
+        let target = Arc::new(Target::parse("redis://127.0.0.1?cluster=on").expect("a URL"));
+        let limits = Limits { value_bytes_max: 1 << 20 };
+        PrivateLines::new(target, Options { lines_max: 8, timeout_millis: TIMEOUT, limits })
+    }
+
+    fn node(port: u16) -> Option<Place> {
+        Some(Place { ip: None, port, name: None })
+    }
+
+    fn keyed(key: &str, text: &str) -> Ask {
+        Ask { key: key.into(), ..command(text) }
+    }
+
+    /// Has the line stand that was just asked for, with nothing of it left to be looked at.
+    fn stand(lines: &mut PrivateLines, line: u64) {
+        assert_eq!(actions(lines), [Action::Connect(Line(line))]);
+        lines.connected(at(0), Line(line));
+        actions(lines);
+    }
+
+    #[test]
+    fn in_a_cluster_a_line_leads_to_the_node_of_its_command_and_another_follows_in_order() {
+        let mut lines = cluster_lines();
+        let forever = how(FOREVER, Keeps::Nothing);
+        lines.ask(at(0), client(1), 2, Ticket(1), keyed("a", "BLPOP a 0"), forever, node(1));
+        stand(&mut lines, 0);
+        assert_eq!(lines.place(Line(0)), node(1).as_ref());
+        assert_eq!(sent(&mut lines, 0), "BLPOP a 0");
+        // Pipelined: for another node, and behind that for this one. Both wait, so that they stay in order.
+        lines.ask(at(0), client(1), 2, Ticket(2), keyed("b", "BLPOP b 0"), forever, node(2));
+        lines.ask(at(0), client(1), 2, Ticket(3), keyed("a", "BLPOP a 0"), forever, node(1));
+        assert_eq!(actions(&mut lines), []);
+        lines.received(at(1), Line(0), b"*-1\r\n");
+        assert_eq!(actions(&mut lines), [answer(1, "*-1\r\n"), Action::Connect(Line(1))]);
+        assert_eq!(lines.place(Line(1)), node(2).as_ref());
+        lines.connected(at(1), Line(1));
+        lines.received(at(2), Line(1), b"*-1\r\n");
+        // The first line is idle by now, and fits.
+        assert_eq!(actions(&mut lines), [Action::Send(Line(1)), answer(2, "*-1\r\n"), Action::Send(Line(0))]);
+        assert_eq!(sent(&mut lines, 0), "BLPOP a 0");
+        // Who goes takes along what waits behind.
+        lines.ask(at(3), client(1), 2, Ticket(4), keyed("b", "BLPOP b 0"), forever, node(2));
+        assert!(lines.leave(client(1)));
+        let expected = [Action::Close(Line(0)), failed(3, Failure::Closed), failed(4, Failure::Closed)];
+        assert_eq!(actions(&mut lines), expected);
+    }
+
+    #[test]
+    fn in_a_cluster_what_is_watched_holds_the_line_and_no_redirection_is_handed_on() {
+        let mut lines = cluster_lines();
+        lines.ask(at(0), client(1), 2, Ticket(1), keyed("a", "WATCH a"), how(0, Keeps::Watched), node(1));
+        stand(&mut lines, 0);
+        lines.received(at(1), Line(0), b"+OK\r\n");
+        let get = Private { continues: true, ..how(0, Keeps::Watched) };
+        lines.ask(at(1), client(1), 2, Ticket(2), keyed("b", "GET b"), get, node(2));
+        lines.received(at(2), Line(0), b"-MOVED 3300 10.0.0.2:2\r\n");
+        let refused = Told::Answer(Ticket(2), Reply::Refused(redis::ONE_NODE_ONLY.to_vec()));
+        let expected = [answer(1, "+OK\r\n"), Action::Send(Line(0)), Action::Tell(refused)];
+        assert_eq!(actions(&mut lines), expected, "it stays open, and what is watched stays watched");
+        assert!(lines.take_astray() && !lines.take_astray(), "the map is looked at again");
+    }
+
+    #[test]
+    fn in_a_cluster_nobody_is_told_that_replicas_of_one_node_have_all() {
+        let mut lines = cluster_lines();
+        lines.ask(at(0), client(1), 2, Ticket(1), command("WAIT 1 0"), how(FOREVER, Keeps::Nothing), node(1));
+        let refused = Told::Answer(Ticket(1), Reply::Refused(NOT_OF_MANY.to_vec()));
+        assert_eq!(actions(&mut lines), [Action::Tell(refused)]);
+        assert!(lines.is_empty());
+    }
+
+    #[test]
+    fn a_subscription_that_waits_for_another_node_is_lost_with_the_line_before_it() {
+        let mut lines = cluster_lines();
+        lines.ask(
+            at(0),
+            client(1),
+            3,
+            Ticket(1),
+            keyed("a", "BLPOP a 0"),
+            how(FOREVER, Keeps::Nothing),
+            node(1),
+        );
+        stand(&mut lines, 0);
+        let what = What::Subscribe { bytes: b"SUBSCRIBE x".to_vec(), confirms: 1 };
+        let ask = Ask { key: Vec::new(), what };
+        lines.ask(at(0), client(1), 3, Ticket(2), ask, how(0, Keeps::Subscribed), node(2));
+        lines.closed(Line(0));
+        let lost = Action::Tell(Told::Lost(client(1)));
+        assert_eq!(actions(&mut lines), [failed(1, Failure::Closed), failed(2, Failure::Closed), lost]);
+        assert!(lines.take_astray());
+    }
+}
