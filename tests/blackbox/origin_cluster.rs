@@ -237,23 +237,6 @@ fn what_a_client_has_of_its_own_is_at_the_node_of_the_key_or_an_error() {
             &["WAIT", "0", "10"],
             "-ERR WAIT and WAITAOF are about one node: not with a cluster origin\r\n",
         );
-        // Who waits for a slot that goes elsewhere is told so, and finds it there the next time.
-        let key = of(0);
-        nodes.ok(0, &["DEL", key]);
-        client.write_all(&resp(&["BLPOP", key, "0"])).expect("sent");
-        eventually("it waits", || nodes.line(0, "blocked_clients").eq("1").then_some(()));
-        let slot = nodes.slot(key).to_string();
-        for i in [1, 0, 2] {
-            nodes.ok(i, &["CLUSTER", "SETSLOT", &slot, "NODE", &nodes.id(1)]);
-        }
-        expect(&mut client, apart);
-        eventually("the slot is found", || {
-            let reply = ask_for(&mut client, &["BLMPOP", "0.01", "1", key, "LEFT"]);
-            (reply == "*-1\r\n").then_some(())
-        });
-        client.write_all(&resp(&["BLPOP", key, "0"])).expect("sent");
-        nodes.ask::<u32>(1, &["RPUSH", key, "v"]);
-        expect(&mut client, format!("*2\r\n{}{}", bulk(key), bulk("v")));
         // What is published at any node is heard.
         tell(&mut client, &["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
         for i in 0..3 {
