@@ -8,6 +8,7 @@
 
 use crate::ids::{ConnectionId, CoreId};
 use crate::request::{Answer, Outcome, Request, Shared, Value, Verb};
+use std::cell::Cell;
 
 /// Where an outcome belongs: a connection of the asking core and the place of the reply in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +119,7 @@ pub struct Batch {
     requests: Vec<Hop>,
     request_bytes: Vec<u8>,
     /// Long values of requests, in the memory that they were received into.
-    arrived: Vec<Shared>,
+    arrived: Vec<(Shared, Cell<bool>)>,
     returns: Vec<Return>,
     return_bytes: Vec<u8>,
     /// Long values on their way back, which nobody copies.
@@ -180,17 +181,17 @@ impl Batch {
         debug_assert!(arrived.is(request.value));
         self.push_request(address, &Request { value: b"", ..*request });
         self.requests.last_mut().expect("pushed above").arrived = true;
-        self.arrived.push(arrived);
+        self.arrived.push((arrived, Cell::new(false)));
     }
 
-    /// The memory of a request's value, if it came so.
-    pub fn arrived(&self, value: &[u8]) -> Option<&Shared> {
-        self.arrived.iter().find(|arrived| arrived.is(value))
+    /// The memory of values that came so, and whether somebody has taken it.
+    pub fn arrived(&self) -> impl Iterator<Item = (&Shared, &Cell<bool>)> {
+        self.arrived.iter().map(|(value, taken)| (value, taken))
     }
 
     /// Takes out the memory of such values, when the requests are done.
-    pub fn take_arrived(&mut self) -> std::vec::Drain<'_, Shared> {
-        self.arrived.drain(..)
+    pub fn take_arrived(&mut self) -> impl Iterator<Item = (Shared, bool)> {
+        self.arrived.drain(..).map(|(value, taken)| (value, taken.get()))
     }
 
     /// Adds a hint with its text; false, and it is lost, if there are [`HINTS_MAX`] already.
@@ -255,7 +256,7 @@ impl Batch {
             let (mut value, tail) = tail.split_at(hop.value_len as usize);
             rest = tail;
             if hop.arrived {
-                value = arrived.next().expect("one for each request that says so").bytes();
+                value = arrived.next().expect("one for each request that says so").0.bytes();
             }
             (hop.address, Request { key, value, verb: hop.verb })
         })

@@ -599,9 +599,14 @@ pub enum Value<'a> {
 }
 
 /// Memory that long values lie in.
-pub trait Memory: AsRef<[u8]> + Any + Send + Sync {}
+pub trait Memory: AsRef<[u8]> + Any + Send + Sync {
+    /// Whether what it held is gone, so that only readers keep it.
+    fn is_gone(&self) -> bool {
+        false
+    }
+}
 
-impl<M: AsRef<[u8]> + Any + Send + Sync> Memory for M {}
+impl Memory for Vec<u8> {}
 
 /// Bytes of a long value that nobody changes and several may hold: the memory stays until the last of them lets go.
 #[derive(Clone)]
@@ -632,6 +637,11 @@ impl Shared {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &(*self.memory).as_ref()[self.start..self.end]
+    }
+
+    /// Whether only readers keep its memory.
+    pub fn is_gone(&self) -> bool {
+        self.memory.is_gone()
     }
 
     /// Whether these bytes are those of a slice: not only alike, but the same memory.

@@ -225,8 +225,8 @@ impl Engine {
     }
 
     /// See [`Store::offer`].
-    pub fn offer(&mut self, value: &Shared, counted: bool) {
-        self.store.offer(value, counted);
+    pub fn offer(&mut self, value: &Shared) {
+        self.store.offer(value);
     }
 
     /// See [`Store::revoke_offer`].
@@ -253,9 +253,14 @@ impl Engine {
         }
     }
 
-    /// See [`Store::bury_arrived`].
-    pub fn bury_arrived(&mut self, value: Shared) {
-        self.store.bury_arrived(value);
+    /// See [`Store::take_over`].
+    pub fn take_over(&mut self, value: &Shared) {
+        self.store.take_over(value);
+    }
+
+    /// See [`Store::end_arrived`].
+    pub fn end_arrived(&mut self, value: Shared, taken: bool) {
+        self.store.end_arrived(value, taken);
     }
 
     /// Whether a long command is being received.

@@ -218,6 +218,13 @@ impl Connection {
         !self.session.output().is_empty() || self.value.is_some()
     }
 
+    /// Of those, what is gone from its store: it is kept for this reader.
+    pub fn gone_bytes(&mut self) -> usize {
+        let sending =
+            self.value.as_ref().map_or(0, |long| if long.value.is_gone() { long.value.len() } else { 0 });
+        self.session.output().gone_bytes() + sending
+    }
+
     /// Whether what it sends next is so much, or a piece of a long value.
     pub fn has_long_output(&mut self, bytes_min: usize) -> bool {
         self.value.is_some() || self.session.output().len() >= bytes_min

@@ -3,13 +3,13 @@
 //! ```text
 //!   Incoming: [ command ... | value ........................ | rest of the command ]
 //!                             \-- arrived --> offer --> put: the store has that memory, nothing is copied
-//!   another core's key:       \-- arrived --> mesh ---> offer, land, put there
+//!   another core's key:       \-- arrived --> mesh --> take_over, offer, put there; end_arrived
 //!   no put took it:           bury, and it is given back step by step
 //! ```
 //! What has come counts as held from its first byte on, so room is made for it while it comes.
 
+use super::Store;
 use super::memory::Mapping;
-use super::{Probe, Store};
 use crate::clock::Mono;
 use crate::request::Shared;
 use std::ops::Range;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// What one step towards room for an arrived value may do, in units of 100 ns.
 const STEP_EFFORT: u32 = 800;
+/// What of a segment is looked at before asking whether that was enough.
+const STEP_BYTES: usize = 64 << 10;
 
 /// Memory that a long command is received into.
 #[derive(Debug)]
@@ -29,8 +31,6 @@ pub struct Incoming {
 pub(super) struct Offer {
     pub(super) memory: Arc<Mapping>,
     pub(super) value: Range<usize>,
-    /// Whether it counts as held already.
-    pub(super) counted: bool,
 }
 
 impl Offer {
@@ -132,21 +132,27 @@ impl Store {
         self.log.mappings.take_incoming(held(&incoming.memory));
     }
 
-    /// Gives back a value that came from another core, if no put took it.
-    pub fn bury_arrived(&mut self, value: Shared) {
+    /// Takes over the memory of a value that comes from another core; it counts as held from here on.
+    pub fn take_over(&mut self, value: &Shared) {
+        if let Some((memory, _)) = value.memory::<Mapping>() {
+            self.log.mappings.count_incoming(held(&memory));
+        }
+    }
+
+    /// Sees to that memory when its request is done: a put took it, or it is given back.
+    pub fn end_arrived(&mut self, value: Shared, taken: bool) {
         let Some((memory, _)) = value.memory::<Mapping>() else { return };
         drop(value);
-        // Where somebody else has it, it is he who counts it.
-        if Arc::strong_count(&memory) == 1 {
-            let bytes = held(&memory);
-            self.log.mappings.count(bytes);
+        let bytes = held(&memory);
+        self.log.mappings.take_incoming(bytes);
+        if !taken {
             self.log.mappings.bury_shared(memory, bytes);
         }
     }
 
-    /// Lets the put that follows take the memory of a value, if it is of that very value. `counted`: received by this store.
-    pub fn offer(&mut self, value: &Shared, counted: bool) {
-        self.offered = value.memory().map(|(memory, value)| Offer { memory, value, counted });
+    /// Lets the put that follows take the memory of a value, if it is of that very value.
+    pub fn offer(&mut self, value: &Shared) {
+        self.offered = value.memory().map(|(memory, value)| Offer { memory, value });
     }
 
     /// Takes an offer back; false if there is none any more: a put has taken it.
@@ -164,26 +170,14 @@ impl Store {
         self.offered.as_ref().is_some_and(|offer| offer.is_of(value))
     }
 
-    /// A step towards room for an offered value; true when there is, or will never be.
-    pub(super) fn make_room_for_offer(
-        &mut self,
-        now: Mono,
-        probe: Probe,
-        key: &[u8],
-        replaces: bool,
-    ) -> bool {
-        let Some(Offer { memory, counted: false, .. }) = &self.offered else { return true };
-        let len = memory.used();
+    /// A step towards room for an offered value, which is held already; true when there is, or nothing more can be done.
+    pub(super) fn make_room_for_offer(&mut self, now: Mono) -> bool {
         let mut effort = STEP_EFFORT;
-        if !self.may_ever_fit(len) {
-            return true;
-        }
-        while !self.has_mapping_room(len) {
+        while self.log.held() > self.log_limit() {
             if effort == 0 {
                 return false;
             }
-            let dropped = replaces && self.drop_large(probe, key);
-            if !dropped && !self.release_some(&mut effort) && !self.empty_some(now, &mut effort, len) {
+            if !self.release_some(&mut effort) && !self.empty_some(now, &mut effort, STEP_BYTES) {
                 return true;
             }
         }

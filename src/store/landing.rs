@@ -67,7 +67,7 @@ impl Store {
             return true;
         }
         if self.is_offered(lander.value) {
-            return self.make_room_for_offer(now, probe, key, lander.replaces);
+            return self.make_room_for_offer(now);
         }
         let is_ours = |landing: &Landing| landing.from == lander.from;
         match &self.landing {

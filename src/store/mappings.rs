@@ -131,7 +131,6 @@ impl Mappings {
     /// Takes over a value in the memory that it was received into.
     pub(super) fn adopt_offered(&mut self, offer: Offer) -> u32 {
         let bytes = incoming::held(&offer.memory);
-        self.bytes += if offer.counted { 0 } else { bytes };
         self.hold(offer.memory, offer.value, bytes)
     }
 
@@ -172,18 +171,14 @@ impl Mappings {
         match Arc::try_unwrap(mapping) {
             Ok(mapping) => self.buried.push_back(Buried { left: bytes as usize, mapping }),
             Err(read) => {
+                read.set_gone();
                 self.withheld_bytes += bytes;
                 self.withheld.push_back((read, bytes));
             }
         }
     }
 
-    /// Counts bytes that hold memory from now on, and that hold none any more.
-    pub(super) fn count(&mut self, bytes: u64) {
-        self.bytes += bytes;
-    }
-
-    /// See [`Mappings::count`].
+    /// Takes in that so many bytes are held by somebody else from now on.
     pub(super) fn uncount(&mut self, bytes: u64) {
         self.bytes -= bytes;
     }

@@ -15,7 +15,9 @@
 //! Under Miri the region is a heap allocation with the same rules. How segments can live in a memfd that a successor process
 //! is handed is in `docs/decisions/0002-warm-restart-by-memfd.md`: nothing but this file would know.
 
+use crate::request::Memory;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the system hands out memory in.
 pub(super) const PAGE_BYTES: usize = 4096;
@@ -221,6 +223,8 @@ pub(super) struct Mapping {
     used: usize,
     /// Bytes that have memory behind them, as far as [`Mapping::place`] asked for it.
     populated: usize,
+    /// What it held is gone; said by the store to readers on other cores.
+    gone: AtomicBool,
 }
 
 // SAFETY: the mapping is the only owner of its memory, and nothing in it is bound to a thread.
@@ -228,6 +232,12 @@ unsafe impl Send for Mapping {}
 
 // SAFETY: a shared reference only reads (`bytes`); all that changes the memory takes `&mut self`.
 unsafe impl Sync for Mapping {}
+
+impl Memory for Mapping {
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+}
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
@@ -242,7 +252,7 @@ impl Mapping {
         let base = system::reserve(mapped)?;
         // SAFETY: the range was just reserved with this length.
         if unsafe { system::open(base.as_ptr(), mapped) } {
-            return Some(Mapping { base, mapped, used: 0, populated: 0 });
+            return Some(Mapping { base, mapped, used: 0, populated: 0, gone: AtomicBool::new(false) });
         }
         // SAFETY: reserved above, with this length, and not handed out.
         unsafe { system::end(base, mapped) };
@@ -253,6 +263,11 @@ impl Mapping {
     pub(super) const fn rounded(len: usize) -> usize {
         let len = if len == 0 { 1 } else { len };
         len.next_multiple_of(PAGE_BYTES)
+    }
+
+    /// Says that what it held is gone.
+    pub(super) fn set_gone(&self) {
+        self.gone.store(true, Ordering::Relaxed);
     }
 
     /// Bytes it takes.

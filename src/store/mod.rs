@@ -384,12 +384,7 @@ impl Store {
         if !inline {
             let landed = self.take_landed(probe, value_len);
             handle = match (self.take_offered(item.value), landed) {
-                (Some(offer), _) => {
-                    if !offer.counted {
-                        disturbed |= self.make_mapping_room(now, probe, key, value_len, &mut effort)?;
-                    }
-                    Some(self.log.mappings.adopt_offered(offer))
-                }
+                (Some(offer), _) => Some(self.log.mappings.adopt_offered(offer)),
                 (None, Some(arrival)) => Some(self.log.mappings.adopt(arrival)),
                 (None, None) => {
                     disturbed |= self.make_mapping_room(now, probe, key, value_len, &mut effort)?;

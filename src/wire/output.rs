@@ -71,6 +71,11 @@ impl Output {
         self.values_bytes
     }
 
+    /// Of those of long values, what is gone from its store.
+    pub fn gone_bytes(&self) -> usize {
+        self.values.iter().map(|(_, value)| if value.is_gone() { value.len() } else { 0 }).sum()
+    }
+
     /// Whether there is nothing to be sent.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -80,7 +85,7 @@ impl Output {
     /// Takes back what was appended behind the first `len` bytes, and the values behind them.
     pub fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len);
-        while self.values.back().is_some_and(|(at, _)| *at > len) {
+        while self.values.back().is_some_and(|(at, _)| *at > self.bytes.len()) {
             let (_, value) = self.values.pop_back().expect("looked at above");
             self.values_bytes -= value.len();
         }
@@ -123,8 +128,8 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    fn shared(text: &'static str) -> Shared {
-        Shared::new(Arc::new(text))
+    fn shared(text: &str) -> Shared {
+        Shared::new(Arc::new(text.as_bytes().to_vec()))
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::io::connection::Receiving;
 use crate::io::time;
 use std::sync::atomic::Ordering;
 
+/// How often other cores are asked to close a reader.
+const RECLAIM_MILLIS: u64 = 10;
+
 impl Core {
     /// Shuts a connection down; it leaves the table when the kernel is done with it.
     pub(super) fn kill(&mut self, id: ConnectionId) {
@@ -76,15 +79,32 @@ impl Core {
         }
     }
 
-    /// Closes the connection that has most of long values to read: some of them are gone, and their memory is wanted.
-    pub(super) fn drop_slow_reader(&mut self) {
+    /// Sees to it that memory of values that are gone comes back: closes a reader, here or, if none of them is here, elsewhere.
+    pub(super) fn reclaim_withheld(&mut self, now: Now) {
+        if !self.drop_slow_reader() && now.mono >= self.reclaimed.plus_millis(RECLAIM_MILLIS) {
+            self.reclaimed = now.mono;
+            self.shared.withheld_round.fetch_add(1, Ordering::Release);
+            self.shared.ring_bells();
+        }
+    }
+
+    /// Does the same for another core that has asked.
+    pub(super) fn look_for_slow_readers(&mut self) {
+        let round = self.shared.withheld_round.load(Ordering::Acquire);
+        if std::mem::replace(&mut self.withheld_round, round) != round {
+            self.drop_slow_reader();
+        }
+    }
+
+    /// Closes the connection that keeps most of values that are gone; false if there is none.
+    fn drop_slow_reader(&mut self) -> bool {
         let live = self.table.iter_mut().filter(|connection| !connection.dying);
         let slowest =
-            live.map(|connection| (connection.value_bytes(), connection.id)).max_by_key(|&(bytes, _)| bytes);
-        if let Some((1.., id)) = slowest {
-            self.works.engine.counters.connections_dropped_total += 1;
-            self.kill(id);
-        }
+            live.map(|connection| (connection.gone_bytes(), connection.id)).max_by_key(|&(bytes, _)| bytes);
+        let Some((1.., id)) = slowest else { return false };
+        self.works.engine.counters.connections_dropped_total += 1;
+        self.kill(id);
+        true
     }
 
     pub(super) fn begin_drain(&mut self, now: Now) {

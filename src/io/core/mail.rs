@@ -6,7 +6,7 @@ use super::works::lander;
 use crate::clock::Now;
 use crate::engine::{Passage, Waiter};
 use crate::ids::CoreId;
-use crate::io::connection::{LONG_COMMAND_BYTES, Stage};
+use crate::io::connection::Stage;
 use crate::message::{Batch, ReturnAddress};
 use crate::request::{Answer, Fault, Notice, Observer, Outcome, Request, Value, Verb};
 use crate::store::APPROACH_MAX;
@@ -15,6 +15,9 @@ use crate::store::APPROACH_MAX;
 const LONG_OUTPUT_BYTES: usize = 64 << 10;
 /// Frames of the shard stream from here on are taken one in a turn.
 const LONG_FRAME_BYTES: usize = 8 << 10;
+
+/// Values below this never come in memory of their own: they are more than half of a long command.
+const LONG_VALUE_BYTES: usize = crate::io::connection::LONG_COMMAND_BYTES / 2;
 
 /// A batch whose requests are not all done: what they bring back is more than its sender has taken so far.
 pub(super) struct Waiting {
@@ -43,6 +46,7 @@ impl Core {
         while let Some((from, batch)) = self.works.mesh.receive() {
             any = true;
             self.works.engine.counters.hops_served_total += batch.request_count() as u64;
+            batch.arrived().for_each(|(value, _)| self.works.engine.take_over(value));
             let mut coming = Waiting { from, batch, next: 0 };
             let done = !held_up.contains(&from) && self.do_requests(now, &mut coming);
             for (hint, text) in coming.batch.hints() {
@@ -62,8 +66,8 @@ impl Core {
     }
 
     fn recycle(&mut self, mut batch: Box<Batch>) {
-        for arrived in batch.take_arrived() {
-            self.works.engine.bury_arrived(arrived);
+        for (value, taken) in batch.take_arrived() {
+            self.works.engine.end_arrived(value, taken);
         }
         self.works.mesh.recycle(batch);
     }
@@ -125,10 +129,12 @@ impl Core {
                     continue;
                 }
             }
-            if request.value.len() >= LONG_COMMAND_BYTES
-                && let Some(arrived) = waiting.batch.arrived(request.value)
-            {
-                self.works.engine.offer(arrived, false);
+            let arrived = match request.value.len() {
+                0..LONG_VALUE_BYTES => None,
+                _ => waiting.batch.arrived().find(|(value, _)| value.is(request.value)),
+            };
+            if let Some((value, _)) = arrived {
+                self.works.engine.offer(value);
             }
             if !guarded && !self.works.engine.land(now, lander(from, address.connection), &request) {
                 return false;
@@ -184,15 +190,15 @@ impl Core {
                             }
                             None => works.mesh.park(from),
                         }
-                        continue;
+                    } else {
+                        // Executing through the works would borrow them whole, and answering needs their mesh.
+                        match works.engine.serve(now, waiter, &request) {
+                            Some(outcome) => works.mesh.answer(from, address, &outcome),
+                            None => works.mesh.park(from),
+                        }
                     }
-                    // Executing through the works would borrow them whole, and answering needs their mesh.
-                    match works.engine.serve(now, waiter, &request) {
-                        Some(outcome) => works.mesh.answer(from, address, &outcome),
-                        None => works.mesh.park(from),
-                    }
-                    if request.value.len() >= LONG_COMMAND_BYTES {
-                        works.engine.revoke_offer();
+                    if let Some((_, taken)) = arrived {
+                        taken.set(!works.engine.revoke_offer());
                     }
                 }
             }

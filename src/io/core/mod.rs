@@ -123,6 +123,9 @@ struct Core {
     completions: Vec<Completion>,
     /// Bytes of replies that this turn has begun to send.
     turn_output_bytes: usize,
+    /// When other cores were last asked for memory that their clients read, and what of such questions was seen here.
+    reclaimed: Mono,
+    withheld_round: u64,
     dirty: Vec<ConnectionId>,
     /// Connections whose output waits for what follows it, and until when at the latest.
     held: Vec<ConnectionId>,
@@ -278,6 +281,8 @@ impl Core {
             guests: Guests::new(),
             completions: Vec::new(),
             turn_output_bytes: 0,
+            reclaimed: Mono(0),
+            withheld_round: 0,
             dirty: Vec::new(),
             held: Vec::new(),
             held_until: Mono(0),
@@ -403,6 +408,7 @@ impl Core {
                     self.take_keyspaces();
                     self.take_users();
                     self.take_errands(now);
+                    self.look_for_slow_readers();
                 }
                 Kind::Wake | Kind::Ignore => {}
             }

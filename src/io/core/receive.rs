@@ -124,7 +124,7 @@ impl Core {
             self.drop_longest_command();
         }
         if self.works.engine.withholds_much() {
-            self.drop_slow_reader();
+            self.reclaim_withheld(now);
         }
         for _ in 0..RELIEF_STEPS_MAX {
             if !self.works.engine.is_over() {

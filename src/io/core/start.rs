@@ -55,6 +55,8 @@ pub struct Shared {
     pub(super) recording_round: AtomicU64,
     /// Questions that cores have not looked at.
     pub(super) questions: Mutex<Vec<Question>>,
+    /// How often a core wanted memory back that clients of others still read.
+    pub(super) withheld_round: AtomicU64,
     pub(super) bells: std::sync::OnceLock<Vec<OwnedFd>>,
 }
 
@@ -89,6 +91,7 @@ impl Shared {
             recording: RwLock::default(),
             recording_round: AtomicU64::new(0),
             questions: Mutex::default(),
+            withheld_round: AtomicU64::new(0),
             bells: std::sync::OnceLock::new(),
         }
     }

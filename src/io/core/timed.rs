@@ -42,7 +42,7 @@ impl Core {
             self.tell_usage();
             self.due.engine = self.works.engine.tick(now).max(Mono(now.mono.0 + 1));
             if self.works.engine.withholds_much() {
-                self.drop_slow_reader();
+                self.reclaim_withheld(now);
             }
         }
         if self.due.accept.is_some_and(|at| now.mono >= at) {

@@ -291,7 +291,7 @@ impl Backend for Desk<'_> {
         let me = self.works.me;
         if owner == me {
             if let Some(value) = self.arrived(request.value) {
-                self.works.engine.offer(&value, true);
+                self.works.engine.offer(&value);
                 self.fate = Fate::Stored;
             }
             return self.works.execute(self.now, me, address, request);
@@ -321,7 +321,7 @@ impl Backend for Desk<'_> {
         }
         let from = lander(works.me, self.connection);
         if let Some(value) = self.arrived(value) {
-            self.works.engine.offer(&value, true);
+            self.works.engine.offer(&value);
         }
         let works = &mut *self.works;
         // Whatever the condition is that it comes with: the item that it may replace leaves when it is its turn.

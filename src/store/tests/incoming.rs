@@ -36,7 +36,7 @@ fn a_value_stays_in_the_memory_that_it_was_received_into() {
     let incoming = receive(&mut store, 7);
     let (value, place) = value_in(&incoming);
     let held = store.held_bytes();
-    store.offer(&value, true);
+    store.offer(&value);
     put(&mut store, at(0), b"key", value.bytes(), 1, Expiry::Never).expect("it is there already");
     assert!(!store.revoke_offer(), "it was taken");
     drop(value);
@@ -56,7 +56,7 @@ fn what_no_put_takes_is_given_back() {
     let before = settle(&mut store, at(0));
     let incoming = receive(&mut store, 7);
     let (value, _) = value_in(&incoming);
-    store.offer(&value, true);
+    store.offer(&value);
     // An equal value at another place is not that value.
     put(&mut store, at(0), b"key", &vec![7; LEN], 1, Expiry::Never).expect("room");
     assert!(store.revoke_offer(), "it was not taken");
@@ -80,8 +80,9 @@ fn a_value_goes_over_to_another_core_and_is_counted_once() {
         assert!(settle(&mut here, at(1)) <= before_here + MIB, "it is the other one's");
         // There has to be room for it, step by step.
         let probe = there.probe(b"key");
+        there.take_over(&value);
         for _ in 0..10_000 {
-            there.offer(&value, false);
+            there.offer(&value);
             let lander = Lander { from: 1, value: value.bytes(), replaces: false };
             if there.land(at(1), probe, b"key", &lander) {
                 break;
@@ -91,7 +92,8 @@ fn a_value_goes_over_to_another_core_and_is_counted_once() {
         let key = format!("key:{round}");
         put_once(&mut there, at(1), key.as_bytes(), value.bytes(), 1, Expiry::Never).expect("room was made");
         assert!(!there.revoke_offer());
-        there.bury_arrived(value);
+        there.end_arrived(value, true);
+        assert_eq!(there.incoming_bytes(), 0);
         assert!(there.held_bytes() <= 8 * MIB, "{} held", there.held_bytes());
     }
     there.clear();
@@ -100,7 +102,8 @@ fn a_value_goes_over_to_another_core_and_is_counted_once() {
     let incoming = receive(&mut here, 9);
     let (value, _) = value_in(&incoming);
     here.forget_incoming(incoming);
-    there.bury_arrived(value);
+    there.take_over(&value);
+    there.end_arrived(value, false);
     assert!(settle(&mut there, at(3)) <= before_there + MIB);
 }
 

@@ -183,13 +183,32 @@ impl Writer {
             }
         }
         // A checksum is made over the bytes where they stand together.
-        let value = if ask.crc { &Value::One(value.bytes()) } else { value };
-        out.make_room(value, super::HEADER_BYTES + META_BYTES + super::CRC_BYTES);
+        if matches!(value, Value::Shared(_)) && !ask.crc {
+            return self.long_item(node, ask, detail, &meta, value, out);
+        }
+        let value = value.bytes();
+        out.reserve(super::HEADER_BYTES + META_BYTES + value.len() + super::CRC_BYTES);
         let frame = self.begin(node, ask, Status::OK, detail, out);
         out.extend_from_slice(&meta);
-        let before = out.total() - out.len();
+        out.extend_from_slice(value);
+        self.end(node, ask, frame, out);
+    }
+
+    /// An item whose value is not copied.
+    #[cold]
+    fn long_item(
+        &mut self,
+        node: &Node,
+        ask: &Ask,
+        detail: u16,
+        meta: &[u8],
+        value: &Value<'_>,
+        out: &mut Output,
+    ) {
+        let frame = self.begin(node, ask, Status::OK, detail, out);
+        out.extend_from_slice(meta);
+        frame.end_beside(value.len(), out);
         out.add(value);
-        frame.end_beside(out.total() - out.len() - before, out);
         self.close(node, ask, out);
     }
 
