@@ -451,7 +451,7 @@ fn holds(histories: Histories, seed: u64) {
         answered > steps / 4 && joined > steps / 20,
         "{answered} answered, {joined} of them after waiting"
     );
-    assert!(guessed > steps / 500 && hurried > steps / 1500, "{guessed} guessed, {hurried} hurried");
+    assert!(guessed > steps / 1000 && hurried > steps / 1500, "{guessed} guessed, {hurried} hurried");
     assert!(passed > steps / 200, "{passed} passed and wrote");
 }
 

@@ -344,7 +344,7 @@ impl Writer {
     }
 
     /// Counts a reply of a batch, if it is one.
-    #[inline]
+    #[inline(always)]
     fn close(&mut self, node: &Node, ask: &Ask, out: &mut Vec<u8>) {
         let Some((place, _)) = ask.batch else { return };
         let Some(open) = self.batches.of(place) else { return };

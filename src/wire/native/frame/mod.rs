@@ -437,21 +437,25 @@ impl Frame {
 
     #[inline]
     pub(crate) fn end(self, out: &mut Vec<u8>) {
-        self.end_beside(0, out);
-    }
-
-    /// Ends a frame that has so many bytes more than `out` shows; such a one has no checksum.
-    #[inline]
-    pub(crate) fn end_beside(self, beside: usize, out: &mut Vec<u8>) {
         let crc_len = if self.crc { CRC_BYTES } else { 0 };
-        let body_len = out.len() - self.start - HEADER_BYTES + beside + crc_len;
-        let body_len = u32::try_from(body_len).unwrap_or(u32::MAX);
-        debug_assert!(!self.crc || beside == 0, "a checksum is of bytes that are seen");
-        assert!(body_len <= BODY_BYTES_MAX, "a frame of {body_len} bytes");
-        out[self.start + 8..self.start + 12].copy_from_slice(&body_len.to_le_bytes());
+        self.set_body_len(out.len() - self.start - HEADER_BYTES + crc_len, out);
         if self.crc {
             let sum = crc32fast::hash(&out[self.start..]);
             out.extend_from_slice(&sum.to_le_bytes());
         }
+    }
+
+    /// Ends a frame that has so many bytes more than `out` shows; such a one has no checksum, which is of bytes that are seen.
+    #[cold]
+    pub(crate) fn end_beside(self, beside: usize, out: &mut Vec<u8>) {
+        assert!(!self.crc, "a checksum of what is not there");
+        self.set_body_len(out.len() - self.start - HEADER_BYTES + beside, out);
+    }
+
+    #[inline(always)]
+    fn set_body_len(self, body_len: usize, out: &mut [u8]) {
+        let body_len = u32::try_from(body_len).unwrap_or(u32::MAX);
+        assert!(body_len <= BODY_BYTES_MAX, "a frame of {body_len} bytes");
+        out[self.start + 8..self.start + 12].copy_from_slice(&body_len.to_le_bytes());
     }
 }
