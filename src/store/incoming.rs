@@ -178,7 +178,8 @@ impl Store {
                 return false;
             }
             if !self.release_some(&mut effort) && !self.empty_some(now, &mut effort, STEP_BYTES) {
-                return true;
+                // Readers of what is gone are being closed, if they have so much.
+                return self.withheld_bytes() <= self.options.memory_bytes_max / 4;
             }
         }
         true

@@ -206,8 +206,11 @@ fn a_memcached_watcher_sees_what_happens_on_all_cores_by_any_protocol() {
         ask(&mut memcached, sets.collect::<String>(), "STORED\r\n".repeat(100));
     }
     let gone = lines_with(&mut watcher, "type=eviction", 1).remove(0);
+    // How long ago it was written depends on the machine.
     assert!(
-        gone.contains(" key=big%3A") && gone.ends_with(" fetch=no ttl=-1 la=0 clsid=1 size=4000"),
+        gone.contains(" key=big%3A")
+            && gone.contains(" fetch=no ttl=-1 la=")
+            && gone.ends_with(" clsid=1 size=4000"),
         "{gone}"
     );
     server.metric_becomes("foreshadow_watchers", |count| count == 1.0);

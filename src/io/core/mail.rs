@@ -137,6 +137,9 @@ impl Core {
                 self.works.engine.offer(value);
             }
             if !guarded && !self.works.engine.land(now, lander(from, address.connection), &request) {
+                if self.works.engine.withholds_much() {
+                    self.reclaim_withheld(now);
+                }
                 return false;
             }
             waiting.next += 1;
