@@ -447,7 +447,7 @@ impl Frame {
 
     /// Ends a frame that has so many bytes more than `out` shows; such a one has no checksum, which is of bytes that are seen.
     #[cold]
-    pub(crate) fn end_beside(self, beside: usize, out: &mut Vec<u8>) {
+    pub(crate) fn end_beside(self, beside: usize, out: &mut [u8]) {
         assert!(!self.crc, "a checksum of what is not there");
         self.set_body_len(out.len() - self.start - HEADER_BYTES + beside, out);
     }
