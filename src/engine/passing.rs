@@ -191,7 +191,7 @@ mod tests {
     use crate::ids::{ConnectionId, CoreId};
     use crate::message::ReturnAddress;
     use crate::origin::OriginId;
-    use crate::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
+    use crate::origin::keyspace::{Keys, Keyspace, Keyspaces};
     use crate::request::Put;
     use std::sync::Arc;
 
@@ -202,22 +202,12 @@ mod tests {
             store::Options { memory_bytes_max: 4 << 20, item_bytes_max: 1 << 20, hash_secret: [1, 2] };
         let mut engine = Engine::new(Options { store, seed: 3 });
         engine.set_keyspaces(Arc::new(Keyspaces::new(vec![Keyspace {
-            name: "k".into(),
             keys: Keys::Prefix(b"k:".to_vec()),
             origin: OriginId(4),
-            drop_prefix: false,
             passes: true,
             fresh_millis: 1000,
-            stale_millis: 0,
-            stale_error_millis: 0,
-            negative_millis: 1000,
-            write: WritePolicy::Through,
-            value_bytes_max: 1 << 20,
-            wait_millis_max: 1000,
             attempts_max: 1,
-            prefetch: false,
-            budget: Arc::default(),
-            conflict: Conflict::default(),
+            ..Keyspace::plain()
         }])));
         engine
     }

@@ -48,8 +48,8 @@ mod tests {
     use super::*;
     use crate::ids::{ConnectionId, CoreId};
     use crate::message::ReturnAddress;
-    use crate::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
-    use crate::origin::{Found as Fetched, OriginId, Reply, Ticket};
+    use crate::origin::keyspace::{Keyspace, Keyspaces};
+    use crate::origin::{Found as Fetched, Reply, Ticket};
     use crate::request::{Keeps, Line, Pass, Private, Put};
     use std::sync::Arc;
 
@@ -60,22 +60,11 @@ mod tests {
             store::Options { memory_bytes_max: 1 << 20, item_bytes_max: 1 << 16, hash_secret: [1, 2] };
         let mut engine = Engine::new(Options { store, seed: 3 });
         let rules = Keyspace {
-            name: "k".into(),
-            keys: Keys::Prefix(Vec::new()),
-            origin: OriginId(0),
-            drop_prefix: false,
             passes: true,
             fresh_millis: 1000,
-            stale_millis: 0,
-            stale_error_millis: 0,
-            negative_millis: 1000,
-            write: WritePolicy::Through,
             value_bytes_max: 1 << 16,
-            wait_millis_max: 1000,
             attempts_max: 1,
-            prefetch: false,
-            budget: Arc::default(),
-            conflict: Conflict::default(),
+            ..Keyspace::plain()
         };
         engine.set_keyspaces(Arc::new(Keyspaces::new(vec![rules])));
         engine

@@ -127,6 +127,31 @@ impl Keyspace {
     }
 }
 
+#[cfg(test)]
+impl Keyspace {
+    /// Rules for tests that are about something else: all of a first origin's keys, which pass nothing and stay fresh.
+    pub fn plain() -> Keyspace {
+        Keyspace {
+            name: "k".into(),
+            keys: Keys::Prefix(Vec::new()),
+            origin: OriginId(0),
+            drop_prefix: false,
+            passes: false,
+            fresh_millis: 1_000_000,
+            stale_millis: 0,
+            stale_error_millis: 0,
+            negative_millis: 1000,
+            write: WritePolicy::Through,
+            value_bytes_max: 1 << 20,
+            wait_millis_max: 1000,
+            attempts_max: 3,
+            prefetch: false,
+            budget: Arc::default(),
+            conflict: Conflict::default(),
+        }
+    }
+}
+
 /// All keyspaces of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Keyspaces {

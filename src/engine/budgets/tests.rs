@@ -7,27 +7,16 @@ use crate::ids::{ConnectionId, CoreId};
 use crate::message::ReturnAddress;
 use crate::origin::keyspace::{Conflict, Keys, Keyspaces, WritePolicy};
 use crate::origin::pool::Failure;
-use crate::origin::{Ask, Found as Fetched, OriginId, Reply as Told};
+use crate::origin::{Ask, Found as Fetched, Reply as Told};
 use crate::request::{Named, Put};
 
 fn keyspace(name: &str, budget: Budget) -> Keyspace {
     Keyspace {
         name: name.into(),
         keys: Keys::Prefix(format!("{name}:").into()),
-        origin: OriginId(0),
-        drop_prefix: false,
-        passes: false,
-        fresh_millis: 1_000_000,
-        stale_millis: 0,
-        stale_error_millis: 0,
-        negative_millis: 1000,
-        write: WritePolicy::Through,
-        value_bytes_max: 1 << 20,
-        wait_millis_max: 1000,
-        attempts_max: 3,
-        prefetch: false,
         budget: Arc::new(budget),
         conflict: Conflict::Epoch,
+        ..Keyspace::plain()
     }
 }
 

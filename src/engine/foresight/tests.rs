@@ -4,9 +4,9 @@ use super::*;
 use crate::clock::Wall;
 use crate::hash::slot_of;
 use crate::message::ReturnAddress;
-use crate::origin::keyspace::{Conflict, Keys, Keyspace, Keyspaces, WritePolicy};
+use crate::origin::keyspace::{Keys, Keyspace, Keyspaces};
 use crate::origin::pool::Failure;
-use crate::origin::{Found as Fetched, OriginId, Reply as Told, Ticket};
+use crate::origin::{Found as Fetched, Reply as Told, Ticket};
 use crate::request::{Named, Put};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,24 +14,7 @@ use std::sync::Arc;
 const MIB: u64 = 1 << 20;
 
 fn keyspace() -> Keyspace {
-    Keyspace {
-        name: "all".into(),
-        keys: Keys::Prefix(Vec::new()),
-        origin: OriginId(0),
-        drop_prefix: false,
-        passes: false,
-        fresh_millis: 1_000_000,
-        stale_millis: 0,
-        stale_error_millis: 0,
-        negative_millis: 1000,
-        write: WritePolicy::Through,
-        value_bytes_max: 1 << 20,
-        wait_millis_max: 1000,
-        attempts_max: 3,
-        prefetch: false,
-        budget: Arc::default(),
-        conflict: Conflict::default(),
-    }
+    Keyspace { name: "all".into(), ..Keyspace::plain() }
 }
 
 /// An engine and an origin whose every value is its key's; time goes by 1 ms with each request.
