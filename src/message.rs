@@ -113,13 +113,24 @@ impl Hint {
     }
 }
 
+/// What has become of the memory of a long value that another core received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// Nothing yet: it counts where it was received.
+    Coming,
+    /// It counts here.
+    Counted,
+    /// It is an item's.
+    Taken,
+}
+
 /// What one turn of a core has for one other core.
 #[derive(Debug, Default)]
 pub struct Batch {
     requests: Vec<Hop>,
     request_bytes: Vec<u8>,
     /// Long values of requests, in the memory that they were received into.
-    arrived: Vec<(Shared, Cell<bool>)>,
+    arrived: Vec<(Shared, Cell<Arrived>)>,
     returns: Vec<Return>,
     return_bytes: Vec<u8>,
     /// Long values on their way back, which nobody copies.
@@ -181,17 +192,17 @@ impl Batch {
         debug_assert!(arrived.is(request.value));
         self.push_request(address, &Request { value: b"", ..*request });
         self.requests.last_mut().expect("pushed above").arrived = true;
-        self.arrived.push((arrived, Cell::new(false)));
+        self.arrived.push((arrived, Cell::new(Arrived::Coming)));
     }
 
-    /// The memory of values that came so, and whether somebody has taken it.
-    pub fn arrived(&self) -> impl Iterator<Item = (&Shared, &Cell<bool>)> {
-        self.arrived.iter().map(|(value, taken)| (value, taken))
+    /// The memory of values that came so, and what has become of it.
+    pub fn arrived(&self) -> impl Iterator<Item = (&Shared, &Cell<Arrived>)> {
+        self.arrived.iter().map(|(value, became)| (value, became))
     }
 
     /// Takes out the memory of such values, when the requests are done.
-    pub fn take_arrived(&mut self) -> impl Iterator<Item = (Shared, bool)> {
-        self.arrived.drain(..).map(|(value, taken)| (value, taken.get()))
+    pub fn take_arrived(&mut self) -> impl Iterator<Item = (Shared, Arrived)> {
+        self.arrived.drain(..).map(|(value, became)| (value, became.get()))
     }
 
     /// Adds a hint with its text; false, and it is lost, if there are [`HINTS_MAX`] already.

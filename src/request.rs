@@ -805,6 +805,10 @@ pub struct Lease {
     pub taken: bool,
 }
 
+/// Longest value that a request may copy whole, where it changes a part of it or gives it another key: that takes its core as
+/// long as it takes.
+pub const COPIED_BYTES_MAX: usize = 16 << 20;
+
 /// Values from here on have room made for them ahead of their request, step by step.
 pub const LANDING_BYTES_MIN: usize = 8 << 10;
 

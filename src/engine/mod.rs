@@ -248,7 +248,7 @@ impl Engine {
     pub fn end_incoming(&mut self, incoming: Incoming, fate: Fate) {
         match fate {
             Fate::Stored => self.store.hand_over_incoming(incoming),
-            Fate::Sent => self.store.forget_incoming(incoming),
+            Fate::Sent => self.store.send_incoming(incoming),
             Fate::Unused => self.store.bury_incoming(incoming),
         }
     }
@@ -261,6 +261,14 @@ impl Engine {
     /// See [`Store::end_arrived`].
     pub fn end_arrived(&mut self, value: Shared, taken: bool) {
         self.store.end_arrived(value, taken);
+    }
+
+    /// Takes in what other cores have taken over of what was sent to them.
+    #[inline]
+    pub fn collect_sent(&mut self) {
+        if self.store.has_sent() {
+            self.store.collect_sent();
+        }
     }
 
     /// Whether a long command is being received.

@@ -8,6 +8,9 @@ impl Engine {
     /// that is hollow is not there; a target that is hollow is no obstacle, and its filler finds another version.
     pub(super) fn transfer(&mut self, now: Mono, source: &[u8], target: &[u8], transfer: Transfer) -> Reply {
         let from = self.store.probe(source);
+        if self.is_beyond_copies(now, from, source, 0) {
+            return Reply::fault(Fault::TooLarge);
+        }
         let Some(held) = self.load(now, from, source).filter(|held| !held.marks.hollow) else {
             return Reply::plain(Answer::Miss);
         };

@@ -1,10 +1,7 @@
 //! Writing: whole values, parts of values, removals, expiries; with conditions, and the writer's half of leases.
 
 use super::*;
-use crate::request::{Expire, ExpireOnly, Put, Remove, Splice};
-
-/// Longest value of which a part can be changed: that copies it whole.
-const PARTS_BYTES_MAX: usize = 16 << 20;
+use crate::request::{COPIED_BYTES_MAX, Expire, ExpireOnly, Put, Remove, Splice};
 
 impl Engine {
     /// [`Verb::Put`]. A put clears the lease's marks, but one of an older version leaves them and the expiry: it fills
@@ -51,18 +48,18 @@ impl Engine {
         }
     }
 
-    /// Whether an item is so long, with so many bytes more, that changing a part of it would take its core for too long.
+    /// Whether an item is so long, with so many bytes more, that copying it would take its core for too long.
     #[inline]
-    fn is_beyond_parts(&mut self, now: Mono, probe: Probe, key: &[u8], more: usize) -> bool {
+    pub(super) fn is_beyond_copies(&mut self, now: Mono, probe: Probe, key: &[u8], more: usize) -> bool {
         let found = self.store.find(now, probe, key, false);
-        found.is_some_and(|found| found.value.len().saturating_add(more) > PARTS_BYTES_MAX)
+        found.is_some_and(|found| found.value.len().saturating_add(more) > COPIED_BYTES_MAX)
     }
 
     /// [`Verb::Splice`]. Flags and expiry of an item that was there stay. One that may be made is made whatever
     /// version was asked for, as with memcached.
     pub(super) fn splice(&mut self, now: Mono, key: &[u8], value: &[u8], splice: &Splice) -> Reply {
         let probe = self.store.probe(key);
-        if self.is_beyond_parts(now, probe, key, value.len()) {
+        if self.is_beyond_copies(now, probe, key, value.len()) {
             return Reply::fault(Fault::TooLarge);
         }
         let Some(held) = self.load(now, probe, key).filter(|held| !held.marks.hollow) else {
@@ -108,7 +105,7 @@ impl Engine {
         // Checked before room for it is made.
         let start = offset as usize;
         let end = start.saturating_add(value.len());
-        let beyond = end > PARTS_BYTES_MAX || self.is_beyond_parts(now, probe, key, 0);
+        let beyond = end > COPIED_BYTES_MAX || self.is_beyond_copies(now, probe, key, 0);
         if beyond || key.len().saturating_add(end) > self.item_bytes_max {
             return Reply::fault(Fault::TooLarge);
         }

@@ -358,8 +358,8 @@ impl Connection {
         self.tls.as_ref().is_some_and(|tls| tls.waiting_bytes() > 0)
     }
 
-    /// Bytes in its buffers; values that lie in a store are that one's. Capacity beyond them was never touched, so it is no memory yet, or is that of a spare buffer, which is
-    /// short ([`super::core::SPARE_BYTES_MAX`]) and at least a quarter full.
+    /// Bytes in its buffers; values that lie in a store are that one's. Capacity beyond them was never touched, so it is no memory
+    /// yet, or is that of a spare buffer, which is short ([`super::core::SPARE_BYTES_MAX`]) and at least a quarter full.
     pub fn buffer_bytes(&self) -> usize {
         let sealed = self.tls.as_ref().map_or(0, |tls| tls.buffer_bytes());
         self.input.len() + self.sending.len() + self.session.output_bytes() + sealed

@@ -3,7 +3,8 @@
 //! ```text
 //!   Incoming: [ command ... | value ........................ | rest of the command ]
 //!                             \-- arrived --> offer --> put: the store has that memory, nothing is copied
-//!   another core's key:       \-- arrived --> mesh --> take_over, offer, put there; end_arrived
+//!   another core's key:       \-- arrived --> mesh --> take_over, offer, land, put there; end_arrived
+//!                                  counted here until it has landed there: by both for a while, by none never
 //!   no put took it:           bury, and it is given back step by step
 //! ```
 //! What has come counts as held from its first byte on, so room is made for it while it comes.
@@ -120,11 +121,22 @@ impl Store {
         self.log.mappings.bury_shared(incoming.memory, bytes);
     }
 
-    /// Takes in that what was received here has gone to another core.
-    pub fn forget_incoming(&mut self, incoming: Incoming) {
-        let bytes = held(&incoming.memory);
-        self.log.mappings.take_incoming(bytes);
-        self.log.mappings.uncount(bytes);
+    /// Takes in that what was received here has gone to another core. It counts as held here until that one has room for it;
+    /// see [`Store::collect_sent`].
+    pub fn send_incoming(&mut self, incoming: Incoming) {
+        self.log.mappings.take_incoming(held(&incoming.memory));
+        self.log.mappings.send(incoming.memory);
+    }
+
+    /// Whether something received here is on its way to another core.
+    #[inline]
+    pub fn has_sent(&self) -> bool {
+        self.log.mappings.has_sent()
+    }
+
+    /// Stops counting what other cores have room for by now.
+    pub fn collect_sent(&mut self) {
+        self.log.mappings.collect_sent();
     }
 
     /// Takes in that a put has taken what was received here; it counts as that item's.
@@ -143,6 +155,7 @@ impl Store {
     pub fn end_arrived(&mut self, value: Shared, taken: bool) {
         let Some((memory, _)) = value.memory::<Mapping>() else { return };
         drop(value);
+        memory.set_adopted();
         let bytes = held(&memory);
         self.log.mappings.take_incoming(bytes);
         if !taken {
@@ -172,6 +185,14 @@ impl Store {
 
     /// A step towards room for an offered value, which is held already; true when there is, or nothing more can be done.
     pub(super) fn make_room_for_offer(&mut self, now: Mono) -> bool {
+        let done = self.has_room_for_offer(now);
+        if done && let Some(offer) = &self.offered {
+            offer.memory.set_adopted();
+        }
+        done
+    }
+
+    fn has_room_for_offer(&mut self, now: Mono) -> bool {
         let mut effort = STEP_EFFORT;
         while self.log.held() > self.log_limit() {
             if effort == 0 {

@@ -65,6 +65,8 @@ pub(super) struct Mappings {
     withheld_bytes: u64,
     /// Of long commands that are being received.
     incoming_bytes: u64,
+    /// On their way to other cores, counted here until they have room there.
+    sent: VecDeque<Arc<Mapping>>,
     bytes: u64,
 }
 
@@ -79,6 +81,7 @@ impl Mappings {
         let lists = self.mappings.capacity() * size_of::<Option<Held>>()
             + self.free_handles.capacity() * size_of::<u32>()
             + self.withheld.capacity() * size_of::<(Arc<Mapping>, u64)>()
+            + self.sent.capacity() * size_of::<Arc<Mapping>>()
             + self.buried.capacity() * size_of::<Buried>();
         self.bytes + lists as u64
     }
@@ -178,9 +181,30 @@ impl Mappings {
         }
     }
 
-    /// Takes in that so many bytes are held by somebody else from now on.
-    pub(super) fn uncount(&mut self, bytes: u64) {
-        self.bytes -= bytes;
+    /// Goes on counting memory that was sent to another core, until that one has room for it.
+    pub(super) fn send(&mut self, memory: Arc<Mapping>) {
+        self.sent.push_back(memory);
+    }
+
+    /// Whether memory is on its way to another core.
+    pub(super) fn has_sent(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
+    /// Lets go of what other cores have room for now, and buries what came back without a word.
+    pub(super) fn collect_sent(&mut self) {
+        for _ in 0..self.sent.len() {
+            let Some(memory) = self.sent.pop_front() else { break };
+            let bytes = incoming::held(&memory);
+            if memory.is_adopted() {
+                self.bytes -= bytes;
+                continue;
+            }
+            match Arc::try_unwrap(memory) {
+                Ok(mapping) => self.buried.push_back(Buried { left: bytes as usize, mapping }),
+                Err(waiting) => self.sent.push_back(waiting),
+            }
+        }
     }
 
     /// Counts what was received of a long command.

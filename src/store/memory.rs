@@ -225,6 +225,8 @@ pub(super) struct Mapping {
     populated: usize,
     /// What it held is gone; said by the store to readers on other cores.
     gone: AtomicBool,
+    /// The store of another core has room for it; said to the one that received it.
+    adopted: AtomicBool,
 }
 
 // SAFETY: the mapping is the only owner of its memory, and nothing in it is bound to a thread.
@@ -252,7 +254,8 @@ impl Mapping {
         let base = system::reserve(mapped)?;
         // SAFETY: the range was just reserved with this length.
         if unsafe { system::open(base.as_ptr(), mapped) } {
-            return Some(Mapping { base, mapped, used: 0, populated: 0, gone: AtomicBool::new(false) });
+            let (gone, adopted) = (AtomicBool::new(false), AtomicBool::new(false));
+            return Some(Mapping { base, mapped, used: 0, populated: 0, gone, adopted });
         }
         // SAFETY: reserved above, with this length, and not handed out.
         unsafe { system::end(base, mapped) };
@@ -268,6 +271,16 @@ impl Mapping {
     /// Says that what it held is gone.
     pub(super) fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that whoever sent it need not count it any more.
+    pub(super) fn set_adopted(&self) {
+        self.adopted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.adopted.load(Ordering::Relaxed)
     }
 
     /// Bytes it takes.

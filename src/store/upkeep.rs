@@ -50,6 +50,7 @@ impl Store {
         self.forget_landing(now);
         let mut more = self.expire(now, &mut effort);
         self.log.mappings.collect_withheld();
+        self.log.mappings.collect_sent();
         while effort > 0 && self.log.mappings.release_buried() {
             effort = effort.saturating_sub(RELEASE_EFFORT);
         }

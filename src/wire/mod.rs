@@ -466,6 +466,21 @@ impl Session {
             }
     }
 
+    /// Says that there is no memory for the command whose end has not come; the connection is to be closed behind that. Nothing
+    /// if replies are awaited: it would be taken for one of them.
+    #[cold]
+    pub fn give_up_command(&mut self) {
+        if self.has_gap() {
+            return;
+        }
+        match &mut self.codec {
+            Codec::Resp(_) => resp::give_up(&mut self.out),
+            Codec::Memcached(_) => memcached::give_up(&mut self.out),
+            Codec::Native(codec) => codec.give_up(&mut self.out),
+            Codec::Sniffing => {}
+        }
+    }
+
     /// Number of replies that wait for other cores (or stand behind one that does).
     pub fn awaited(&self) -> usize {
         match &self.codec {

@@ -1,7 +1,7 @@
 //! Ends: of a connection, and of the core by draining.
 
 use super::Core;
-use super::receive::give_up_long;
+use super::receive::{give_up_long, say_last_words};
 use super::works::asker;
 use crate::clock::{Mono, Now};
 use crate::ids::ConnectionId;
@@ -67,13 +67,17 @@ impl Core {
         }
     }
 
-    /// Closes the connection whose long command takes most memory.
+    /// Closes the connection whose long command takes most memory, and tells it why.
     pub(super) fn drop_longest_command(&mut self) {
         let live = self.table.iter_mut().filter(|connection| !connection.dying);
         let longest = live
             .filter_map(|connection| Some((connection.long.as_ref()?.incoming.len(), connection.id)))
             .max_by_key(|&(bytes, _)| bytes);
-        if let Some((_, id)) = longest {
+        if let Some((_, id)) = longest
+            && let Some(connection) = self.table.of(id)
+        {
+            connection.session.give_up_command();
+            say_last_words(connection);
             self.works.engine.counters.connections_dropped_total += 1;
             self.kill(id);
         }

@@ -7,7 +7,7 @@ use crate::clock::Now;
 use crate::engine::{Passage, Waiter};
 use crate::ids::CoreId;
 use crate::io::connection::Stage;
-use crate::message::{Batch, ReturnAddress};
+use crate::message::{Arrived, Batch, ReturnAddress};
 use crate::request::{Answer, Fault, Notice, Observer, Outcome, Request, Value, Verb};
 use crate::store::APPROACH_MAX;
 
@@ -46,7 +46,6 @@ impl Core {
         while let Some((from, batch)) = self.works.mesh.receive() {
             any = true;
             self.works.engine.counters.hops_served_total += batch.request_count() as u64;
-            batch.arrived().for_each(|(value, _)| self.works.engine.take_over(value));
             let mut coming = Waiting { from, batch, next: 0 };
             let done = !held_up.contains(&from) && self.do_requests(now, &mut coming);
             for (hint, text) in coming.batch.hints() {
@@ -62,12 +61,18 @@ impl Core {
                 self.waiting.push_back(coming);
             }
         }
+        if any {
+            self.works.engine.collect_sent();
+        }
         any
     }
 
     fn recycle(&mut self, mut batch: Box<Batch>) {
-        for (value, taken) in batch.take_arrived() {
-            self.works.engine.end_arrived(value, taken);
+        for (value, became) in batch.take_arrived() {
+            // What was never looked at goes back to whoever received it, when nobody else has it any more.
+            if became != Arrived::Coming {
+                self.works.engine.end_arrived(value, became == Arrived::Taken);
+            }
         }
         self.works.mesh.recycle(batch);
     }
@@ -133,7 +138,11 @@ impl Core {
                 0..LONG_VALUE_BYTES => None,
                 _ => waiting.batch.arrived().find(|(value, _)| value.is(request.value)),
             };
-            if let Some((value, _)) = arrived {
+            if let Some((value, became)) = arrived {
+                if became.get() == Arrived::Coming {
+                    self.works.engine.take_over(value);
+                    became.set(Arrived::Counted);
+                }
                 self.works.engine.offer(value);
             }
             if !guarded && !self.works.engine.land(now, lander(from, address.connection), &request) {
@@ -200,8 +209,10 @@ impl Core {
                             None => works.mesh.park(from),
                         }
                     }
-                    if let Some((_, taken)) = arrived {
-                        taken.set(!works.engine.revoke_offer());
+                    if let Some((_, became)) = arrived
+                        && !works.engine.revoke_offer()
+                    {
+                        became.set(Arrived::Taken);
                     }
                 }
             }

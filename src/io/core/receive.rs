@@ -304,7 +304,7 @@ impl Core {
 /// Sends as much of what is left to be said as the socket takes at once, without waiting: one whose connection is cut is told
 /// why, if there is room for it.
 #[cold]
-fn say_last_words(connection: &mut Connection) {
+pub(super) fn say_last_words(connection: &mut Connection) {
     // Behind a send under way nothing may go out by another one.
     if !connection.in_flight && connection.stage_output() {
         // What is not taken is lost with the connection.

@@ -33,7 +33,7 @@ use super::journal::Blame;
 use super::{Backend, Exchange, Next, Options, Order, Output, Progress, Reason, TURN_BYTES_MAX, Target};
 use crate::clock::Now;
 use crate::metrics::Counters;
-use crate::request::{ExpiryChange, Outcome, Request, Verb};
+use crate::request::{ExpiryChange, Fault, Outcome, Request, Verb};
 use crate::topology::Node;
 use crate::wire::users::Badge;
 use std::sync::Arc;
@@ -53,6 +53,13 @@ const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
 #[inline]
 pub(crate) fn sole_key(input: &[u8]) -> Option<&[u8]> {
     ahead::sole_key(input)
+}
+
+/// Says that there is no memory for a value whose end has not come.
+#[cold]
+pub(crate) fn give_up(out: &mut Output) {
+    out.extend_from_slice(writer::fault_text(Fault::OutOfMemory));
+    out.extend_from_slice(b"\r\n");
 }
 
 /// A memcached session: both halves and the order between them.

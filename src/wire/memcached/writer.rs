@@ -624,7 +624,7 @@ fn key_and_opaque(marks: Marks, note: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn fault_text(fault: Fault) -> &'static [u8] {
+pub(super) fn fault_text(fault: Fault) -> &'static [u8] {
     match fault {
         Fault::NotInteger | Fault::NotFloat | Fault::Overflow | Fault::NotFinite => {
             b"CLIENT_ERROR cannot increment or decrement non-numeric value"

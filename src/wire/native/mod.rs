@@ -31,9 +31,9 @@ use crate::request::{
 use crate::topology::Node;
 use crate::wire::users::{Badge, DEFAULT};
 use frame::{
-    AUTH_BYTES_MAX, CHECKED_BATCH_BYTES_MAX, CRC_BYTES, HEADER_BYTES, Header, HelloReply, ItemHead,
-    KEY_BYTES_MAX, LEASE_MILLIS_DEFAULT, MAGIC_REQUEST, META_BYTES, Meta, Opcode, PING_BYTES_MAX, Request,
-    Status, VERSION, capabilities,
+    AUTH_BYTES_MAX, CHECKED_BYTES_MAX, CRC_BYTES, HEADER_BYTES, Header, HelloReply, ItemHead, KEY_BYTES_MAX,
+    LEASE_MILLIS_DEFAULT, MAGIC_REQUEST, META_BYTES, Meta, Opcode, PING_BYTES_MAX, Request, Status, VERSION,
+    capabilities,
 };
 use std::sync::Arc;
 use writer::{Ask, Writer};
@@ -142,6 +142,12 @@ impl Native {
     /// See [`super::Session::complete`]. A ticket that is not awaited is a bug of ours.
     pub fn complete(&mut self, now: Now, node: &Node, ticket: u32, outcome: &Outcome<'_>, out: &mut Output) {
         self.writer.complete(now, node, ticket, outcome, out);
+    }
+
+    /// Says that there is no memory for a request whose end has not come, and that the connection ends with it.
+    #[cold]
+    pub fn give_up(&mut self, out: &mut Output) {
+        self.writer.hang_up(Status::OUT_OF_MEMORY, out);
     }
 
     /// See [`super::Session::settle`].
@@ -331,10 +337,11 @@ impl<B: Backend> Turn<'_, B> {
             | Opcode::Invalidate
             | Opcode::InvalidateAll => META_BYTES + KEY_BYTES_MAX,
             Opcode::Put | Opcode::LeasePut => {
-                (META_BYTES + KEY_BYTES_MAX).saturating_add(options.value_bytes_max)
+                let content = (META_BYTES + KEY_BYTES_MAX).saturating_add(options.value_bytes_max);
+                if header.has_crc() { content.min(CHECKED_BYTES_MAX as usize) } else { content }
             }
             Opcode::GetMany | Opcode::PutMany | Opcode::InvalidateMany if header.has_crc() => {
-                CHECKED_BATCH_BYTES_MAX as usize
+                CHECKED_BYTES_MAX as usize
             }
             Opcode::GetMany | Opcode::PutMany | Opcode::InvalidateMany => return Ok(opcode),
         };

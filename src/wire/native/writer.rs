@@ -1,8 +1,8 @@
 //! The writing half of a session: outcomes in, frames of replies out, each when it comes.
 
 use super::frame::{
-    Frame, Header, HelloReply, MAGIC_REPLY, META_BYTES, MapOwner, MapRange, Meta, Opcode, Status, flags,
-    lease, write_map,
+    CHECKED_BYTES_MAX, Frame, Header, HelloReply, MAGIC_REPLY, META_BYTES, MapOwner, MapRange, Meta, Opcode,
+    Status, flags, lease, write_map,
 };
 use super::slab::Slab;
 use crate::clock::Now;
@@ -182,9 +182,14 @@ impl Writer {
                 return self.say(node, ask, Status::NOT_FOUND, detail, &meta, out);
             }
         }
-        // A checksum is made over the bytes where they stand together.
-        if matches!(value, Value::Shared(_)) && !ask.crc {
-            return self.long_item(node, ask, detail, &meta, value, out);
+        if matches!(value, Value::Shared(_)) {
+            if !ask.crc {
+                return self.long_item(node, ask, detail, &meta, value, out);
+            }
+            // A checksum is made over the bytes where they stand together, in one go.
+            if value.len() > CHECKED_BYTES_MAX as usize {
+                return self.say_status(node, ask, Status::TOO_LARGE, out);
+            }
         }
         let value = value.bytes();
         out.reserve(super::HEADER_BYTES + META_BYTES + value.len() + super::CRC_BYTES);

@@ -61,6 +61,14 @@ const ECHO_BYTES_MAX: usize = 128;
 /// Most arguments of a command that is not about keys or channels; its reply or its work may be long for each.
 const WORDS_MAX: usize = 1024;
 
+/// Says that there is no memory for a command whose end has not come.
+#[cold]
+pub(crate) fn give_up(out: &mut Output) {
+    out.push(b'-');
+    out.extend_from_slice(reply::NO_MEMORY.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 /// A RESP session's codec.
 pub(crate) struct Resp {
     parser: Parser,

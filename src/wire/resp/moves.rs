@@ -1,7 +1,7 @@
 //! Commands that give an item another key or another form: `RENAME`, `COPY`, `MOVE`, `RESTORE`.
 //!
 //! Between keys of one core a move is one request, done in one step. Between cores it is several:
-//! 1. look at both keys, as far as the answer may depend on them;
+//! 1. look at both keys, as far as the answer may depend on them, and at how long the value is;
 //! 2. take the item from its owner (`RENAME`; from here on it has neither key) or read it (`COPY`);
 //! 3. store it at the target's owner;
 //! 4. if that could not be done, put it back where it was, unless somebody has stored something there meanwhile.
@@ -84,7 +84,7 @@ impl Talk {
             let look = |key| Request { key, value: &[], verb: Verb::Look };
             match phase {
                 0 => {
-                    ex.ask(Target::Owner, &look(source), Shape::SumPart, &[]);
+                    ex.ask(Target::Owner, &look(source), Shape::CopiedPart, &[]);
                     if !transfer.replace {
                         ex.ask(Target::Owner, &look(target), Shape::VersionPart, &[]);
                     }

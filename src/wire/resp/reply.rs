@@ -8,7 +8,9 @@ use super::client::Kept;
 use super::{info, lease};
 use crate::clock::Now;
 use crate::ids::Version;
-use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal, SHARED_BYTES_MIN, Value};
+use crate::request::{
+    Answer, COPIED_BYTES_MAX, Expiry, Fault, Item, Outcome, Refusal, SHARED_BYTES_MIN, Value,
+};
 use crate::topology::Node;
 use crate::wire::journal::{Blame, Errors};
 use crate::wire::{Encode, Output};
@@ -19,6 +21,10 @@ pub(super) const NOT_INTEGER: &str = "ERR value is not an integer or out of rang
 pub(super) const SYNTAX: &str = "ERR syntax error";
 /// The error of keys that belong to different cores, where they must not.
 pub(super) const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
+/// The error of a command for which there is no memory.
+pub(super) const NO_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+/// The error of a value that is longer than the store or the command takes.
+const TOO_LARGE: &str = "ERR value too large: for item-size, for a quarter of a core's memory, or (from 16 MiB) for a command that copies it";
 /// The error of a value that is too long.
 pub(super) const TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
 /// The error of `RESTORE` where there is something already.
@@ -95,6 +101,8 @@ pub(super) enum Shape {
 
     /// Parts: 1 for something there, or the number; faults are remembered.
     SumPart,
+    /// The same, of something that is to be copied: too long for that is a fault.
+    CopiedPart,
     /// The sum, or the first fault.
     SumEnd,
     /// `+OK`, or the first fault.
@@ -337,7 +345,10 @@ impl Writer {
                 _,
             ) => unreachable!("handled before"),
 
-            (Shape::SumPart, answer) => match answer {
+            (Shape::CopiedPart, Answer::Item(item)) if item.len as usize > COPIED_BYTES_MAX => {
+                self.fault = self.fault.or(Some(Fault::TooLarge));
+            }
+            (Shape::SumPart | Shape::CopiedPart, answer) => match answer {
                 Answer::Fault(fault) => self.fault = self.fault.or(Some(fault)),
                 Answer::Number(number) => self.sum += number,
                 answer => self.sum += i64::from(happened(answer)),
@@ -490,6 +501,9 @@ impl Writer {
             (Shape::Renamed { .. }, Answer::Refused(Refusal::Present)) => number(out, 0),
             (Shape::Renamed { .. }, _) => {
                 error(out, "ERR no such key");
+            }
+            (Shape::Dumped, Answer::Item(_)) if value.len() > COPIED_BYTES_MAX => {
+                error(out, fault_text(Fault::TooLarge));
             }
             (Shape::Dumped, Answer::Item(_)) => {
                 let mut payload = Vec::new();
@@ -666,8 +680,8 @@ pub(super) fn fault_text(fault: Fault) -> &'static str {
         Fault::NotFloat => "ERR value is not a valid float",
         Fault::Overflow => "ERR increment or decrement would overflow",
         Fault::NotFinite => "ERR increment would produce NaN or Infinity",
-        Fault::TooLarge => TOO_LONG,
-        Fault::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.",
+        Fault::TooLarge => TOO_LARGE,
+        Fault::OutOfMemory => NO_MEMORY,
         Fault::Busy => "TRYAGAIN Multiple keys request during rehashing of slot",
         Fault::Unsupported => "ERR this operation is not supported by this server",
         Fault::Origin => "ERR the origin failed",

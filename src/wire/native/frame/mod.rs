@@ -32,8 +32,8 @@ pub const META_BYTES: usize = 20;
 pub const CRC_BYTES: usize = 4;
 /// Longest body of any frame.
 pub const BODY_BYTES_MAX: u32 = 1 << 30;
-/// Longest body of a batch that has a checksum, since it must be held whole.
-pub const CHECKED_BATCH_BYTES_MAX: u32 = 16 << 20;
+/// Longest body that may have a checksum, which is made in one go.
+pub const CHECKED_BYTES_MAX: u32 = 16 << 20;
 /// Longest key that the header can tell.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 /// Longest body of a PING.
