@@ -38,7 +38,7 @@ const SEGMENT_MAPPED_SHARE: u64 = 64;
 const TAIL_BYTES_MIN: usize = 16 << 10;
 /// Free chunks that have all their memory, as long as there is room for more; and how much of it they get at once.
 const PREPARED_CHUNKS: usize = 2;
-const PREPARED_BYTES: usize = 64 << 10;
+const PREPARED_BYTES: usize = 32 << 10;
 /// Addresses reserved, at least: room for limits that grow at run time.
 const RESERVED_BYTES_MIN: u64 = 32 << 30;
 
