@@ -805,9 +805,11 @@ pub struct Lease {
     pub taken: bool,
 }
 
-/// Longest value that a request may copy whole, where it changes a part of it or gives it another key: that takes its core as
-/// long as it takes.
-pub const COPIED_BYTES_MAX: usize = 16 << 20;
+/// Longest value that a request may copy whole, where it changes a part of it or gives it another key, on a core with so many
+/// bytes of memory: 16 MiB, since that takes its core as long as it takes, and a 64th of the memory, which the copy needs beside it.
+pub fn copied_bytes_max(memory_bytes: u64) -> usize {
+    (memory_bytes / 64).clamp(1 << 20, 16 << 20) as usize
+}
 
 /// Values from here on have room made for them ahead of their request, step by step.
 pub const LANDING_BYTES_MIN: usize = 8 << 10;

@@ -26,13 +26,6 @@ const RECEIVE_BUFFERS: u16 = 512;
 const RECEIVE_BUFFER_BYTES: usize = 16 << 10;
 /// The part of a core's memory that receive buffers may take: one in so many.
 const RECEIVE_BUFFER_SHARE: u64 = 16;
-/// The part of memory that all buffers of connections may take: one in so many, and never less than this.
-const CLIENT_BUFFER_SHARE: u64 = 10;
-const CLIENT_BUFFER_BYTES_MIN: u64 = 8 << 20;
-/// Memory of a core's store if its part of all leaves less.
-const STORE_BYTES_MIN: u64 = 1 << 20;
-/// The longest value has this share of a core's store at most, one in so many.
-const LONGEST_SHARE: u64 = 4;
 /// Tries to find a run of free ports for `--cluster-ports` with port 0.
 const PORT_RUN_TRIES: usize = 50;
 
@@ -195,21 +188,19 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         (None, Some(path)) => path,
         (None, None) => bail!("there is no address to listen on: give --listen or one of its relatives"),
     };
-    let core_memory = memory_bytes_max / u64::from(core_count);
-    let buffer_bytes_max = (core_memory / CLIENT_BUFFER_SHARE).max(CLIENT_BUFFER_BYTES_MIN);
-    let receive_buffers = receive_buffers(core_memory);
-    let store_bytes =
-        io::Options::store_bytes(memory_bytes_max, core_count, receive_buffers, RECEIVE_BUFFER_BYTES)
-            .unwrap_or(STORE_BYTES_MIN);
-    // One value is not to push out most of the others, nor is one client that does not finish it.
-    let passable = (store_bytes / LONGEST_SHARE) as usize;
-    let item_bytes_max = item_bytes_max.min(passable);
-    let memcached_item_bytes_max = memcached_item_bytes_max.min(passable);
+    let receive_buffers = receive_buffers(memory_bytes_max / u64::from(core_count));
+    let wanted = io::Wanted {
+        item_bytes: item_bytes_max,
+        memcached_item_bytes: memcached_item_bytes_max,
+        output_soft_bytes,
+    };
+    let limits =
+        io::Limits::new(memory_bytes_max, core_count, receive_buffers, RECEIVE_BUFFER_BYTES, &wanted);
     let mut settings = settings;
     for (name, value) in &mut settings {
         match name.as_str() {
-            "item-size" => *value = config::show_size(item_bytes_max as u64),
-            "memcached-item-size" => *value = config::show_size(memcached_item_bytes_max as u64),
+            "item-size" => *value = config::show_size(limits.item_bytes as u64),
+            "memcached-item-size" => *value = config::show_size(limits.memcached_item_bytes as u64),
             _ => {}
         }
     }
@@ -228,19 +219,9 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         settings,
         map: ShardMap::on_cores(core_count),
     });
-    // One client that does not take its replies is to be stopped, not closed: what is being sent and what waits behind it
-    // must fit, with room for others.
-    let output_soft_bytes = output_soft_bytes.min(buffer_bytes_max as usize / 3);
     let admin_password = password.as_ref().map(|password| password.0.clone());
-    let wire = wire::Options {
-        users,
-        guarded,
-        value_bytes_max: item_bytes_max,
-        memcached_value_bytes_max: memcached_item_bytes_max,
-        query_buffer_bytes_max,
-        output_soft_bytes,
-        ..wire::Options::default()
-    };
+    let mut wire = wire::Options { users, guarded, query_buffer_bytes_max, ..wire::Options::default() };
+    limits.apply(&mut wire);
     let hash_secret = [u64::from_le_bytes(random_bytes()?), u64::from_le_bytes(random_bytes()?)];
     let sources = Arc::new(sources_of(&sources_of_truth)?);
     let cores: Vec<(io::Options, Listeners)> = cpus
@@ -250,7 +231,11 @@ fn start(config: Config) -> anyhow::Result<Serving> {
             let options = io::Options {
                 cpu,
                 engine: engine::Options {
-                    store: store::Options { memory_bytes_max: store_bytes, item_bytes_max, hash_secret },
+                    store: store::Options {
+                        memory_bytes_max: limits.store_bytes,
+                        item_bytes_max: limits.item_bytes,
+                        hash_secret,
+                    },
                     seed: hash_secret[0] ^ cpu as u64,
                 },
                 wire: wire.clone(),
@@ -262,7 +247,8 @@ fn start(config: Config) -> anyhow::Result<Serving> {
                 receive_buffers,
                 receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
                 output_hard_bytes,
-                buffer_bytes_max,
+                buffer_bytes_max: limits.buffer_bytes,
+                wanted,
                 unfinished_millis_max: command_timeout.as_millis() as u64,
                 unauthenticated_millis_max: auth_timeout.as_millis() as u64,
                 drain_millis_max: drain_timeout.as_millis() as u64,

@@ -20,6 +20,7 @@ fn options() -> Options {
         receive_buffer_bytes: 4096,
         output_hard_bytes: 1 << 20,
         buffer_bytes_max: 1 << 20,
+        wanted: io::Wanted { item_bytes: 1 << 20, memcached_item_bytes: 1 << 20, output_soft_bytes: 1 << 20 },
         unfinished_millis_max: 10_000,
         unauthenticated_millis_max: 60_000,
         drain_millis_max: 1_000,

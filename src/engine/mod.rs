@@ -58,7 +58,10 @@ pub use tracking::Change;
 
 /// Bytes of scratch kept between requests; what a large value needed beyond is given back by [`Engine::tick`].
 const SCRATCH_KEEP_BYTES: usize = 64 * 1024;
-/// How soon to tick again when the store has work waiting, when something may expire, and when all is quiet.
+/// How soon to tick again when the store has work waiting (a tick takes some 30 us, a sixth of that), when something may expire,
+/// and when all is quiet.
+const TICK_BUSY_MICROS: u64 = 200;
+/// The same when what is to be fetched waits.
 const TICK_BUSY_MILLIS: u64 = 1;
 const TICK_EXPIRING_MILLIS: u64 = 100;
 const TICK_QUIET_MILLIS: u64 = 1000;
@@ -277,6 +280,11 @@ impl Engine {
         self.store.incoming_bytes() > 0
     }
 
+    /// Whether what is being received takes so much of the memory that those it belongs to go on one by one.
+    pub fn receives_plenty(&self) -> bool {
+        self.store.incoming_bytes() > self.memory_bytes_max / INCOMING_SHARE / 2
+    }
+
     /// Whether what is being received takes so much of the memory that not all of it may go on.
     pub fn receives_much(&self) -> bool {
         self.store.incoming_bytes() > self.memory_bytes_max / INCOMING_SHARE
@@ -426,12 +434,12 @@ impl Engine {
             self.scratch.clear();
             self.scratch.shrink_to(SCRATCH_KEEP_BYTES);
         }
-        let pause = match more {
-            true => TICK_BUSY_MILLIS,
-            false if self.store.len_expiring() > 0 => TICK_EXPIRING_MILLIS,
-            false => TICK_QUIET_MILLIS,
+        let again = match more {
+            true => Mono(now.0 + TICK_BUSY_MICROS * 1000),
+            false if self.store.len_expiring() > 0 => now.plus_millis(TICK_EXPIRING_MILLIS),
+            false => now.plus_millis(TICK_QUIET_MILLIS),
         };
-        now.plus_millis(pause).min(self.flush_at).min(self.next_tracked_end())
+        again.min(self.flush_at).min(self.next_tracked_end())
     }
 
     /// Changes the most bytes that the store may hold, what is learnt for prefetching included. It never grows beyond that from now on; what it holds beyond is given
@@ -439,6 +447,12 @@ impl Engine {
     pub fn set_memory_bytes_max(&mut self, bytes: u64) {
         self.memory_bytes_max = bytes;
         self.share_memory();
+    }
+
+    /// Changes the longest that an item may be, key and value together.
+    pub fn set_item_bytes_max(&mut self, bytes: usize) {
+        self.item_bytes_max = bytes.min(u32::MAX as usize);
+        self.store.set_item_bytes_max(self.item_bytes_max);
     }
 
     /// Bytes that the store holds of memory. Changes with every write and tick.

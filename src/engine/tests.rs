@@ -783,7 +783,7 @@ fn a_tick_gives_large_scratch_back_and_says_when_to_come_again() {
     bench.fetch("k", Fetch { remove: true, ..BLIND });
     assert!(bench.engine.kept.is_some(), "a long value that is gone is not copied");
     // The store may have the value's memory to give back first, in steps.
-    let busy = bench.now.mono.plus_millis(TICK_BUSY_MILLIS);
+    let busy = Mono(bench.now.mono.0 + TICK_BUSY_MICROS * 1000);
     let ends = (0..1000).map(|_| bench.engine.tick(bench.now)).find(|&again| again != busy);
     assert_eq!(ends, Some(bench.now.mono.plus_millis(TICK_QUIET_MILLIS)));
     assert!(bench.engine.scratch.capacity() <= SCRATCH_KEEP_BYTES && bench.engine.kept.is_none());

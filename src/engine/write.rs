@@ -1,7 +1,7 @@
 //! Writing: whole values, parts of values, removals, expiries; with conditions, and the writer's half of leases.
 
 use super::*;
-use crate::request::{COPIED_BYTES_MAX, Expire, ExpireOnly, Put, Remove, Splice};
+use crate::request::{Expire, ExpireOnly, Put, Remove, Splice, copied_bytes_max};
 
 impl Engine {
     /// [`Verb::Put`]. A put clears the lease's marks, but one of an older version leaves them and the expiry: it fills
@@ -51,8 +51,9 @@ impl Engine {
     /// Whether an item is so long, with so many bytes more, that copying it would take its core for too long.
     #[inline]
     pub(super) fn is_beyond_copies(&mut self, now: Mono, probe: Probe, key: &[u8], more: usize) -> bool {
+        let most = copied_bytes_max(self.memory_bytes_max);
         let found = self.store.find(now, probe, key, false);
-        found.is_some_and(|found| found.value.len().saturating_add(more) > COPIED_BYTES_MAX)
+        found.is_some_and(|found| found.value.len().saturating_add(more) > most)
     }
 
     /// [`Verb::Splice`]. Flags and expiry of an item that was there stay. One that may be made is made whatever
@@ -105,7 +106,8 @@ impl Engine {
         // Checked before room for it is made.
         let start = offset as usize;
         let end = start.saturating_add(value.len());
-        let beyond = end > COPIED_BYTES_MAX || self.is_beyond_copies(now, probe, key, 0);
+        let beyond =
+            end > copied_bytes_max(self.memory_bytes_max) || self.is_beyond_copies(now, probe, key, 0);
         if beyond || key.len().saturating_add(end) > self.item_bytes_max {
             return Reply::fault(Fault::TooLarge);
         }

@@ -10,7 +10,8 @@
 //! 3. A receiver that sleeps said so in its `Doorway` before it looked at its rings a last time; whoever pushes looks at
 //!    the doorway afterwards and sends one wake-up. The two fences make sure that one of them sees the other.
 //! 4. A core has at most `OUTSTANDING_MAX` requests and `OUT_BYTES_MAX` bytes of them on the way to one peer; beyond that
-//!    [`Mesh::ready`] says no and sessions stop parsing: a slow core pushes back.
+//!    [`Mesh::ready`] says no and sessions stop parsing: a slow core pushes back. The same for the bytes of long requests that were
+//!    handed over and are not settled, of which a mesh has a share of the memory for buffers.
 //! 5. Returns may be much longer than what asked for them. [`Mesh::has_return_room`] says no while a batch has `RETURN_BYTES_MAX`
 //!    of them or `RETURN_BATCHES_MAX` batches lie there unread; then the owner lets requests of that peer wait, in their order.
 
@@ -18,6 +19,7 @@ use super::ring::Ring;
 use crate::ids::CoreId;
 use crate::message::{Batch, Hint, ReturnAddress};
 use crate::request::{Outcome, Request, Shared};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
 
@@ -27,12 +29,14 @@ const RING_BATCHES: usize = 256;
 const OUTSTANDING_MAX: usize = 16 * 1024;
 /// Bytes of keys and values waiting in one batch.
 const OUT_BYTES_MAX: usize = 8 << 20;
+/// Requests from here on count by their bytes until they are settled.
+const LONG_REQUEST_BYTES: usize = 2 << 10;
 /// Bytes of returns in one batch, but for the last one of them, and batches that may lie unread while more are made.
 const RETURN_BYTES_MAX: usize = 1 << 20;
 const RETURN_BATCHES_MAX: usize = 4;
 /// Batches kept for reuse, and the memory each may keep.
 const SPARE_BATCHES: usize = 16;
-const SPARE_BATCH_BYTES: usize = 256 << 10;
+const SPARE_BATCH_BYTES: usize = 64 << 10;
 
 /// Where a core can be woken.
 #[derive(Debug)]
@@ -54,6 +58,9 @@ pub struct Mesh {
     doorways: Arc<[Doorway]>,
     #[expect(clippy::vec_box, reason = "the rings carry boxes, and what is kept is such a box")]
     spare: Vec<Box<Batch>>,
+    /// Bytes of long requests that are not settled, to all peers, and how many there may be.
+    long_bytes: usize,
+    long_bytes_max: usize,
 }
 
 struct Peer {
@@ -61,6 +68,11 @@ struct Peer {
     from: rtrb::Consumer<Box<Batch>>,
     out: Box<Batch>,
     outstanding: usize,
+    /// Requests sent, and settled, since the beginning.
+    sent: u64,
+    settled: u64,
+    /// Long ones among those that are not settled: the place of each among all, and its bytes.
+    long: VecDeque<(u64, usize)>,
 }
 
 /// The meshes of `cores` cores, in their order.
@@ -72,6 +84,8 @@ pub fn weave(cores: u16) -> Vec<Mesh> {
             peers: (0..cores).map(|_| None).collect(),
             doorways: doorways.clone(),
             spare: Vec::new(),
+            long_bytes: 0,
+            long_bytes_max: OUT_BYTES_MAX,
         })
         .collect();
     for a in 0..usize::from(cores) {
@@ -87,7 +101,7 @@ pub fn weave(cores: u16) -> Vec<Mesh> {
 
 impl Peer {
     fn new(to: rtrb::Producer<Box<Batch>>, from: rtrb::Consumer<Box<Batch>>) -> Peer {
-        Peer { to, from, out: Box::default(), outstanding: 0 }
+        Peer { to, from, out: Box::default(), outstanding: 0, sent: 0, settled: 0, long: VecDeque::new() }
     }
 }
 
@@ -103,6 +117,28 @@ impl Mesh {
         let peer = self.peer(to);
         peer.out.push_request(address, request);
         peer.outstanding += 1;
+        peer.sent += 1;
+        if request.value.len() >= LONG_REQUEST_BYTES {
+            self.count_long(to, request.value.len());
+        }
+    }
+
+    #[cold]
+    fn count_long(&mut self, to: CoreId, bytes: usize) {
+        let peer = self.peer(to);
+        peer.long.push_back((peer.sent, bytes));
+        self.long_bytes += bytes;
+    }
+
+    /// Bytes of requests on their way to other cores: those of long ones that are not settled.
+    #[inline]
+    pub fn long_bytes(&self) -> usize {
+        self.long_bytes
+    }
+
+    /// Sets how many of these there may be before [`Mesh::ready`] says no.
+    pub fn set_long_bytes_max(&mut self, bytes: usize) {
+        self.long_bytes_max = bytes.min(OUT_BYTES_MAX);
     }
 
     /// Sends a request whose value is this one, without copying it.
@@ -116,6 +152,7 @@ impl Mesh {
         let peer = self.peer(to);
         peer.out.push_request_of_arrived(address, request, arrived);
         peer.outstanding += 1;
+        peer.sent += 1;
     }
 
     /// Sends an outcome back with this turn's batch.
@@ -157,10 +194,9 @@ impl Mesh {
     /// Whether there is room for more requests to every peer.
     #[inline]
     pub fn ready(&self) -> bool {
-        self.peers
-            .iter()
-            .flatten()
-            .all(|peer| peer.outstanding < OUTSTANDING_MAX && peer.out.byte_count() < OUT_BYTES_MAX)
+        let has_room =
+            |peer: &Peer| peer.outstanding < OUTSTANDING_MAX && peer.out.byte_count() < OUT_BYTES_MAX;
+        self.long_bytes < self.long_bytes_max && self.peers.iter().flatten().all(has_room)
     }
 
     /// Whether a peer has sent something.
@@ -175,6 +211,13 @@ impl Mesh {
             let Some(peer) = peer else { continue };
             if let Ok(batch) = peer.from.pop() {
                 peer.outstanding -= batch.settled_count();
+                peer.settled += batch.settled_count() as u64;
+                while let Some(&(place, bytes)) = peer.long.front()
+                    && place <= peer.settled
+                {
+                    peer.long.pop_front();
+                    self.long_bytes -= bytes;
+                }
                 return Some((CoreId(core as u16), batch));
             }
         }
@@ -283,6 +326,31 @@ mod tests {
             assert_eq!(outcome.answer, Answer::Number(ticket as i64));
         }
         assert!(zero.ready());
+    }
+
+    #[test]
+    fn long_requests_count_until_they_are_settled() {
+        let mut ring = Ring::new().expect("io_uring");
+        let mut meshes = weave(2);
+        let mut one = meshes.pop().expect("two");
+        let mut zero = meshes.pop().expect("two");
+        zero.set_long_bytes_max(100_000);
+        let value = vec![b'v'; 30_000];
+        for (ticket, value) in [&value[..], b"short", &value, &value, &value].into_iter().enumerate() {
+            assert!(zero.ready());
+            zero.send(CoreId(1), address(ticket as u32), &Request { key: b"k", value, verb: Verb::Get });
+        }
+        assert!(!zero.ready() && zero.long_bytes() == 120_000);
+        zero.flush(&mut ring);
+        let (from, batch) = one.receive().expect("mail");
+        // Two are answered, one waits for an origin, the others are still to be done.
+        for (back, _) in batch.requests().take(2) {
+            one.answer(from, back, &Outcome { answer: Answer::Number(0), value: Value::EMPTY });
+        }
+        one.park(from);
+        one.flush(&mut ring);
+        zero.receive().expect("mail");
+        assert!(zero.ready() && zero.long_bytes() == 60_000);
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub mod tls;
 pub mod trust;
 
 pub use self::core::{
-    Guests, Listeners, Listening, Opening, Options, OriginOptions, OriginTls, Queue, Running, Shared,
-    Sources, return_large_buffers, start,
+    Guests, Limits, Listeners, Listening, Opening, Options, OriginOptions, OriginTls, Queue, Running, Shared,
+    Sources, Wanted, return_large_buffers, start,
 };
 pub use idle::BusyPoll;
 pub use listen::{SocketFile, bind, bind_path, claim};

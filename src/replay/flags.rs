@@ -45,6 +45,13 @@ pub struct Plan {
     pub hardship: Hardship,
 }
 
+fn spread(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(spread) if (0.0..=10.0).contains(&spread) => Ok(spread),
+        _ => Err("a number from 0 to 10 is wanted".to_owned()),
+    }
+}
+
 /// A limit of memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Memory {
@@ -145,8 +152,8 @@ pub fn command() -> Command {
                 .long("spread")
                 .value_name("SIGMA")
                 .default_value("0")
-                .value_parser(clap::value_parser!(f64))
-                .help("With --workers: the origin's latency is log-normal with this deviation"),
+                .value_parser(spread)
+                .help("With --workers: the origin's latency is log-normal with this deviation, 0 to 10"),
         )
         .arg(
             Arg::new("life")

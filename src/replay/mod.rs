@@ -76,7 +76,8 @@ fn replay_plan(plan: &Plan) -> Result<String, String> {
         return Err(format!("{} tells no times; say --workers with --life", plan.path.display()));
     }
     if bytes_max == 0 {
-        return Err(format!("{:?} of {} bytes is nothing", plan.memory, trace.footprint_bytes()));
+        let footprint = trace.footprint_bytes();
+        return Err(format!("--memory comes to nothing; the trace's items have {footprint} bytes together"));
     }
     let predictor = if plan.prefetch { bytes_max / 100 * crate::prefetch::MEMORY_PERCENT } else { 0 };
     let bytes_for_ours = bytes_max - predictor;

@@ -127,7 +127,8 @@ impl Mappings {
 
     /// Takes over a value that is all there.
     pub(super) fn adopt(&mut self, arrival: Arrival) -> u32 {
-        let bytes = Mapping::rounded(arrival.filled) as u64;
+        // As `fill` counted them: an empty value has none.
+        let bytes = arrival.filled.next_multiple_of(PAGE_BYTES) as u64;
         self.hold(Arc::new(arrival.mapping), 0..arrival.filled, bytes)
     }
 

@@ -666,6 +666,11 @@ impl Store {
         self.log.mappings.bury_memory(before.into_memory());
     }
 
+    /// Changes the longest that an item may be; those that are there stay.
+    pub fn set_item_bytes_max(&mut self, bytes: usize) {
+        self.options.item_bytes_max = bytes;
+    }
+
     /// Leaves so many bytes of the limit to others, for example to buffers of connections; `tick` and `put` keep to the rest, and
     /// half the limit stays the store's whatever is asked.
     pub fn lend(&mut self, bytes: u64) {

@@ -492,6 +492,23 @@ fn values_that_can_never_fit_are_refused_and_change_nothing() {
     );
 }
 
+/// Once, a mapping for an empty value was given back as one page that nobody had counted: the account went below nothing.
+#[test]
+fn an_empty_value_with_a_mapping_counts_for_nothing_and_gives_back_nothing() {
+    let mut store = Store::new(options(64 * MIB));
+    let key = vec![b'k'; 64 << 10];
+    let before = store.held_bytes();
+    for round in 0..200 {
+        put(&mut store, at(round), &key, b"", round, Expiry::Never).expect("room");
+        assert_eq!(value_of(&mut store, at(round), &key).as_deref(), Some(&b""[..]));
+        let probe = store.probe(&key);
+        assert!(store.remove(probe, &key));
+        while store.tick(at(round)) {}
+        assert!(store.held_bytes() >= before, "{} of {before} bytes at first", store.held_bytes());
+    }
+    check_counts(&store);
+}
+
 /// Found when `SET` with a key of 65,536 bytes was refused on stores below 128 MiB.
 #[test]
 fn keys_of_64_kib_are_stored_from_8_mib_on() {

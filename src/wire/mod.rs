@@ -182,6 +182,8 @@ pub struct Options {
     pub value_bytes_max: usize,
     /// Longest value in bytes by memcached.
     pub memcached_value_bytes_max: usize,
+    /// Longest value that is copied into a reply of another form (`DUMP`), or from core to core.
+    pub copied_bytes_max: usize,
     /// Bytes of one command that is not complete yet, a long value of it not counted.
     pub query_buffer_bytes_max: usize,
     /// Bytes of replies at which a session stops executing until the client takes some.
@@ -206,6 +208,7 @@ impl Default for Options {
             key_bytes_max: 64 * 1024,
             value_bytes_max: 512 * 1024 * 1024,
             memcached_value_bytes_max: 1024 * 1024,
+            copied_bytes_max: 16 * 1024 * 1024,
             query_buffer_bytes_max: 16 * 1024 * 1024,
             output_soft_bytes: 16 * 1024 * 1024,
             unauthenticated_arguments_max: 10,
@@ -320,6 +323,22 @@ impl Session {
     pub fn identify(&mut self, name: &[u8]) {
         if self.badge.identify(name) {
             self.speak_the_only();
+        }
+    }
+
+    /// What it was made with, or follows now.
+    pub fn options(&self) -> &Arc<Options> {
+        &self.options
+    }
+
+    /// Takes in other limits: from the next command on.
+    pub fn follow(&mut self, options: &Arc<Options>) {
+        self.options = options.clone();
+        match &mut self.codec {
+            Codec::Resp(codec) => codec.follow(options),
+            Codec::Memcached(codec) => codec.follow(options),
+            Codec::Native(codec) => codec.follow(options),
+            Codec::Sniffing => {}
         }
     }
 

@@ -63,6 +63,7 @@ impl Core {
         }
         if any {
             self.works.engine.collect_sent();
+            self.lend();
         }
         any
     }

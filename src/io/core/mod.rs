@@ -35,6 +35,7 @@ mod usage;
 mod works;
 
 pub use guests::{Guests, Queue};
+pub use limit::{Limits, Wanted};
 pub use origins::{Opening, OriginOptions, OriginTls, Sources};
 pub use start::{Listeners, Listening, Running, Shared, return_large_buffers, start};
 
@@ -92,6 +93,8 @@ pub struct Options {
     pub output_hard_bytes: usize,
     /// Bytes that all buffers of this core's connections may hold; beyond, the largest is closed.
     pub buffer_bytes_max: u64,
+    /// What was configured of the limits that follow from the memory.
+    pub wanted: Wanted,
     /// Milliseconds that a command may take to arrive whole (long ones get more: a second per 64 KiB).
     pub unfinished_millis_max: u64,
     /// Milliseconds that a client may take to authenticate.
@@ -145,6 +148,9 @@ struct Core {
     orphans: Vec<ConnectionId>,
     /// Connections whose receiving ended for want of buffers.
     rearm: Vec<ConnectionId>,
+    /// Long commands that wait until those before them have all come, and whose turn it is.
+    held_back: Vec<ConnectionId>,
+    long_turn: Option<ConnectionId>,
     retry: Vec<ConnectionId>,
     buffer_bytes: u64,
     /// What of that the store knows of and leaves room for.
@@ -187,7 +193,7 @@ impl Core {
         me: CoreId,
         options: Options,
         listeners: Listeners,
-        mesh: Mesh,
+        mut mesh: Mesh,
         bell: i32,
         node: Arc<Node>,
         shared: Arc<Shared>,
@@ -205,6 +211,7 @@ impl Core {
             Event { file: glommio::io::BufferedFile::from_raw_fd(descriptor) }
         };
         mesh.open(&ring);
+        mesh.set_long_bytes_max(limit::hopping_bytes(options.buffer_bytes_max));
         ring.listen_to_bell(bell);
         let listeners = listeners
             .into_iter()
@@ -294,6 +301,8 @@ impl Core {
             recording_round: 0,
             orphans: Vec::new(),
             rearm: Vec::new(),
+            held_back: Vec::new(),
+            long_turn: None,
             retry: Vec::new(),
             buffer_bytes: 0,
             lent_bytes: 0,

@@ -212,11 +212,6 @@ impl Core {
         connection.counted_bytes = bytes;
         self.works.tight = self.buffer_bytes > self.options.buffer_bytes_max / 3;
         self.works.engine.strained |= self.works.tight;
-        if self.buffer_bytes.abs_diff(self.lent_bytes) > LENT_STEP_BYTES {
-            self.lent_bytes = self.buffer_bytes;
-            self.works.engine.lend(self.lent_bytes);
-            self.due.engine = Mono(0);
-        }
         let output = connection.session.output_bytes() + connection.sending.len();
         let before = std::mem::replace(&mut connection.counted_output_bytes, output);
         if output > before && before > self.options.output_hard_bytes {
@@ -224,16 +219,47 @@ impl Core {
             self.kill(id);
             return false;
         }
+        self.lend();
         if self.buffer_bytes > self.options.buffer_bytes_max {
             self.drop_largest();
         }
         self.table.of(id).is_some_and(|connection| !connection.dying)
     }
 
+    /// Has the store leave room for what buffers and requests on their way to other cores hold. What they held is likely to be wanted
+    /// again, faster than the store could make room for it anew, so it has that back only bit by bit ([`Core::lend_less`]).
+    #[inline]
+    pub(super) fn lend(&mut self) {
+        let bytes = self.borrowed();
+        if bytes > self.lent_bytes + LENT_STEP_BYTES {
+            self.lent_bytes = bytes;
+            self.works.engine.lend(bytes);
+            self.due.engine = Mono(0);
+        }
+    }
+
+    /// Gives the store back half of what nobody has wanted of late.
+    pub(super) fn lend_less(&mut self) {
+        let unused = self.lent_bytes.saturating_sub(self.borrowed());
+        if unused > 0 {
+            self.lent_bytes -= if unused > LENT_STEP_BYTES { unused / 2 } else { unused };
+            self.works.engine.lend(self.lent_bytes);
+        }
+    }
+
+    fn borrowed(&self) -> u64 {
+        self.buffer_bytes + self.works.mesh.long_bytes() as u64
+    }
+
     pub(super) fn rearm_receivers(&mut self, now: Now) {
+        self.release_held_back();
         for id in std::mem::take(&mut self.rearm) {
             let Some(connection) = self.table.of(id) else { continue };
             if connection.receiving == Receiving::Off && !connection.dying && !connection.ended {
+                if connection.receives_in_place() && self.is_held_back(id) {
+                    continue;
+                }
+                let Some(connection) = self.table.of(id) else { continue };
                 if connection.receives_in_place() && self.works.engine.is_over() {
                     // Room first: a piece is more than the steps behind it would make.
                     self.relieve(now);
@@ -257,6 +283,41 @@ impl Core {
                 connection.receiving = Receiving::On;
                 self.ring.receive(socket, id);
             }
+        }
+    }
+
+    /// Whether a long command is to wait with its next piece: as long as all that are coming have much of the memory, one goes on
+    /// until all of it is there, and the others follow. So those that fit one by one are not closed for coming at once.
+    fn is_held_back(&mut self, id: ConnectionId) -> bool {
+        let has_turn = self
+            .long_turn
+            .and_then(|first| self.table.of(first))
+            .is_some_and(|first| first.long.is_some() && !first.dying && !first.closing);
+        if !self.works.engine.receives_plenty() {
+            self.long_turn = None;
+            return false;
+        }
+        if !has_turn {
+            self.long_turn = Some(id);
+        }
+        if self.long_turn == Some(id) {
+            return false;
+        }
+        self.held_back.push(id);
+        true
+    }
+
+    /// Has those go on that were held back, as soon as there is room again or nobody whose turn it is.
+    fn release_held_back(&mut self) {
+        if self.held_back.is_empty() {
+            return;
+        }
+        let goes_on = self
+            .long_turn
+            .and_then(|first| self.table.of(first))
+            .is_some_and(|first| first.long.is_some() && !first.dying && !first.closing);
+        if !goes_on || !self.works.engine.receives_plenty() {
+            self.rearm.append(&mut self.held_back);
         }
     }
 

@@ -172,6 +172,11 @@ mod tests {
             receive_buffer_bytes: 4096,
             output_hard_bytes: 1 << 20,
             buffer_bytes_max: 4 << 20,
+            wanted: crate::io::Wanted {
+                item_bytes: 1 << 20,
+                memcached_item_bytes: 1 << 20,
+                output_soft_bytes: 1 << 20,
+            },
             unfinished_millis_max: 10_000,
             unauthenticated_millis_max: 60_000,
             drain_millis_max: 1_000,

@@ -26,8 +26,9 @@ pub fn return_large_buffers() {
     #[cfg(target_env = "gnu")]
     // SAFETY: both only set parameters of the allocator.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 << 20);
+        // What one core frees for another leaves holes in that one's heap, so what is long lies in none.
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
     }
 }
 

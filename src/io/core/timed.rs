@@ -58,6 +58,7 @@ impl Core {
         if now.mono >= self.due.sweep {
             self.due.sweep = now.mono.plus_millis(SWEEP_MILLIS);
             self.sweep(now);
+            self.lend_less();
             self.give_rows(now);
             self.tell_usage();
             self.works.engine.counters.blocked_clients = self.origins.waiting_count() as u64;

@@ -102,6 +102,11 @@ struct Retrieval {
 
 impl Memcached {
     /// A session that has said nothing yet.
+    /// See [`super::Session::follow`].
+    pub fn follow(&mut self, options: &Arc<Options>) {
+        self.options = options.clone();
+    }
+
     pub fn new(options: Arc<Options>, badge: Badge) -> Self {
         Memcached {
             badge,

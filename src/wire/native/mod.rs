@@ -107,6 +107,11 @@ impl Batch {
 
 impl Native {
     /// A session that has said nothing yet.
+    /// See [`super::Session::follow`].
+    pub fn follow(&mut self, options: &Arc<Options>) {
+        self.options = options.clone();
+    }
+
     pub fn new(options: Arc<Options>, badge: Badge) -> Self {
         Native { badge, options, state: State::Frame, wrong_auths: 0, writer: Writer::new() }
     }

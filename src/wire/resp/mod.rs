@@ -164,7 +164,7 @@ impl Resp {
     pub fn new(options: Arc<Options>, client: Client, badge: Badge) -> Self {
         Resp {
             parser: Parser::default(),
-            writer: Writer::new(),
+            writer: Writer::new(options.copied_bytes_max),
             order: Order::new(),
             talk: Talk {
                 plain: badge.is_free(),
@@ -195,6 +195,12 @@ impl Resp {
                 turn_bytes: usize::MAX,
             },
         }
+    }
+
+    /// See [`super::Session::follow`].
+    pub fn follow(&mut self, options: &Arc<Options>) {
+        self.writer.copied_bytes_max = options.copied_bytes_max;
+        self.talk.options = options.clone();
     }
 
     pub fn serve<B: Backend>(

@@ -8,9 +8,7 @@ use super::client::Kept;
 use super::{info, lease};
 use crate::clock::Now;
 use crate::ids::Version;
-use crate::request::{
-    Answer, COPIED_BYTES_MAX, Expiry, Fault, Item, Outcome, Refusal, SHARED_BYTES_MIN, Value,
-};
+use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal, SHARED_BYTES_MIN, Value};
 use crate::topology::Node;
 use crate::wire::journal::{Blame, Errors};
 use crate::wire::{Encode, Output};
@@ -24,7 +22,7 @@ pub(super) const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the
 /// The error of a command for which there is no memory.
 pub(super) const NO_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 /// The error of a value that is longer than the store or the command takes.
-const TOO_LARGE: &str = "ERR value too large: for item-size, for a quarter of a core's memory, or (from 16 MiB) for a command that copies it";
+const TOO_LARGE: &str = "ERR value too large: for item-size, for a quarter of a core's memory, or (from 16 MiB or a 64th of that) for a command that copies it";
 /// The error of a value that is too long.
 pub(super) const TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
 /// The error of `RESTORE` where there is something already.
@@ -182,6 +180,8 @@ pub(super) enum Shape {
 
 /// The writing half of a session.
 pub(super) struct Writer {
+    /// See [`crate::wire::Options::copied_bytes_max`].
+    pub copied_bytes_max: usize,
     protocol: u8,
     muted: bool,
     /// Error replies written, until somebody takes them.
@@ -203,8 +203,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn new() -> Self {
+    pub fn new(copied_bytes_max: usize) -> Self {
         Writer {
+            copied_bytes_max,
             protocol: 2,
             muted: false,
             errors: Errors::default(),
@@ -345,7 +346,7 @@ impl Writer {
                 _,
             ) => unreachable!("handled before"),
 
-            (Shape::CopiedPart, Answer::Item(item)) if item.len as usize > COPIED_BYTES_MAX => {
+            (Shape::CopiedPart, Answer::Item(item)) if item.len as usize > self.copied_bytes_max => {
                 self.fault = self.fault.or(Some(Fault::TooLarge));
             }
             (Shape::SumPart | Shape::CopiedPart, answer) => match answer {
@@ -502,7 +503,7 @@ impl Writer {
             (Shape::Renamed { .. }, _) => {
                 error(out, "ERR no such key");
             }
-            (Shape::Dumped, Answer::Item(_)) if value.len() > COPIED_BYTES_MAX => {
+            (Shape::Dumped, Answer::Item(_)) if value.len() > self.copied_bytes_max => {
                 error(out, fault_text(Fault::TooLarge));
             }
             (Shape::Dumped, Answer::Item(_)) => {
