@@ -3,6 +3,8 @@
 mod play;
 
 use super::super::Limits;
+use super::map::*;
+use super::questions::*;
 use super::*;
 use std::collections::BTreeMap;
 
