@@ -122,7 +122,8 @@ fn a_wait_ends_by_its_own_timeout_and_not_by_the_origins_deadline() {
     client.write_all(&resp(&["BLPOP", "l", "0"])).expect("sent");
     let mut origin = direct(&peer);
     blocked(&mut origin, 1);
-    // Twice the origin's deadline and more; time is what passes here.
+    // Twice the origin's deadline and more: that this time passes and the wait goes on is what is tested, and so is that others
+    // are served all the while, now and then.
     while begin.elapsed() < Duration::from_millis(1000) {
         tell(&mut other, &["GET", "none"], "$-1\r\n");
         std::thread::sleep(Duration::from_millis(20));
