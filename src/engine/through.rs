@@ -404,6 +404,7 @@ impl Engine {
             | Verb::ResetCounters
             | Verb::Connections
             | Verb::Disconnect { .. }
+            | Verb::Unblock { .. }
             | Verb::Notify { .. }
             | Verb::Monitor { .. }
             | Verb::Locate { .. }

@@ -13,6 +13,10 @@
 //! command may wait for hours; lines have a bound of their own. A deadline is that of the oldest command: it has the origin's
 //! time from when it is the oldest, and the time that it may wait beside.
 //!
+//! To end the wait of a client (`CLIENT UNBLOCK`) the origin is told so on another line: an *errand*. Only the origin knows whether
+//! the wait is over already, and what a command answers that has waited in vain; so nothing that it took for the client is lost. Until
+//! the errand is back the line it is about serves nobody else, who might be meant by it then.
+//!
 //! Of a cluster a line leads to one node: that of the key of the command it was made for, or of the first that is watched. A command
 //! whose keys are at another node takes a line to that one as soon as nothing is kept and awaited on the old one; where something
 //! is kept it stays on it, and that node's redirection is an error, never followed: what was watched is not there.
@@ -21,7 +25,7 @@ use super::pool::{Action, Failure, Line, Tally, Told};
 use super::{Ask, Heard, Kind, Limits, Place, Reply, Target, Ticket, What, redis};
 use crate::clock::Mono;
 use crate::ids::ConnectionId;
-use crate::request::{Keeps, Private};
+use crate::request::{Keeps, Private, UnblockAs};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -40,6 +44,11 @@ pub struct Options {
 const IDLE_MAX: usize = 16;
 /// `WAIT` is about what one connection wrote, and writes to a cluster go to many nodes.
 const NOT_OF_MANY: &[u8] = b"ERR WAIT and WAITAOF are about one node: not with a cluster origin";
+/// Errands at a time; they have lines beyond the bound on those, as they are wanted when too many wait.
+const ERRANDS_MAX: usize = 8;
+const ERRANDS_CROWDED: &[u8] = b"ERR too many clients are being unblocked; try again";
+const NUMBER_UNKNOWN: &[u8] =
+    b"ERR the origin does not tell us CLIENT ID, so it cannot be told whom to unblock";
 /// The deadline of nobody.
 const NEVER: Mono = Mono(u64::MAX);
 
@@ -77,6 +86,18 @@ struct Own {
     output: Vec<u8>,
     /// What goes on when all of this one is answered, in order.
     later: VecDeque<Later>,
+    /// What it does for another line, if it is on an errand.
+    errand: Option<Errand>,
+    /// Errands that are about it.
+    meant: usize,
+}
+
+/// What a line is out for that has no client.
+#[derive(Clone, Copy)]
+struct Errand {
+    number: u64,
+    /// Whose wait is to end.
+    about: Line,
 }
 
 /// What a line's deadline is of.
@@ -101,6 +122,9 @@ pub struct PrivateLines {
     next_line: u64,
     actions: VecDeque<Action>,
     heard: Vec<Heard>,
+    /// Errands under way, and lines that they were about and that have not gone on yet.
+    errands: usize,
+    freed: Vec<Line>,
     /// A line led to a node that has not what was looked for, or that is gone.
     astray: bool,
     /// What it counts; latencies of commands that wait for others would tell nothing.
@@ -121,6 +145,8 @@ impl PrivateLines {
             next_line: 0,
             actions: VecDeque::new(),
             heard: Vec::new(),
+            errands: 0,
+            freed: Vec::new(),
             astray: false,
             tally: Tally::default(),
         }
@@ -191,6 +217,52 @@ impl PrivateLines {
         true
     }
 
+    /// Has the origin end what this client's oldest command waits for; what it says to that is told under this number. False if
+    /// no command of this client waits there.
+    pub fn unblock(&mut self, now: Mono, client: ConnectionId, how: UnblockAs, number: u64) -> bool {
+        let line = self.of_client.get(&client).copied();
+        let Some((line, own)) = line.and_then(|line| Some((line, self.lines.get_mut(&line)?))) else {
+            return false;
+        };
+        if own.asked.front().is_none_or(|oldest| oldest.waits_millis == 0) {
+            return false;
+        }
+        let id = match own.client.number() {
+            Some(id) if self.errands < ERRANDS_MAX => id,
+            known => {
+                let text = if known.is_some() { ERRANDS_CROWDED } else { NUMBER_UNKNOWN };
+                let told = Told::Unblocked(number, Ok(Reply::Refused(text.to_vec())));
+                self.actions.push_back(Action::Tell(told));
+                return true;
+            }
+        };
+        own.meant += 1;
+        self.errands += 1;
+        let place = own.place.clone();
+        let goes_there = |line: &Line| self.lines.get(line).is_some_and(|own| own.place == place);
+        let free = match self.idle.iter().rposition(goes_there) {
+            Some(idle) => self.idle.swap_remove(idle),
+            None => self.connect(now, 2, place),
+        };
+        let id = id.to_string();
+        let word = match how {
+            UnblockAs::Timeout => "TIMEOUT",
+            UnblockAs::Error => "ERROR",
+        };
+        let bytes = format!(
+            "*4\r\n$6\r\nCLIENT\r\n$7\r\nUNBLOCK\r\n${}\r\n{id}\r\n${}\r\n{word}\r\n",
+            id.len(),
+            word.len()
+        );
+        let ask = Ask { key: Vec::new(), what: What::Command { bytes: bytes.into_bytes(), replies: 1 } };
+        let asked = Asked { ticket: Ticket(number), waits_millis: 0, subscribes: false };
+        let own = self.lines.get_mut(&free).expect("found or made just now");
+        own.errand = Some(Errand { number, about: line });
+        own.waiting.push_back((asked, ask));
+        self.pump(now, free);
+        true
+    }
+
     /// Whether a command of this client waits there for what others do.
     pub fn waits(&self, client: ConnectionId) -> bool {
         let line = self.of_client.get(&client).and_then(|line| self.lines.get(line));
@@ -214,7 +286,7 @@ impl PrivateLines {
         let Some(own) = self.lines.get_mut(&line) else { return };
         let mut heard = std::mem::take(&mut self.heard);
         let received = own.client.receive(bytes, &mut heard);
-        let (owner, mut answered, mut refused) = (own.owner, 0, false);
+        let (owner, mut answered, mut refused, mut back) = (own.owner, 0, false, None);
         for heard in heard.drain(..) {
             match heard {
                 Heard::Answer(ticket, reply) => {
@@ -230,7 +302,12 @@ impl PrivateLines {
                     };
                     refused |= asked.subscribes && refuses;
                     answered += 1;
-                    self.actions.push_back(Action::Tell(Told::Answer(ticket, reply)));
+                    back = back.or(own.errand.take());
+                    let told = match back {
+                        Some(errand) => Told::Unblocked(errand.number, Ok(reply)),
+                        None => Told::Answer(ticket, reply),
+                    };
+                    self.actions.push_back(Action::Tell(told));
                 }
                 Heard::Pushed(frame) => {
                     let told = owner.map(|owner| Action::Tell(Told::Pushed(owner, frame)));
@@ -244,13 +321,15 @@ impl PrivateLines {
         self.tally.answered += answered;
         if received.is_err() || refused {
             self.actions.push_back(Action::Close(line));
-            return self.end(line, Failure::Broken);
+            self.end(line, Failure::Broken);
+        } else {
+            self.pump(now, line);
+            self.go_on(now, line);
         }
-        self.pump(now, line);
-        if let Some((client, later)) = self.release(line) {
-            later
-                .into_iter()
-                .for_each(|it| self.ask(now, client, it.protocol, it.ticket, it.ask, it.how, it.place));
+        if let Some(errand) = back {
+            self.rest(line);
+            self.come_back(errand);
+            self.free(now);
         }
     }
 
@@ -302,11 +381,15 @@ impl PrivateLines {
             self.actions.push_back(Action::Close(line));
             self.end(line, if open { Failure::Overdue } else { Failure::Unreachable });
         }
+        self.free(now);
     }
 
     /// When [`PrivateLines::tick`] has something to do.
     pub fn next_due(&self) -> Option<Mono> {
-        self.due.first().map(|(due, _)| *due)
+        match self.freed.is_empty() {
+            true => self.due.first().map(|(due, _)| *due),
+            false => Some(Mono(0)),
+        }
     }
 
     /// Whether there is any line.
@@ -341,7 +424,7 @@ impl PrivateLines {
         let line = match self.idle.iter().rposition(fits) {
             Some(place) => self.idle.swap_remove(place),
             None => {
-                if self.lines.len() >= self.options.lines_max {
+                if self.lines.len() - self.errands >= self.options.lines_max {
                     // One that speaks the other version, or leads elsewhere, gives way.
                     let other = self.idle.pop()?;
                     self.actions.push_back(Action::Close(other));
@@ -372,6 +455,8 @@ impl PrivateLines {
             timed: Timed::Greeting,
             output: Vec::new(),
             later: VecDeque::new(),
+            errand: None,
+            meant: 0,
         };
         self.lines.insert(line, own);
         self.set_due(line, now.plus_millis(self.options.timeout_millis));
@@ -418,22 +503,50 @@ impl PrivateLines {
         }
     }
 
-    /// Takes a line back of which its client keeps nothing; answers what that client wants of other nodes.
-    fn release(&mut self, line: Line) -> Option<(ConnectionId, VecDeque<Later>)> {
-        let own = self.lines.get_mut(&line)?;
-        if own.keeps != Keeps::Nothing || !own.asked.is_empty() || !own.waiting.is_empty() {
-            return None;
+    /// Takes a line back of which its client keeps nothing, and goes on with what that client wants of other nodes.
+    fn go_on(&mut self, now: Mono, line: Line) {
+        let Some(own) = self.lines.get_mut(&line) else { return };
+        let done = own.keeps == Keeps::Nothing && own.asked.is_empty() && own.waiting.is_empty();
+        // An errand that is about it might find another client there.
+        if !done || own.meant > 0 {
+            return;
         }
-        let owner = own.owner.take()?;
+        let Some(owner) = own.owner.take() else { return };
         let later = std::mem::take(&mut own.later);
         self.of_client.remove(&owner);
-        if self.idle.len() < IDLE_MAX {
+        self.rest(line);
+        later
+            .into_iter()
+            .for_each(|it| self.ask(now, owner, it.protocol, it.ticket, it.ask, it.how, it.place));
+    }
+
+    /// Keeps a line for the next who needs one, or closes it if there are enough.
+    fn rest(&mut self, line: Line) {
+        if !self.lines.contains_key(&line) {
+            return;
+        }
+        if self.idle.len() < IDLE_MAX && self.lines.len() <= self.options.lines_max {
             self.idle.push(line);
         } else {
             self.actions.push_back(Action::Close(line));
             self.end(line, Failure::Closed);
         }
-        Some((owner, later))
+    }
+
+    /// An errand is over.
+    fn come_back(&mut self, errand: Errand) {
+        self.errands -= 1;
+        if let Some(own) = self.lines.get_mut(&errand.about) {
+            own.meant -= 1;
+            self.freed.push(errand.about);
+        }
+    }
+
+    /// Goes on with lines that errands were about.
+    fn free(&mut self, now: Mono) {
+        while let Some(line) = self.freed.pop() {
+            self.go_on(now, line);
+        }
     }
 
     /// Forgets a line; what was asked on it fails.
@@ -443,6 +556,11 @@ impl PrivateLines {
         let Some(own) = self.lines.remove(&line) else { return };
         if let Some(owner) = own.owner {
             self.of_client.remove(&owner);
+        }
+        if let Some(errand) = own.errand {
+            self.tally.failed += 1;
+            self.actions.push_back(Action::Tell(Told::Unblocked(errand.number, Err(why))));
+            return self.come_back(errand);
         }
         let mut why = why;
         let keeps = own.later.back().map_or(own.keeps, |later| later.how.keeps);

@@ -21,11 +21,12 @@ use crate::hash::slot_of;
 use crate::ids::{ConnectionId, CoreId, ShardId};
 use crate::message::ReturnAddress;
 use crate::origin::keyspace::{Keys, Keyspaces};
-use crate::origin::pool::{Action, Cause, Told};
+use crate::origin::pool::{Action, Cause, Failure, Told};
 use crate::origin::private::{self, PrivateLines};
 use crate::origin::{Connector, Reply, Ticket};
-use crate::request::{Named, Notice, Outcome, Request, Value, Verb};
+use crate::request::{Answer, Fault, Named, Notice, Outcome, Request, UnblockAs, Value, Verb};
 use crate::store::shard_of;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -60,6 +61,9 @@ pub(super) struct Origins {
     slow_lines_left: u32,
     slow_lines_until: Mono,
     slow_left_out: u64,
+    /// Who is to be told what came of having an origin end a client's wait, by the number of that.
+    unblocking: BTreeMap<u64, Waiter>,
+    last_unblocking: u64,
 }
 
 /// Slow questions that are logged in a second, and bytes of their keys.
@@ -126,6 +130,8 @@ impl Origins {
             rearm: Vec::new(),
             rooms: Vec::new(),
             round: 0,
+            unblocking: BTreeMap::new(),
+            last_unblocking: 0,
         }
     }
 
@@ -158,6 +164,18 @@ impl Origins {
     /// Whether a command of this client waits at an origin for what others do.
     pub(super) fn waits(&self, client: ConnectionId) -> bool {
         self.private.iter().flatten().any(|private| !private.is_empty() && private.waits(client))
+    }
+
+    /// Has the origin end what a command of this client waits for there; false if none does.
+    fn unblock(&mut self, now: Mono, client: ConnectionId, how: UnblockAs, asker: Waiter) -> bool {
+        self.last_unblocking += 1;
+        let number = self.last_unblocking;
+        let mut private = self.private.iter_mut().flatten();
+        let waits = private.any(|private| private.unblock(now, client, how, number));
+        if waits {
+            self.unblocking.insert(number, asker);
+        }
+        waits
     }
 
     /// A client has gone; says whether anything is to be done because of that.
@@ -258,6 +276,53 @@ impl Core {
         let rooms = self.origins.pools[..origins].iter_mut().map(|pool| pool.spare_room(now.mono));
         self.origins.rooms.extend(rooms);
         self.works.engine.prefetch(now, &mut self.origins.rooms);
+    }
+
+    /// Has its origin end what a command of a client of ours waits for there, and the asker told what comes of it; false if nothing
+    /// waits there.
+    pub(super) fn unblock_at_origin(
+        &mut self,
+        now: Now,
+        client: ConnectionId,
+        how: UnblockAs,
+        asker: Waiter,
+    ) -> bool {
+        let waits = self.origins.unblock(now.mono, client, how, asker);
+        if waits {
+            if asker.core != self.works.me {
+                self.works.mesh.park(asker.core);
+            }
+            // What that brings about is seen to in the next turn.
+            self.due.origins = Some(Mono(0));
+        }
+        waits
+    }
+
+    fn tell_unblocked(&mut self, now: Now, number: u64, told: Result<Reply, Failure>) {
+        let Some(asker) = self.origins.unblocking.remove(&number) else { return };
+        let number = match &told {
+            Ok(Reply::Raw(frame)) => match frame.as_slice() {
+                b":0\r\n" => Some(0),
+                b":1\r\n" => Some(1),
+                _ => None,
+            },
+            _ => None,
+        };
+        let text = match &told {
+            Ok(Reply::Raw(frame)) => frame.strip_prefix(b"-").unwrap_or_default().trim_ascii_end().to_vec(),
+            Ok(Reply::Refused(text)) => text.clone(),
+            Ok(_) => format!("ERR {}", Failure::Broken).into_bytes(),
+            Err(why) => format!("ERR {why}").into_bytes(),
+        };
+        let outcome = match number {
+            Some(number) => Outcome { answer: Answer::Number(number), value: Value::EMPTY },
+            None => Outcome { answer: Answer::Fault(Fault::Origin), value: Value::One(&text) },
+        };
+        if asker.core == self.works.me {
+            self.complete(now, asker.address, &outcome);
+        } else {
+            self.works.mesh.answer_late(asker.core, asker.address, &outcome);
+        }
     }
 
     /// Hands what other cores are to learn to this turn's batches.
@@ -364,6 +429,7 @@ impl Core {
                 works.engine.answered(now, ticket, reply);
             }
             Action::Tell(Told::Failed(ticket, why)) => self.works.engine.failed(now, ticket, why),
+            Action::Tell(Told::Unblocked(number, told)) => self.tell_unblocked(now, number, told),
             Action::Tell(Told::Pushed(client, frame)) => self.notify(now, client, Notice::Pushed, &frame),
             Action::Tell(Told::Lost(client)) => {
                 if let Some(connection) = self.table.of(client) {

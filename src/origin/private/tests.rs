@@ -44,12 +44,24 @@ fn failed(ticket: u64, why: Failure) -> Action {
     Action::Tell(Told::Failed(Ticket(ticket), why))
 }
 
-/// A line that stands, with nothing of it left to be looked at. RESP2 without a login begins without a word.
+/// A connection stands, and the origin greets it and says what it calls it: 10 more than we do.
+fn greet(lines: &mut PrivateLines, line: u64) {
+    lines.connected(at(0), Line(line));
+    assert_eq!(actions(lines), [Action::Send(Line(line))]);
+    let said = sent(lines, line);
+    assert!(said.ends_with("*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n"), "{said}");
+    if said.contains("HELLO") {
+        lines.received(at(0), Line(line), b"%1\r\n+proto\r\n:3\r\n");
+    }
+    lines.received(at(0), Line(line), format!(":{}\r\n", line + 10).as_bytes());
+}
+
+/// A line that stands, with nothing of it left to be looked at.
 fn begin(lines: &mut PrivateLines, place: u32, ticket: u64, text: &str, how: Private) -> u64 {
     let line = lines.next_line;
     lines.ask(at(0), client(place), 2, Ticket(ticket), command(text), how, None);
     assert_eq!(actions(lines), [Action::Connect(Line(line))]);
-    lines.connected(at(0), Line(line));
+    greet(lines, line);
     assert_eq!(actions(lines), [Action::Send(Line(line))]);
     assert_eq!(sent(lines, line), text);
     line
@@ -148,6 +160,7 @@ fn what_is_published_comes_among_confirmations_and_behind_them_in_both_versions(
         if protocol == 3 {
             lines.received(at(0), Line(0), b"%1\r\n+proto\r\n:3\r\n");
         }
+        lines.received(at(0), Line(0), b":10\r\n");
         actions(&mut lines);
         let frame = |kind: &str, name: &str, last: &str| {
             format!("{mark}3\r\n${}\r\n{kind}\r\n$1\r\n{name}\r\n{last}\r\n", kind.len())
@@ -170,7 +183,8 @@ fn a_subscription_that_is_refused_ends_the_line_behind_the_refusal() {
     let mut lines = lines(8);
     let what = What::Subscribe { bytes: b"SUBSCRIBE x".to_vec(), confirms: 1 };
     lines.ask(at(0), client(1), 2, Ticket(1), Ask { key: Vec::new(), what }, how(0, Keeps::Subscribed), None);
-    lines.connected(at(0), Line(0));
+    assert_eq!(actions(&mut lines), [Action::Connect(Line(0))]);
+    greet(&mut lines, 0);
     actions(&mut lines);
     lines.received(at(1), Line(0), b"-NOPERM no\r\n");
     let lost = Action::Tell(Told::Lost(client(1)));
@@ -215,7 +229,7 @@ fn keyed(key: &str, text: &str) -> Ask {
 /// Has the line stand that was just asked for, with nothing of it left to be looked at.
 fn stand(lines: &mut PrivateLines, line: u64) {
     assert_eq!(actions(lines), [Action::Connect(Line(line))]);
-    lines.connected(at(0), Line(line));
+    greet(lines, line);
     actions(lines);
 }
 
@@ -234,7 +248,7 @@ fn in_a_cluster_a_line_leads_to_the_node_of_its_command_and_another_follows_in_o
     lines.received(at(1), Line(0), b"*-1\r\n");
     assert_eq!(actions(&mut lines), [answer(1, "*-1\r\n"), Action::Connect(Line(1))]);
     assert_eq!(lines.place(Line(1)), node(2).as_ref());
-    lines.connected(at(1), Line(1));
+    greet(&mut lines, 1);
     lines.received(at(2), Line(1), b"*-1\r\n");
     // The first line is idle by now, and fits.
     assert_eq!(actions(&mut lines), [Action::Send(Line(1)), answer(2, "*-1\r\n"), Action::Send(Line(0))]);
@@ -282,4 +296,115 @@ fn a_subscription_that_waits_for_another_node_is_lost_with_the_line_before_it() 
     let lost = Action::Tell(Told::Lost(client(1)));
     assert_eq!(actions(&mut lines), [failed(1, Failure::Closed), failed(2, Failure::Closed), lost]);
     assert!(lines.take_astray());
+}
+
+fn unblocked(number: u64, bytes: &str) -> Action {
+    Action::Tell(Told::Unblocked(number, Ok(Reply::Raw(bytes.into()))))
+}
+
+const UNBLOCK_10: &str = "*4\r\n$6\r\nCLIENT\r\n$7\r\nUNBLOCK\r\n$2\r\n10\r\n$7\r\nTIMEOUT\r\n";
+
+#[test]
+fn a_wait_is_ended_by_the_origin_which_is_told_so_on_another_line() {
+    let mut lines = lines(8);
+    begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
+    assert!(lines.unblock(at(1), client(1), UnblockAs::Timeout, 5));
+    assert_eq!(actions(&mut lines), [Action::Connect(Line(1))]);
+    greet(&mut lines, 1);
+    assert_eq!(actions(&mut lines), [Action::Send(Line(1))]);
+    assert_eq!(sent(&mut lines, 1), UNBLOCK_10);
+    // What the command answers is the origin's to say.
+    lines.received(at(2), Line(0), b"*-1\r\n");
+    assert_eq!(actions(&mut lines), [answer(1, "*-1\r\n")]);
+    // The errand may still be on its way: whoever waited on that line now would be meant.
+    begin(&mut lines, 2, 2, "BLPOP b 0", how(FOREVER, Keeps::Nothing));
+    lines.received(at(3), Line(1), b":1\r\n");
+    assert_eq!(actions(&mut lines), [unblocked(5, ":1\r\n")]);
+    lines.ask(at(3), client(3), 2, Ticket(3), command("BLPOP c 0"), how(FOREVER, Keeps::Nothing), None);
+    assert_eq!(actions(&mut lines), [Action::Send(Line(0))]);
+    // The next errand takes the line of the one before.
+    assert!(lines.unblock(at(4), client(3), UnblockAs::Error, 6));
+    assert_eq!(actions(&mut lines), [Action::Send(Line(1))]);
+    assert_eq!(sent(&mut lines, 1), UNBLOCK_10.replace("$7\r\nTIMEOUT", "$5\r\nERROR"));
+    lines.received(at(5), Line(1), b":0\r\n");
+    assert_eq!(actions(&mut lines), [unblocked(6, ":0\r\n")]);
+    assert!(lines.waits(client(3)), "the origin knew better");
+}
+
+#[test]
+fn who_waits_for_nothing_is_not_unblocked() {
+    let mut lines = lines(8);
+    assert!(!lines.unblock(at(0), client(1), UnblockAs::Timeout, 1));
+    begin(&mut lines, 1, 1, "WATCH a", how(0, Keeps::Watched));
+    assert!(!lines.unblock(at(0), client(1), UnblockAs::Timeout, 1), "its answer comes by itself");
+    // A command that has not gone out yet waits for nothing there.
+    lines.ask(at(0), client(2), 2, Ticket(2), command("BLPOP a 0"), how(FOREVER, Keeps::Nothing), None);
+    assert!(!lines.unblock(at(0), client(2), UnblockAs::Timeout, 1));
+}
+
+#[test]
+fn an_errand_has_a_line_when_there_is_none_left_and_leaves_none_behind() {
+    let mut lines = lines(1);
+    begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
+    assert!(lines.unblock(at(0), client(1), UnblockAs::Timeout, 5));
+    assert_eq!(actions(&mut lines), [Action::Connect(Line(1))]);
+    greet(&mut lines, 1);
+    lines.received(at(1), Line(1), b":1\r\n");
+    let expected = [Action::Send(Line(1)), unblocked(5, ":1\r\n"), Action::Close(Line(1))];
+    assert_eq!(actions(&mut lines), expected);
+    assert_eq!(lines.count(), 1);
+    // So many at a time.
+    for number in 0..ERRANDS_MAX as u64 {
+        assert!(lines.unblock(at(1), client(1), UnblockAs::Timeout, number));
+        assert_eq!(actions(&mut lines), [Action::Connect(Line(number + 2))]);
+    }
+    assert!(lines.unblock(at(1), client(1), UnblockAs::Timeout, 99));
+    let refused = Told::Unblocked(99, Ok(Reply::Refused(ERRANDS_CROWDED.to_vec())));
+    assert_eq!(actions(&mut lines), [Action::Tell(refused)]);
+}
+
+#[test]
+fn an_errand_that_fails_is_told_and_holds_nobody_up() {
+    let mut lines = cluster_lines();
+    let forever = how(FOREVER, Keeps::Nothing);
+    lines.ask(at(0), client(1), 2, Ticket(1), keyed("a", "BLPOP a 0"), forever, node(1));
+    stand(&mut lines, 0);
+    assert!(lines.unblock(at(0), client(1), UnblockAs::Timeout, 5));
+    assert_eq!(actions(&mut lines), [Action::Connect(Line(1))]);
+    assert_eq!(lines.place(Line(1)), node(1).as_ref(), "the node where the client waits");
+    // Behind it the client wants something of another node.
+    lines.ask(at(0), client(1), 2, Ticket(2), keyed("b", "BLPOP b 0"), forever, node(2));
+    lines.received(at(1), Line(0), b"*-1\r\n");
+    assert_eq!(actions(&mut lines), [answer(1, "*-1\r\n")]);
+    assert_eq!(lines.next_due(), Some(at(TIMEOUT)));
+    lines.tick(at(TIMEOUT));
+    let told = Action::Tell(Told::Unblocked(5, Err(Failure::Unreachable)));
+    assert_eq!(actions(&mut lines), [Action::Close(Line(1)), told, Action::Connect(Line(2))]);
+    assert_eq!(lines.place(Line(2)), node(2).as_ref());
+    // Closed by itself, too; what is freed by that goes on with the next tick.
+    greet(&mut lines, 2);
+    assert!(lines.unblock(at(200), client(1), UnblockAs::Timeout, 6));
+    assert_eq!(actions(&mut lines), [Action::Send(Line(2)), Action::Connect(Line(3))]);
+    lines.received(at(201), Line(2), b"*-1\r\n");
+    lines.closed(Line(3));
+    let told = Action::Tell(Told::Unblocked(6, Err(Failure::Unreachable)));
+    assert_eq!(actions(&mut lines), [answer(2, "*-1\r\n"), told]);
+    assert_eq!(lines.next_due(), Some(Mono(0)));
+    lines.tick(at(201));
+    assert_eq!(lines.next_due(), None);
+    lines.ask(at(202), client(7), 2, Ticket(7), keyed("b", "BLPOP b 0"), forever, node(2));
+    assert_eq!(actions(&mut lines), [Action::Send(Line(2))]);
+}
+
+#[test]
+fn a_login_that_may_not_ask_for_its_number_does_all_else() {
+    let mut lines = lines(8);
+    lines.ask(at(0), client(1), 2, Ticket(1), command("BLPOP a 0"), how(FOREVER, Keeps::Nothing), None);
+    lines.connected(at(0), Line(0));
+    lines.received(at(0), Line(0), b"-NOPERM no\r\n");
+    let expected = [Action::Connect(Line(0)), Action::Send(Line(0)), Action::Send(Line(0))];
+    assert_eq!(actions(&mut lines), expected);
+    assert!(lines.unblock(at(1), client(1), UnblockAs::Timeout, 5));
+    let refused = Told::Unblocked(5, Ok(Reply::Refused(NUMBER_UNKNOWN.to_vec())));
+    assert_eq!(actions(&mut lines), [Action::Tell(refused)]);
 }
