@@ -51,6 +51,11 @@ pub struct Scripted {
 impl Scripted {
     /// `act` is told the key and which question of all it is, from 0.
     pub fn start(act: impl Fn(&str, usize) -> Act + Send + Sync + 'static) -> Scripted {
+        Scripted::start_by_line(move |line, number| act(line.split(' ').nth(1).unwrap_or_default(), number))
+    }
+
+    /// The same with the whole question.
+    fn start_by_line(act: impl Fn(&str, usize) -> Act + Send + Sync + 'static) -> Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let origin = Scripted {
             port: listener.local_addr().unwrap().port(),
@@ -74,11 +79,10 @@ impl Scripted {
                 let (questions, told) = std::sync::mpsc::channel();
                 std::thread::spawn(move || {
                     for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                        let key = line.split(' ').nth(1).unwrap_or_default();
                         moments.lock().unwrap().push(Instant::now());
                         let number = asked.fetch_add(1, Ordering::SeqCst);
                         most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                        if questions.send(act(key, number)).is_err() {
+                        if questions.send(act(&line, number)).is_err() {
                             return;
                         }
                     }
@@ -323,6 +327,38 @@ fn garbage_huge_lengths_and_cuts_end_in_a_fault_for_who_asked_and_nobody_else() 
     let two = resp(&["MGET", "fine", "refuse"]);
     ask(&mut client, two, "*2\r\n$4\r\nfine\r\n-ERR SERVER_ERROR out of  order\r\n");
     assert!(server.runs());
+}
+
+#[test]
+fn answers_in_the_wrong_order_are_told_to_nobody() {
+    // The number by which memcached's meta commands tell which question is answered.
+    let number =
+        |line: &str| line.split(' ').find(|word| word.starts_with('O')).expect("a number").to_owned();
+    let first: Mutex<Option<String>> = Mutex::default();
+    let answer = |key: &str, number: &str| format!("VA {} f0 t-1 c1 {number}\r\n{key}\r\n", key.len());
+    let origin = Scripted::start_by_line(move |line, _| {
+        let key = line.split(' ').nth(1).expect("a key");
+        match key {
+            "a" if first.lock().unwrap().replace(number(line)).is_none() => Act::Silence,
+            "b" => {
+                let first = first.lock().unwrap().clone().expect("it came before");
+                let both = [answer("b", &number(line)), answer("a", &first)].concat();
+                Act::Say(Duration::ZERO, both.into_bytes())
+            }
+            key => Act::Say(Duration::ZERO, answer(key, &number(line)).into_bytes()),
+        }
+    });
+    let lines = "timeout = \"10s\"\nconnections = 1\nfailures = 1000";
+    let (server, _config) = server(origin.port, lines, "wait = \"15s\"\nattempts = 1", &["--cores=0"]);
+    let (mut one, mut other) = (server.connect(), server.connect());
+    one.write_all(&get("a")).expect("sent");
+    eventually("the first is asked", || (origin.asked() == 1).then_some(()));
+    other.write_all(&get("b")).expect("sent");
+    for client in [&mut one, &mut other] {
+        expect(client, "-ERR the origin broke its protocol\r\n");
+    }
+    ask(&mut one, get("a"), bulk("a"));
+    ask(&mut one, get("c"), bulk("c"));
 }
 
 #[test]
