@@ -444,3 +444,6 @@ fn guarded(mut seen: &[u8]) -> impl Iterator<Item = &[u8]> {
         Some(key)
     })
 }
+
+#[cfg(test)]
+mod tests;
