@@ -526,3 +526,41 @@ fn a_slow_question_is_logged_with_an_id_and_fast_ones_are_not() {
     let trace = |line: &str| line.split("\"trace\":\"").nth(1).map(|rest| rest[..4].to_owned());
     assert_ne!(trace(lines[0]), trace(lines[1]));
 }
+
+#[test]
+fn questions_are_counted_by_their_end_and_answers_by_how_long_they_took() {
+    let origin = Scripted::start(|key, _| match key {
+        "late" => Act::Say(Duration::from_millis(150), value("late")),
+        "cut" => Act::Close,
+        key => Act::Say(Duration::ZERO, value(key)),
+    });
+    let (server, _config) = server(origin.port, "failures = 1000", "attempts = 1\nnegative = \"0ms\"", &[]);
+    let mut client = server.connect();
+    ask(&mut client, get("soon"), bulk("soon"));
+    ask(&mut client, get("late"), bulk("late"));
+    ask(&mut client, get("cut"), "-ERR the origin closed the connection\r\n");
+    let page = eventually("all are counted", || {
+        let page = server.page("/metrics").1;
+        let ends = ["failed_total{origin=\"o\"} 1\n", "answered_total{origin=\"o\"} 2\n"];
+        // Each core reports once a second.
+        ends.iter().all(|end| page.contains(&format!("foreshadow_origin_{end}"))).then_some(page)
+    });
+    let number = |name: &str| -> f64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a number")
+    };
+    let bucket = |bound: &str| {
+        number(&format!("foreshadow_origin_answer_seconds_bucket{{origin=\"o\",le=\"{bound}\"}}"))
+    };
+    // However busy this machine is, the late one took longer than this.
+    assert!(bucket("0.1") <= 1.0 && bucket("5") <= bucket("+Inf"));
+    assert_eq!(bucket("+Inf"), 2.0);
+    assert_eq!(number("foreshadow_origin_answer_seconds_count{origin=\"o\"}"), 2.0);
+    assert!(number("foreshadow_origin_answer_seconds_sum{origin=\"o\"}") >= 0.149);
+    for (name, wanted) in [("asked", 3.0), ("answered", 2.0), ("circuit_opened", 0.0)] {
+        assert_eq!(number(&format!("foreshadow_origin_{name}_total{{origin=\"o\"}}")), wanted, "{name}");
+    }
+    for (name, wanted) in [("demanded", 3.0), ("filled", 2.0), ("failed", 1.0), ("coalesced", 0.0)] {
+        assert_eq!(number(&format!("foreshadow_keyspace_{name}_total{{keyspace=\"k\"}}")), wanted, "{name}");
+    }
+}
