@@ -104,6 +104,14 @@ pub enum Verb {
         /// The client id that `CLIENT ID` answers.
         client: u64,
     },
+    /// End what a command of a connection of the core waits for at an origin. Answers `Number` 1 or 0, or the fault `Origin` with
+    /// its words. For the shell, not the engine.
+    Unblock {
+        /// The client id that `CLIENT ID` answers.
+        client: u64,
+        /// What the command answers then.
+        how: UnblockAs,
+    },
     /// Where a connection is. Answers `Page`; the value is empty if it is not of this core, else [`Observer::to_bytes`]. For the
     /// shell, not the engine.
     Locate {
@@ -156,6 +164,15 @@ pub enum Verb {
     },
     /// What cores say to each other of moves of shards; the request's value goes with it. For the shell, not the engine.
     Shard(ShardCall),
+}
+
+/// What a command answers whose wait is ended by another client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnblockAs {
+    /// What it answers when its time is over.
+    Timeout,
+    /// An error.
+    Error,
 }
 
 /// What a core wants of another one for the sake of a shard that moves.

@@ -34,6 +34,7 @@ const SUBCOMMAND_OPTIONS: &[(&str, &str)] = &[
     ("client|list", "`TYPE` `ID`"),
     ("client|reply", "`ON` `OFF` `SKIP`"),
     ("client|tracking", "`ON` `OFF` `BCAST` `PREFIX` `REDIRECT` `OPTIN` `OPTOUT` `NOLOOP`"),
+    ("client|unblock", "`TIMEOUT` `ERROR`"),
     (
         "config|set",
         "`maxclients` `maxmemory` `slowlog-log-slower-than` `slowlog-max-len` `latency-monitor-threshold`; any other to \

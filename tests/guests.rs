@@ -54,6 +54,8 @@ fn guests_run_while_the_core_sleeps() {
         let (steps, shared) = (guest_steps.clone(), guest_shared.clone());
         let guest = async move {
             for _ in 0..30 {
+                // A guest that waits for its timer is what is tested: the core is to sleep meanwhile, and to wake for it; and
+                // a second and a half of it is more than the second after which a core reports.
                 glommio::timer::sleep(Duration::from_millis(50)).await;
                 steps.fetch_add(1, Ordering::Relaxed);
             }

@@ -385,6 +385,7 @@ impl Engine {
             Verb::Invalidate(named) => Reply::plain(self.invalidate(now, key, named)),
             Verb::Connections
             | Verb::Disconnect { .. }
+            | Verb::Unblock { .. }
             | Verb::Limit { .. }
             | Verb::Notify { .. }
             | Verb::Monitor { .. }

@@ -1,7 +1,8 @@
 //! Our side of a conversation with memcached (1.6 or later): its meta commands, pipelined.
 //!
-//! A read is `mg KEY v f t c`: value, flags, time to live and version in one answer. Keys that the text protocol could not
-//! carry go in base64.
+//! A read is `mg KEY v f t c O1`: value, flags, time to live and version in one answer. Keys that the text protocol could not
+//! carry go in base64. Answers come in the order of the questions; the number behind `O`, which all but misses bring back, shows
+//! that they do.
 
 use super::{Ask, Broken, Found, Heard, Inbox, Limits, Reply, Ticket, What, decimal, line, refusal};
 use crate::ids::Version;
@@ -61,7 +62,7 @@ impl Client {
         let awaited = match &ask.what {
             What::Read { .. } => {
                 begin(out, b"mg");
-                end(out, format_args!(" v f t c{mark}"));
+                end(out, ticket, format_args!(" v f t c{mark}"));
                 Awaited::Value
             }
             What::Put { value, flags, live_millis, condition } => {
@@ -74,25 +75,25 @@ impl Client {
                 };
                 begin(out, b"ms");
                 let (len, live) = (value.len(), seconds(*live_millis));
-                end(out, format_args!(" {len} F{flags} T{live}{condition}{mark}"));
+                end(out, ticket, format_args!(" {len} F{flags} T{live}{condition}{mark}"));
                 out.extend_from_slice(value);
                 out.extend_from_slice(b"\r\n");
                 Awaited::Written
             }
             What::Remove => {
                 begin(out, b"md");
-                end(out, format_args!("{mark}"));
+                end(out, ticket, format_args!("{mark}"));
                 Awaited::Written
             }
             What::Count { by } => {
                 begin(out, b"ma");
                 let (mode, by) = if *by < 0 { ("D", by.unsigned_abs()) } else { ("I", by.unsigned_abs()) };
-                end(out, format_args!(" v M{mode} D{by}{mark}"));
+                end(out, ticket, format_args!(" v M{mode} D{by}{mark}"));
                 Awaited::Counted
             }
             What::Expire { live_millis } => {
                 begin(out, b"mg");
-                end(out, format_args!(" T{}{mark}", seconds(*live_millis)));
+                end(out, ticket, format_args!(" T{}{mark}", seconds(*live_millis)));
                 Awaited::Written
             }
             What::Command { .. } | What::Subscribe { .. } | What::Asking(_) => {
@@ -123,6 +124,10 @@ impl Client {
             let &(ticket, awaited) = self.awaited.front().ok_or(Broken::Unasked)?;
             let mut words = head.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
             let code = words.next().ok_or(Broken::Protocol("an empty line"))?;
+            let refuses = matches!(code, b"ERROR" | b"CLIENT_ERROR" | b"SERVER_ERROR");
+            if !refuses && is_of_another(ticket, words.clone()) {
+                return Err(Broken::Unasked);
+            }
             let mut end = taken;
             let reply = match code {
                 b"VA" => {
@@ -191,6 +196,12 @@ fn seconds(live_millis: Option<u64>) -> i64 {
 /// Longer times would be read as moments since 1970.
 const RELATIVE_SECONDS_MAX: i64 = 30 * 24 * 3600;
 
-fn end(out: &mut Vec<u8>, rest: std::fmt::Arguments<'_>) {
-    write!(out, "{rest}\r\n").expect("writing to memory does not fail");
+fn end(out: &mut Vec<u8>, ticket: Ticket, rest: std::fmt::Arguments<'_>) {
+    write!(out, "{rest} O{}\r\n", ticket.0).expect("writing to memory does not fail");
+}
+
+/// Whether an answer's first line says that it is that of another question.
+fn is_of_another(ticket: Ticket, words: impl Iterator<Item = impl AsRef<[u8]>>) -> bool {
+    let mut numbers = words.filter_map(|word| decimal(word.as_ref().strip_prefix(b"O")?));
+    numbers.any(|number| number != ticket.0)
 }

@@ -155,6 +155,8 @@ pub enum Told {
     Pushed(ConnectionId, Vec<u8>),
     /// A client's own connection has ended by which things were to come that nobody can make up for.
     Lost(ConnectionId),
+    /// What the origin said when it was to end the wait of a client, under the number of that errand.
+    Unblocked(u64, Result<Reply, Failure>),
 }
 
 /// What a pool wants done.

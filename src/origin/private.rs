@@ -13,6 +13,10 @@
 //! command may wait for hours; lines have a bound of their own. A deadline is that of the oldest command: it has the origin's
 //! time from when it is the oldest, and the time that it may wait beside.
 //!
+//! To end the wait of a client (`CLIENT UNBLOCK`) the origin is told so on another line: an *errand*. Only the origin knows whether
+//! the wait is over already, and what a command answers that has waited in vain; so nothing that it took for the client is lost. Until
+//! the errand is back the line it is about serves nobody else, who might be meant by it then.
+//!
 //! Of a cluster a line leads to one node: that of the key of the command it was made for, or of the first that is watched. A command
 //! whose keys are at another node takes a line to that one as soon as nothing is kept and awaited on the old one; where something
 //! is kept it stays on it, and that node's redirection is an error, never followed: what was watched is not there.
@@ -21,7 +25,7 @@ use super::pool::{Action, Failure, Line, Tally, Told};
 use super::{Ask, Heard, Kind, Limits, Place, Reply, Target, Ticket, What, redis};
 use crate::clock::Mono;
 use crate::ids::ConnectionId;
-use crate::request::{Keeps, Private};
+use crate::request::{Keeps, Private, UnblockAs};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -40,6 +44,11 @@ pub struct Options {
 const IDLE_MAX: usize = 16;
 /// `WAIT` is about what one connection wrote, and writes to a cluster go to many nodes.
 const NOT_OF_MANY: &[u8] = b"ERR WAIT and WAITAOF are about one node: not with a cluster origin";
+/// Errands at a time; they have lines beyond the bound on those, as they are wanted when too many wait.
+const ERRANDS_MAX: usize = 8;
+const ERRANDS_CROWDED: &[u8] = b"ERR too many clients are being unblocked; try again";
+const NUMBER_UNKNOWN: &[u8] =
+    b"ERR the origin does not tell us CLIENT ID, so it cannot be told whom to unblock";
 /// The deadline of nobody.
 const NEVER: Mono = Mono(u64::MAX);
 
@@ -77,6 +86,18 @@ struct Own {
     output: Vec<u8>,
     /// What goes on when all of this one is answered, in order.
     later: VecDeque<Later>,
+    /// What it does for another line, if it is on an errand.
+    errand: Option<Errand>,
+    /// Errands that are about it.
+    meant: usize,
+}
+
+/// What a line is out for that has no client.
+#[derive(Clone, Copy)]
+struct Errand {
+    number: u64,
+    /// Whose wait is to end.
+    about: Line,
 }
 
 /// What a line's deadline is of.
@@ -101,6 +122,9 @@ pub struct PrivateLines {
     next_line: u64,
     actions: VecDeque<Action>,
     heard: Vec<Heard>,
+    /// Errands under way, and lines that they were about and that have not gone on yet.
+    errands: usize,
+    freed: Vec<Line>,
     /// A line led to a node that has not what was looked for, or that is gone.
     astray: bool,
     /// What it counts; latencies of commands that wait for others would tell nothing.
@@ -121,6 +145,8 @@ impl PrivateLines {
             next_line: 0,
             actions: VecDeque::new(),
             heard: Vec::new(),
+            errands: 0,
+            freed: Vec::new(),
             astray: false,
             tally: Tally::default(),
         }
@@ -191,6 +217,52 @@ impl PrivateLines {
         true
     }
 
+    /// Has the origin end what this client's oldest command waits for; what it says to that is told under this number. False if
+    /// no command of this client waits there.
+    pub fn unblock(&mut self, now: Mono, client: ConnectionId, how: UnblockAs, number: u64) -> bool {
+        let line = self.of_client.get(&client).copied();
+        let Some((line, own)) = line.and_then(|line| Some((line, self.lines.get_mut(&line)?))) else {
+            return false;
+        };
+        if own.asked.front().is_none_or(|oldest| oldest.waits_millis == 0) {
+            return false;
+        }
+        let id = match own.client.number() {
+            Some(id) if self.errands < ERRANDS_MAX => id,
+            known => {
+                let text = if known.is_some() { ERRANDS_CROWDED } else { NUMBER_UNKNOWN };
+                let told = Told::Unblocked(number, Ok(Reply::Refused(text.to_vec())));
+                self.actions.push_back(Action::Tell(told));
+                return true;
+            }
+        };
+        own.meant += 1;
+        self.errands += 1;
+        let place = own.place.clone();
+        let goes_there = |line: &Line| self.lines.get(line).is_some_and(|own| own.place == place);
+        let free = match self.idle.iter().rposition(goes_there) {
+            Some(idle) => self.idle.swap_remove(idle),
+            None => self.connect(now, 2, place),
+        };
+        let id = id.to_string();
+        let word = match how {
+            UnblockAs::Timeout => "TIMEOUT",
+            UnblockAs::Error => "ERROR",
+        };
+        let bytes = format!(
+            "*4\r\n$6\r\nCLIENT\r\n$7\r\nUNBLOCK\r\n${}\r\n{id}\r\n${}\r\n{word}\r\n",
+            id.len(),
+            word.len()
+        );
+        let ask = Ask { key: Vec::new(), what: What::Command { bytes: bytes.into_bytes(), replies: 1 } };
+        let asked = Asked { ticket: Ticket(number), waits_millis: 0, subscribes: false };
+        let own = self.lines.get_mut(&free).expect("found or made just now");
+        own.errand = Some(Errand { number, about: line });
+        own.waiting.push_back((asked, ask));
+        self.pump(now, free);
+        true
+    }
+
     /// Whether a command of this client waits there for what others do.
     pub fn waits(&self, client: ConnectionId) -> bool {
         let line = self.of_client.get(&client).and_then(|line| self.lines.get(line));
@@ -214,7 +286,7 @@ impl PrivateLines {
         let Some(own) = self.lines.get_mut(&line) else { return };
         let mut heard = std::mem::take(&mut self.heard);
         let received = own.client.receive(bytes, &mut heard);
-        let (owner, mut answered, mut refused) = (own.owner, 0, false);
+        let (owner, mut answered, mut refused, mut back) = (own.owner, 0, false, None);
         for heard in heard.drain(..) {
             match heard {
                 Heard::Answer(ticket, reply) => {
@@ -230,7 +302,12 @@ impl PrivateLines {
                     };
                     refused |= asked.subscribes && refuses;
                     answered += 1;
-                    self.actions.push_back(Action::Tell(Told::Answer(ticket, reply)));
+                    back = back.or(own.errand.take());
+                    let told = match back {
+                        Some(errand) => Told::Unblocked(errand.number, Ok(reply)),
+                        None => Told::Answer(ticket, reply),
+                    };
+                    self.actions.push_back(Action::Tell(told));
                 }
                 Heard::Pushed(frame) => {
                     let told = owner.map(|owner| Action::Tell(Told::Pushed(owner, frame)));
@@ -244,13 +321,15 @@ impl PrivateLines {
         self.tally.answered += answered;
         if received.is_err() || refused {
             self.actions.push_back(Action::Close(line));
-            return self.end(line, Failure::Broken);
+            self.end(line, Failure::Broken);
+        } else {
+            self.pump(now, line);
+            self.go_on(now, line);
         }
-        self.pump(now, line);
-        if let Some((client, later)) = self.release(line) {
-            later
-                .into_iter()
-                .for_each(|it| self.ask(now, client, it.protocol, it.ticket, it.ask, it.how, it.place));
+        if let Some(errand) = back {
+            self.rest(line);
+            self.come_back(errand);
+            self.free(now);
         }
     }
 
@@ -302,11 +381,15 @@ impl PrivateLines {
             self.actions.push_back(Action::Close(line));
             self.end(line, if open { Failure::Overdue } else { Failure::Unreachable });
         }
+        self.free(now);
     }
 
     /// When [`PrivateLines::tick`] has something to do.
     pub fn next_due(&self) -> Option<Mono> {
-        self.due.first().map(|(due, _)| *due)
+        match self.freed.is_empty() {
+            true => self.due.first().map(|(due, _)| *due),
+            false => Some(Mono(0)),
+        }
     }
 
     /// Whether there is any line.
@@ -341,7 +424,7 @@ impl PrivateLines {
         let line = match self.idle.iter().rposition(fits) {
             Some(place) => self.idle.swap_remove(place),
             None => {
-                if self.lines.len() >= self.options.lines_max {
+                if self.lines.len() - self.errands >= self.options.lines_max {
                     // One that speaks the other version, or leads elsewhere, gives way.
                     let other = self.idle.pop()?;
                     self.actions.push_back(Action::Close(other));
@@ -372,6 +455,8 @@ impl PrivateLines {
             timed: Timed::Greeting,
             output: Vec::new(),
             later: VecDeque::new(),
+            errand: None,
+            meant: 0,
         };
         self.lines.insert(line, own);
         self.set_due(line, now.plus_millis(self.options.timeout_millis));
@@ -418,22 +503,50 @@ impl PrivateLines {
         }
     }
 
-    /// Takes a line back of which its client keeps nothing; answers what that client wants of other nodes.
-    fn release(&mut self, line: Line) -> Option<(ConnectionId, VecDeque<Later>)> {
-        let own = self.lines.get_mut(&line)?;
-        if own.keeps != Keeps::Nothing || !own.asked.is_empty() || !own.waiting.is_empty() {
-            return None;
+    /// Takes a line back of which its client keeps nothing, and goes on with what that client wants of other nodes.
+    fn go_on(&mut self, now: Mono, line: Line) {
+        let Some(own) = self.lines.get_mut(&line) else { return };
+        let done = own.keeps == Keeps::Nothing && own.asked.is_empty() && own.waiting.is_empty();
+        // An errand that is about it might find another client there.
+        if !done || own.meant > 0 {
+            return;
         }
-        let owner = own.owner.take()?;
+        let Some(owner) = own.owner.take() else { return };
         let later = std::mem::take(&mut own.later);
         self.of_client.remove(&owner);
-        if self.idle.len() < IDLE_MAX {
+        self.rest(line);
+        later
+            .into_iter()
+            .for_each(|it| self.ask(now, owner, it.protocol, it.ticket, it.ask, it.how, it.place));
+    }
+
+    /// Keeps a line for the next who needs one, or closes it if there are enough.
+    fn rest(&mut self, line: Line) {
+        if !self.lines.contains_key(&line) {
+            return;
+        }
+        if self.idle.len() < IDLE_MAX && self.lines.len() <= self.options.lines_max {
             self.idle.push(line);
         } else {
             self.actions.push_back(Action::Close(line));
             self.end(line, Failure::Closed);
         }
-        Some((owner, later))
+    }
+
+    /// An errand is over.
+    fn come_back(&mut self, errand: Errand) {
+        self.errands -= 1;
+        if let Some(own) = self.lines.get_mut(&errand.about) {
+            own.meant -= 1;
+            self.freed.push(errand.about);
+        }
+    }
+
+    /// Goes on with lines that errands were about.
+    fn free(&mut self, now: Mono) {
+        while let Some(line) = self.freed.pop() {
+            self.go_on(now, line);
+        }
     }
 
     /// Forgets a line; what was asked on it fails.
@@ -443,6 +556,11 @@ impl PrivateLines {
         let Some(own) = self.lines.remove(&line) else { return };
         if let Some(owner) = own.owner {
             self.of_client.remove(&owner);
+        }
+        if let Some(errand) = own.errand {
+            self.tally.failed += 1;
+            self.actions.push_back(Action::Tell(Told::Unblocked(errand.number, Err(why))));
+            return self.come_back(errand);
         }
         let mut why = why;
         let keeps = own.later.back().map_or(own.keeps, |later| later.how.keeps);
@@ -475,315 +593,4 @@ impl Own {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TIMEOUT: u64 = 100;
-    const FOREVER: u64 = u64::MAX;
-
-    fn at(millis: u64) -> Mono {
-        Mono(0).plus_millis(millis)
-    }
-
-    fn client(place: u32) -> ConnectionId {
-        ConnectionId { place, generation: 0 }
-    }
-
-    fn lines(lines_max: usize) -> PrivateLines {
-        let target = Arc::new(Target::parse("redis://127.0.0.1").expect("a URL"));
-        let limits = Limits { value_bytes_max: 1 << 20 };
-        PrivateLines::new(target, Options { lines_max, timeout_millis: TIMEOUT, limits })
-    }
-
-    fn how(waits_millis: u64, keeps: Keeps) -> Private {
-        Private { waits_millis, keeps, confirms: false, continues: false }
-    }
-
-    fn command(text: &str) -> Ask {
-        Ask { key: Vec::new(), what: What::Command { bytes: text.into(), replies: 1 } }
-    }
-
-    fn actions(lines: &mut PrivateLines) -> Vec<Action> {
-        std::iter::from_fn(|| lines.poll()).collect()
-    }
-
-    fn sent(lines: &mut PrivateLines, line: u64) -> String {
-        let output = lines.output(Line(line)).map(std::mem::take).unwrap_or_default();
-        String::from_utf8(output).expect("text")
-    }
-
-    fn answer(ticket: u64, bytes: &str) -> Action {
-        Action::Tell(Told::Answer(Ticket(ticket), Reply::Raw(bytes.into())))
-    }
-
-    fn failed(ticket: u64, why: Failure) -> Action {
-        Action::Tell(Told::Failed(Ticket(ticket), why))
-    }
-
-    /// A line that stands, with nothing of it left to be looked at. RESP2 without a login begins without a word.
-    fn begin(lines: &mut PrivateLines, place: u32, ticket: u64, text: &str, how: Private) -> u64 {
-        let line = lines.next_line;
-        lines.ask(at(0), client(place), 2, Ticket(ticket), command(text), how, None);
-        assert_eq!(actions(lines), [Action::Connect(Line(line))]);
-        lines.connected(at(0), Line(line));
-        assert_eq!(actions(lines), [Action::Send(Line(line))]);
-        assert_eq!(sent(lines, line), text);
-        line
-    }
-
-    #[test]
-    fn a_line_of_which_nothing_is_kept_is_the_next_clients_and_bounded_are_all() {
-        let mut lines = lines(2);
-        begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
-        assert!(lines.waits(client(1)) && !lines.waits(client(2)));
-        assert_eq!(lines.waiting_count(), 1);
-        lines.received(at(500), Line(0), b"*-1\r\n");
-        assert_eq!(actions(&mut lines), [answer(1, "*-1\r\n")]);
-        assert!(!lines.waits(client(1)));
-        // No new connection: the one is free again.
-        lines.ask(at(500), client(2), 2, Ticket(2), command("BLPOP b 0"), how(FOREVER, Keeps::Nothing), None);
-        assert_eq!(actions(&mut lines), [Action::Send(Line(0))]);
-        begin(&mut lines, 3, 3, "BLPOP c 0", how(FOREVER, Keeps::Nothing));
-        lines.ask(at(500), client(4), 2, Ticket(4), command("BLPOP d 0"), how(FOREVER, Keeps::Nothing), None);
-        assert_eq!(actions(&mut lines), [failed(4, Failure::Crowded)]);
-        // One that speaks another version gives way to who needs a line.
-        lines.received(at(500), Line(1), b"*-1\r\n");
-        lines.ask(at(500), client(4), 3, Ticket(5), command("BLPOP d 0"), how(FOREVER, Keeps::Nothing), None);
-        let expected = [answer(3, "*-1\r\n"), Action::Close(Line(1)), Action::Connect(Line(2))];
-        assert_eq!(actions(&mut lines), expected);
-        assert_eq!(lines.count(), 2);
-    }
-
-    #[test]
-    fn what_waits_has_the_time_it_asked_for_and_the_origins_beside() {
-        let mut lines = lines(8);
-        begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
-        assert_eq!(lines.next_due(), None, "as long as the client stays");
-        begin(&mut lines, 2, 2, "BLPOP a 1", how(1000, Keeps::Nothing));
-        assert_eq!(lines.next_due(), Some(at(1000 + TIMEOUT)));
-        // What stands behind it begins its time when it is its turn.
-        lines.ask(at(0), client(2), 2, Ticket(3), command("BLPOP a 2"), how(2000, Keeps::Nothing), None);
-        lines.received(at(700), Line(1), b"*-1\r\n");
-        assert_eq!(lines.next_due(), Some(at(2700 + TIMEOUT)));
-        actions(&mut lines);
-        lines.tick(at(2700 + TIMEOUT));
-        assert_eq!(actions(&mut lines), [Action::Close(Line(1)), failed(3, Failure::Overdue)]);
-        assert_eq!((lines.count(), lines.next_due()), (1, None));
-        // Connecting has its time, too.
-        lines.ask(
-            at(5000),
-            client(4),
-            2,
-            Ticket(4),
-            command("BLPOP a 0"),
-            how(FOREVER, Keeps::Nothing),
-            None,
-        );
-        lines.tick(at(5000 + TIMEOUT));
-        let expected = [Action::Connect(Line(2)), Action::Close(Line(2)), failed(4, Failure::Unreachable)];
-        assert_eq!(actions(&mut lines), expected);
-    }
-
-    #[test]
-    fn a_client_that_goes_frees_its_line_and_the_origin_of_its_wait() {
-        let mut lines = lines(8);
-        begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
-        lines.bind(Line(0), client(70));
-        assert!(lines.leave(client(1)) && !lines.leave(client(1)));
-        assert_eq!(actions(&mut lines), [Action::Close(Line(0)), failed(1, Failure::Closed)]);
-        assert_eq!((lines.unbind(Line(0)), lines.unbind(Line(0))), (Some(client(70)), None));
-        assert!(lines.is_empty());
-        // Subscribed or watching, it has nobody left to be told.
-        begin(&mut lines, 2, 2, "SUBSCRIBE x", how(0, Keeps::Subscribed));
-        assert!(lines.leave(client(2)));
-        assert_eq!(actions(&mut lines), [Action::Close(Line(1)), failed(2, Failure::Closed)]);
-    }
-
-    #[test]
-    fn what_relies_on_watched_keys_is_never_done_on_another_line() {
-        let mut lines = lines(8);
-        begin(&mut lines, 1, 1, "WATCH a", how(0, Keeps::Watched));
-        lines.received(at(1), Line(0), b"+OK\r\n");
-        assert_eq!(actions(&mut lines), [answer(1, "+OK\r\n")]);
-        lines.closed(Line(0));
-        assert_eq!(actions(&mut lines), []);
-        let exec = Private { continues: true, ..how(0, Keeps::Nothing) };
-        lines.ask(at(2), client(1), 2, Ticket(2), command("EXEC"), exec, None);
-        assert_eq!(actions(&mut lines), [failed(2, Failure::Closed)], "and no connection is made");
-        // On the line on which they are watched, it is; and then the line is free.
-        begin(&mut lines, 1, 3, "WATCH a", how(0, Keeps::Watched));
-        lines.ask(at(3), client(1), 2, Ticket(4), command("EXEC"), exec, None);
-        lines.received(at(4), Line(1), b"+OK\r\n*-1\r\n");
-        let expected = [Action::Send(Line(1)), answer(3, "+OK\r\n"), answer(4, "*-1\r\n")];
-        assert_eq!(actions(&mut lines), expected);
-        lines.ask(at(5), client(9), 2, Ticket(5), command("WATCH b"), how(0, Keeps::Watched), None);
-        assert_eq!(actions(&mut lines), [Action::Send(Line(1))]);
-    }
-
-    #[test]
-    fn what_is_published_comes_among_confirmations_and_behind_them_in_both_versions() {
-        for (protocol, mark) in [(2, '*'), (3, '>')] {
-            let mut lines = lines(8);
-            let subscribe = Private { confirms: true, ..how(0, Keeps::Subscribed) };
-            let what = What::Subscribe { bytes: b"SUBSCRIBE x y".to_vec(), confirms: 2 };
-            let ask = Ask { key: Vec::new(), what };
-            lines.ask(at(0), client(1), protocol, Ticket(1), ask, subscribe, None);
-            lines.connected(at(0), Line(0));
-            if protocol == 3 {
-                lines.received(at(0), Line(0), b"%1\r\n+proto\r\n:3\r\n");
-            }
-            actions(&mut lines);
-            let frame = |kind: &str, name: &str, last: &str| {
-                format!("{mark}3\r\n${}\r\n{kind}\r\n$1\r\n{name}\r\n{last}\r\n", kind.len())
-            };
-            let replies = [
-                frame("subscribe", "x", ":1"),
-                frame("message", "x", "$1\r\nm"),
-                frame("subscribe", "y", ":2"),
-            ];
-            let later = frame("message", "y", "$1\r\nn");
-            lines.received(at(1), Line(0), [replies.concat().as_str(), &later].concat().as_bytes());
-            let pushed = Action::Tell(Told::Pushed(client(1), later.into_bytes()));
-            assert_eq!(actions(&mut lines), [answer(1, &replies.concat()), pushed]);
-            assert_eq!(lines.next_due(), None);
-            // A connection that ends without us ends the client's, too: it would wait for messages that never come.
-            lines.closed(Line(0));
-            assert_eq!(actions(&mut lines), [Action::Tell(Told::Lost(client(1)))]);
-        }
-    }
-
-    #[test]
-    fn a_subscription_that_is_refused_ends_the_line_behind_the_refusal() {
-        let mut lines = lines(8);
-        let what = What::Subscribe { bytes: b"SUBSCRIBE x".to_vec(), confirms: 1 };
-        lines.ask(
-            at(0),
-            client(1),
-            2,
-            Ticket(1),
-            Ask { key: Vec::new(), what },
-            how(0, Keeps::Subscribed),
-            None,
-        );
-        lines.connected(at(0), Line(0));
-        actions(&mut lines);
-        lines.received(at(1), Line(0), b"-NOPERM no\r\n");
-        let lost = Action::Tell(Told::Lost(client(1)));
-        assert_eq!(actions(&mut lines), [answer(1, "-NOPERM no\r\n"), Action::Close(Line(0)), lost]);
-    }
-
-    #[test]
-    fn a_line_that_says_what_nobody_asked_is_closed_and_fails_what_was_asked() {
-        let mut lines = lines(8);
-        begin(&mut lines, 1, 1, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
-        lines.received(at(1), Line(0), b":1\r\n:2\r\n");
-        assert_eq!(actions(&mut lines), [answer(1, ":1\r\n"), Action::Close(Line(0))]);
-        begin(&mut lines, 1, 2, "BLPOP a 0", how(FOREVER, Keeps::Nothing));
-        lines.received(at(1), Line(1), b"?\r\n");
-        assert_eq!(actions(&mut lines), [Action::Close(Line(1)), failed(2, Failure::Broken)]);
-        assert!(lines.is_empty());
-    }
-
-    #[test]
-    fn a_command_without_bytes_ends_the_line() {
-        let mut lines = lines(8);
-        begin(&mut lines, 1, 1, "SUBSCRIBE x", how(0, Keeps::Subscribed));
-        lines.ask(at(1), client(1), 2, Ticket(2), command(""), how(0, Keeps::Nothing), None);
-        let expected = [Action::Close(Line(0)), failed(1, Failure::Closed), answer(2, "")];
-        assert_eq!(actions(&mut lines), expected);
-    }
-
-    fn cluster_lines() -> PrivateLines {
-        let target = Arc::new(Target::parse("redis://127.0.0.1?cluster=on").expect("a URL"));
-        let limits = Limits { value_bytes_max: 1 << 20 };
-        PrivateLines::new(target, Options { lines_max: 8, timeout_millis: TIMEOUT, limits })
-    }
-
-    fn node(port: u16) -> Option<Place> {
-        Some(Place { ip: None, port, name: None })
-    }
-
-    fn keyed(key: &str, text: &str) -> Ask {
-        Ask { key: key.into(), ..command(text) }
-    }
-
-    /// Has the line stand that was just asked for, with nothing of it left to be looked at.
-    fn stand(lines: &mut PrivateLines, line: u64) {
-        assert_eq!(actions(lines), [Action::Connect(Line(line))]);
-        lines.connected(at(0), Line(line));
-        actions(lines);
-    }
-
-    #[test]
-    fn in_a_cluster_a_line_leads_to_the_node_of_its_command_and_another_follows_in_order() {
-        let mut lines = cluster_lines();
-        let forever = how(FOREVER, Keeps::Nothing);
-        lines.ask(at(0), client(1), 2, Ticket(1), keyed("a", "BLPOP a 0"), forever, node(1));
-        stand(&mut lines, 0);
-        assert_eq!(lines.place(Line(0)), node(1).as_ref());
-        assert_eq!(sent(&mut lines, 0), "BLPOP a 0");
-        // Pipelined: for another node, and behind that for this one. Both wait, so that they stay in order.
-        lines.ask(at(0), client(1), 2, Ticket(2), keyed("b", "BLPOP b 0"), forever, node(2));
-        lines.ask(at(0), client(1), 2, Ticket(3), keyed("a", "BLPOP a 0"), forever, node(1));
-        assert_eq!(actions(&mut lines), []);
-        lines.received(at(1), Line(0), b"*-1\r\n");
-        assert_eq!(actions(&mut lines), [answer(1, "*-1\r\n"), Action::Connect(Line(1))]);
-        assert_eq!(lines.place(Line(1)), node(2).as_ref());
-        lines.connected(at(1), Line(1));
-        lines.received(at(2), Line(1), b"*-1\r\n");
-        // The first line is idle by now, and fits.
-        assert_eq!(actions(&mut lines), [Action::Send(Line(1)), answer(2, "*-1\r\n"), Action::Send(Line(0))]);
-        assert_eq!(sent(&mut lines, 0), "BLPOP a 0");
-        // Who goes takes along what waits behind.
-        lines.ask(at(3), client(1), 2, Ticket(4), keyed("b", "BLPOP b 0"), forever, node(2));
-        assert!(lines.leave(client(1)));
-        let expected = [Action::Close(Line(0)), failed(3, Failure::Closed), failed(4, Failure::Closed)];
-        assert_eq!(actions(&mut lines), expected);
-    }
-
-    #[test]
-    fn in_a_cluster_what_is_watched_holds_the_line_and_no_redirection_is_handed_on() {
-        let mut lines = cluster_lines();
-        lines.ask(at(0), client(1), 2, Ticket(1), keyed("a", "WATCH a"), how(0, Keeps::Watched), node(1));
-        stand(&mut lines, 0);
-        lines.received(at(1), Line(0), b"+OK\r\n");
-        let get = Private { continues: true, ..how(0, Keeps::Watched) };
-        lines.ask(at(1), client(1), 2, Ticket(2), keyed("b", "GET b"), get, node(2));
-        lines.received(at(2), Line(0), b"-MOVED 3300 10.0.0.2:2\r\n");
-        let refused = Told::Answer(Ticket(2), Reply::Refused(redis::ONE_NODE_ONLY.to_vec()));
-        let expected = [answer(1, "+OK\r\n"), Action::Send(Line(0)), Action::Tell(refused)];
-        assert_eq!(actions(&mut lines), expected, "it stays open, and what is watched stays watched");
-        assert!(lines.take_astray() && !lines.take_astray(), "the map is looked at again");
-    }
-
-    #[test]
-    fn in_a_cluster_nobody_is_told_that_replicas_of_one_node_have_all() {
-        let mut lines = cluster_lines();
-        lines.ask(at(0), client(1), 2, Ticket(1), command("WAIT 1 0"), how(FOREVER, Keeps::Nothing), node(1));
-        let refused = Told::Answer(Ticket(1), Reply::Refused(NOT_OF_MANY.to_vec()));
-        assert_eq!(actions(&mut lines), [Action::Tell(refused)]);
-        assert!(lines.is_empty());
-    }
-
-    #[test]
-    fn a_subscription_that_waits_for_another_node_is_lost_with_the_line_before_it() {
-        let mut lines = cluster_lines();
-        lines.ask(
-            at(0),
-            client(1),
-            3,
-            Ticket(1),
-            keyed("a", "BLPOP a 0"),
-            how(FOREVER, Keeps::Nothing),
-            node(1),
-        );
-        stand(&mut lines, 0);
-        let what = What::Subscribe { bytes: b"SUBSCRIBE x".to_vec(), confirms: 1 };
-        let ask = Ask { key: Vec::new(), what };
-        lines.ask(at(0), client(1), 3, Ticket(2), ask, how(0, Keeps::Subscribed), node(2));
-        lines.closed(Line(0));
-        let lost = Action::Tell(Told::Lost(client(1)));
-        assert_eq!(actions(&mut lines), [failed(1, Failure::Closed), failed(2, Failure::Closed), lost]);
-        assert!(lines.take_astray());
-    }
-}
+mod tests;

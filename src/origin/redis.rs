@@ -1,7 +1,7 @@
 //! Our side of a conversation with Redis or Valkey: RESP3, pipelined, with invalidation pushes.
 //!
-//! 1. `HELLO 3` with the login, `SELECT`, and on a listening connection `CLIENT TRACKING ON BCAST` are sent in one go; the
-//!    first questions may follow when all are answered.
+//! 1. `HELLO 3` with the login, `SELECT`, on a listening connection `CLIENT TRACKING ON BCAST` and on one that is a client's own
+//!    `CLIENT ID` are sent in one go; the first questions may follow when all are answered.
 //! 2. A read is `GET` and `PTTL`, so that what the origin lets expire is not kept longer here.
 //! 3. Replies are matched by their order; pushes stand outside of it.
 //! 4. In a cluster an answer may be that another node has the key (`MOVED`, `ASK`): handed on as it is, for [`super::cluster`].
@@ -20,6 +20,8 @@ const PIPELINE_MAX: usize = 64;
 pub(super) const ONE_NODE_ONLY: &[u8] =
     b"ERR this goes to one node of the origin's cluster only, and the key is at another";
 const UNSAID_CLUSTER: &[u8] = b"ERR the origin is a Redis Cluster: say ?cluster=on in its URL";
+/// How the reply to a command begins that the login may not do.
+const NO_PERMISSION: &[u8] = b"-NOPERM";
 /// Bytes of confirmations, and of one long message more.
 const CONFIRMS_BYTES_MAX: usize = 4 << 20;
 
@@ -38,6 +40,8 @@ pub struct Client {
     follows: bool,
     /// It is one client's own: what is pushed is for that client.
     private: bool,
+    /// By which number the origin knows this connection; told to those that are one client's own, if the login may know it.
+    number: Option<u64>,
 }
 
 /// What a reply will mean.
@@ -53,10 +57,11 @@ enum Awaited {
     /// How many keys were changed.
     Changed,
     Counted,
-    /// A command of a client; the replies before the last are not wanted, but for an error that names another node.
+    /// A command of a client; the replies before the last are not wanted, but for an error that names another node, or that says
+    /// that the login may not do what the last one relies on.
     Raw {
         before: u32,
-        moved: Option<Vec<u8>>,
+        error: Option<Vec<u8>>,
     },
     /// `ASKING`: what matters is the answer behind it.
     Asking,
@@ -80,6 +85,7 @@ impl Client {
             awaited: VecDeque::new(),
             follows: false,
             private: false,
+            number: None,
         }
     }
 
@@ -90,6 +96,11 @@ impl Client {
     /// As `new`, for a connection that is one client's own.
     pub(super) fn new_private(target: Arc<Target>, limits: Limits, protocol: u8) -> Client {
         Client { private: true, ..Client::new(target, limits, Duty::Pass { protocol }) }
+    }
+
+    /// What the origin calls this connection, as its `CLIENT UNBLOCK` wants to be told.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.number
     }
 
     pub(super) fn begin(&mut self, out: &mut Vec<u8>) {
@@ -123,6 +134,10 @@ impl Client {
                 words.extend([b"PREFIX".as_slice(), prefix]);
             }
             command(out, &words);
+        }
+        if self.private {
+            self.greetings += 1;
+            command(out, &[b"CLIENT", b"ID"]);
         }
     }
 
@@ -185,7 +200,7 @@ impl Client {
             }
             What::Command { bytes, replies } => {
                 out.extend_from_slice(bytes);
-                Awaited::Raw { before: replies.saturating_sub(1), moved: None }
+                Awaited::Raw { before: replies.saturating_sub(1), error: None }
             }
             What::Asking(_) => unreachable!("questions are redirected one step at a time"),
             What::Subscribe { bytes, confirms } => {
@@ -239,6 +254,12 @@ impl Client {
         if self.greetings > 0 {
             self.greetings -= 1;
             return match first {
+                // A login that may not ask for it may do all else.
+                Part::Error(_) if self.private && self.greetings == 0 => Ok(()),
+                Part::Integer(number) if self.private && self.greetings == 0 => {
+                    self.number = u64::try_from(number).ok();
+                    Ok(())
+                }
                 Part::Error(_) => Err(Broken::Login),
                 _ => Ok(()),
             };
@@ -247,17 +268,28 @@ impl Client {
         let reply = match (awaited, first) {
             (Awaited::Asking, _) => return Ok(()),
             // A transaction that came to the wrong node was not done.
-            (Awaited::Raw { before: 0, moved: Some(moved) }, Part::Error(text))
-                if text.starts_with(b"EXECABORT") =>
+            (Awaited::Raw { before: 0, error: Some(error) }, Part::Error(text))
+                if text.starts_with(b"EXECABORT") && !error.starts_with(NO_PERMISSION) =>
             {
-                Reply::Raw(moved)
+                Reply::Raw(error)
+            }
+            // Of a transaction it would have been `EXECABORT`.
+            (Awaited::Raw { before: 0, error: Some(error) }, Part::Integer(_) | Part::Many(_))
+                if error.starts_with(NO_PERMISSION) =>
+            {
+                Reply::Raw(error)
             }
             (Awaited::Raw { before: 0, .. }, _) => Reply::Raw(frame.to_vec()),
-            (Awaited::Raw { before, moved }, first) => {
-                let names_another =
-                    matches!(first, Part::Error(text) if Redirection::read(text).is_some_and(|it| !it.once));
-                let moved = moved.or_else(|| names_another.then(|| frame.to_vec()));
-                self.awaited.push_front((ticket, Awaited::Raw { before: before - 1, moved }));
+            (Awaited::Raw { before, error }, first) => {
+                let counts = match first {
+                    Part::Error(text) => {
+                        let names_another = Redirection::read(text).is_some_and(|it| !it.once);
+                        names_another || frame.starts_with(NO_PERMISSION)
+                    }
+                    _ => false,
+                };
+                let error = error.or_else(|| counts.then(|| frame.to_vec()));
+                self.awaited.push_front((ticket, Awaited::Raw { before: before - 1, error }));
                 return Ok(());
             }
             (Awaited::Value { asking }, first) => {

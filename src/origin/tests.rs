@@ -147,9 +147,9 @@ fn memcached_is_asked_and_its_answers_understood() {
         ask("n", What::Expire { live_millis: None }),
     ];
     let (_, said) = asked("memcached://h", Duty::Ask, b"", &asks);
-    let expected = "mg a v f t c\r\nmg b v f t c\r\nmg d2l0aCBzcGFjZQ== v f t c b\r\nms k 3 F7 T2\r\nv\r\n\r\nmd k\r\nma n v MI D5\r\nmg n T0\r\n";
+    let expected = "mg a v f t c O0\r\nmg b v f t c O1\r\nmg d2l0aCBzcGFjZQ== v f t c b O2\r\nms k 3 F7 T2 O3\r\nv\r\n\r\nmd k O4\r\nma n v MI D5 O5\r\nmg n T0 O6\r\n";
     assert_eq!(String::from_utf8_lossy(&said), expected);
-    let bytes = b"VA 1 f9 t-1 c55\r\nx\r\nEN\r\nVA 2 f0 t30 c56\r\n\r\n\r\nHD\r\nNF\r\nVA 1\r\n7\r\nHD\r\n";
+    let bytes = b"VA 1 f9 t-1 c55 O0\r\nx\r\nEN\r\nVA 2 f0 t30 c56 O2\r\n\r\n\r\nHD O3\r\nNF O4\r\nVA 1\r\n7\r\nHD\r\n";
     let heard = answers(heard("memcached://h", Duty::Ask, b"", &asks, bytes));
     let version = |version| Some(Version(version));
     assert_eq!(
@@ -513,7 +513,7 @@ fn a_question_waits_for_its_connection_and_is_answered_once() {
     assert_eq!(permits.taken(), 0, "waiting takes no permit");
     pool.connected(at(1), Line(0));
     assert_eq!(actions(&mut pool), [Action::Send(Line(0))]);
-    assert_eq!((said(&mut pool, 0).as_str(), permits.taken()), ("mg k1 v f t c\r\n", 1));
+    assert_eq!((said(&mut pool, 0).as_str(), permits.taken()), ("mg k1 v f t c O1\r\n", 1));
     pool.received(at(2), Line(0), b"EN\r\n");
     let absent = Reply::Absent { fresh_millis: None };
     assert_eq!(actions(&mut pool), [Action::Tell(Told::Answer(Ticket(1), absent))]);
@@ -558,9 +558,9 @@ fn permits_hold_over_cores_and_demand_goes_first() {
     assert_eq!(other.next_due(at(6)), Some(at(6)), "and that moment comes, however often one asks for it");
     one.received(at(7), Line(0), b"EN\r\n");
     other.tick(at(7));
-    assert_eq!(said(&mut other, 0), "mg d v f t c\r\n");
+    assert_eq!(said(&mut other, 0), "mg d v f t c O4\r\n");
     other.received(at(8), Line(0), b"EN\r\n");
-    assert_eq!(said(&mut other, 0), "mg r v f t c\r\n");
+    assert_eq!(said(&mut other, 0), "mg r v f t c O3\r\n");
     assert_eq!(permits.most(), 1);
     drop(other);
     assert_eq!(permits.taken(), 0, "what was out comes back with its pool");
@@ -666,10 +666,10 @@ fn what_nobody_waits_for_takes_a_quarter_of_the_permits_and_leaves_the_rest_to_d
     (4..8).for_each(|ticket| read(&mut pool, 0, ticket));
     assert_eq!(permits.taken(), 6, "demand does not stand behind them");
     assert_eq!(pool.spare_room(at(0)), 0);
-    assert!(said(&mut pool, 0).ends_with("mg k7 v f t c\r\n"));
+    assert!(said(&mut pool, 0).ends_with("mg k7 v f t c O7\r\n"));
     pool.received(at(1), Line(0), &b"EN\r\n".repeat(6));
     assert_eq!(permits.taken(), 1, "then the third has its turn");
-    assert_eq!(said(&mut pool, 0), "mg k3 v f t c\r\n");
+    assert_eq!(said(&mut pool, 0), "mg k3 v f t c O3\r\n");
 }
 
 #[test]

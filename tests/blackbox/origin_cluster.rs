@@ -237,6 +237,17 @@ fn what_a_client_has_of_its_own_is_at_the_node_of_the_key_or_an_error() {
             &["WAIT", "0", "10"],
             "-ERR WAIT and WAITAOF are about one node: not with a cluster origin\r\n",
         );
+        // Who waits is unblocked at the node where he does.
+        client.write_all(&resp(&["CLIENT", "ID"])).expect("sent");
+        let mut id = String::new();
+        BufReader::new(client.try_clone().expect("a descriptor")).read_line(&mut id).expect("answered");
+        let mut admin = server.connect();
+        for home in 0..3 {
+            client.write_all(&resp(&["BLPOP", &format!("{{{}}}none", of(home)), "0"])).expect("sent");
+            eventually("it waits", || (nodes.line(home, "blocked_clients") == "1").then_some(()));
+            tell(&mut admin, &["CLIENT", "UNBLOCK", id.trim().trim_start_matches(':')], ":1\r\n");
+            expect(&mut client, "*-1\r\n");
+        }
         // What is published at any node is heard.
         tell(&mut client, &["SUBSCRIBE", "news"], "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
         for i in 0..3 {

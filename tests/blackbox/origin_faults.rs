@@ -1,26 +1,47 @@
 //! Origins that misbehave, played by a small scripted server that speaks memcached's meta commands, and what is promised of
 //! stampedes: the numbers are counted at the origin.
 
-use crate::support::{PATIENCE, Server, ask, connect, eventually, expect, resp, serve_command};
+use crate::support::{PATIENCE, Server, ask, bulk, connect, eventually, expect, resp, serve_command};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// How a scripted origin answers a question: with these bytes, after this time; or it closes the connection.
-enum Act {
+/// How a scripted origin answers a question: with these bytes, after this time; or it closes the connection. The times are what
+/// is tested, as deadlines and what counts as slow are; what only has to come later than something else is held by a [`Gate`].
+pub enum Act {
     Say(Duration, Vec<u8>),
     /// The bytes, one by one, with this time between them.
     Drip(Duration, Vec<u8>),
+    /// The bytes, as soon as the gate is open.
+    Hold(Gate, Vec<u8>),
     Silence,
     Close,
 }
 
-/// An origin that does as it is told, and counts.
-struct Scripted {
-    port: u16,
+/// Holds answers back until a test opens it.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let closed = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(closed, |open| !*open).unwrap());
+    }
+}
+
+/// An origin that does as it is told, and counts. It takes questions in as they come and answers those of a connection in their
+/// order, so what is under way is what was asked and not answered.
+pub struct Scripted {
+    pub port: u16,
     asked: Arc<AtomicUsize>,
+    under_way: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
     /// When each question came.
     moments: Arc<Mutex<Vec<Instant>>>,
@@ -29,35 +50,46 @@ struct Scripted {
 
 impl Scripted {
     /// `act` is told the key and which question of all it is, from 0.
-    fn start(act: impl Fn(&str, usize) -> Act + Send + Sync + 'static) -> Scripted {
+    pub fn start(act: impl Fn(&str, usize) -> Act + Send + Sync + 'static) -> Scripted {
+        Scripted::start_by_line(move |line, number| act(line.split(' ').nth(1).unwrap_or_default(), number))
+    }
+
+    /// The same with the whole question.
+    fn start_by_line(act: impl Fn(&str, usize) -> Act + Send + Sync + 'static) -> Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let origin = Scripted {
             port: listener.local_addr().unwrap().port(),
             asked: Arc::default(),
+            under_way: Arc::default(),
             most: Arc::default(),
             moments: Arc::default(),
             ended: Arc::default(),
         };
         let (asked, most, moments) = (origin.asked.clone(), origin.most.clone(), origin.moments.clone());
-        let ended = origin.ended.clone();
-        let (act, under_way) = (Arc::new(act), Arc::new(AtomicUsize::new(0)));
+        let (ended, under_way) = (origin.ended.clone(), origin.under_way.clone());
+        let act = Arc::new(act);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let (asked, most, moments, act, under_way) =
-                    (asked.clone(), most.clone(), moments.clone(), act.clone(), under_way.clone());
+                let (asked, most, moments, act) = (asked.clone(), most.clone(), moments.clone(), act.clone());
+                let (under_way, under_way_there) = (under_way.clone(), under_way.clone());
+                let mut output = stream.try_clone().expect("a descriptor");
+                let (questions, told) = std::sync::mpsc::channel();
                 std::thread::spawn(move || {
-                    let mut output = stream.try_clone().expect("a descriptor");
                     for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                        let key = line.split(' ').nth(1).unwrap_or_default().to_owned();
                         moments.lock().unwrap().push(Instant::now());
                         let number = asked.fetch_add(1, Ordering::SeqCst);
                         most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                        let goes_on = perform(act(&key, number), &mut output);
-                        under_way.fetch_sub(1, Ordering::SeqCst);
-                        if !goes_on {
+                        if questions.send(act(&line, number)).is_err() {
+                            return;
+                        }
+                    }
+                });
+                std::thread::spawn(move || {
+                    for act in told {
+                        if !perform(act, &mut output, &under_way_there) {
                             return;
                         }
                     }
@@ -67,8 +99,13 @@ impl Scripted {
         origin
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    /// The most questions that were under way at a time.
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
     }
 }
 
@@ -80,22 +117,39 @@ impl Drop for Scripted {
     }
 }
 
-fn perform(act: Act, output: &mut TcpStream) -> bool {
+/// Answers a question, which is not under way any more just before that: whoever gets the answer may ask again at once.
+fn perform(act: Act, output: &mut TcpStream, under_way: &AtomicUsize) -> bool {
+    let end = || under_way.fetch_sub(1, Ordering::SeqCst);
     match act {
         Act::Say(after, bytes) => {
             std::thread::sleep(after);
+            end();
             output.write_all(&bytes).is_ok()
         }
-        Act::Drip(between, bytes) => bytes.iter().all(|byte| {
-            std::thread::sleep(between);
-            output.write_all(&[*byte]).is_ok()
-        }),
-        Act::Silence => true,
-        Act::Close => output.shutdown(std::net::Shutdown::Both).is_err(),
+        Act::Drip(between, bytes) => {
+            end();
+            bytes.iter().all(|byte| {
+                std::thread::sleep(between);
+                output.write_all(&[*byte]).is_ok()
+            })
+        }
+        Act::Hold(gate, bytes) => {
+            gate.pass();
+            end();
+            output.write_all(&bytes).is_ok()
+        }
+        Act::Silence => {
+            end();
+            true
+        }
+        Act::Close => {
+            end();
+            output.shutdown(std::net::Shutdown::Both).is_err()
+        }
     }
 }
 
-fn value(text: &str) -> Vec<u8> {
+pub fn value(text: &str) -> Vec<u8> {
     format!("VA {} f0 t-1 c1\r\n{text}\r\n", text.len()).into_bytes()
 }
 
@@ -155,24 +209,26 @@ fn ten_thousand_connections_that_miss_one_key_ask_the_origin_once() {
             (limit.saturating_sub(500) / 2).min(10_000)
         }
     };
-    let origin = Scripted::start(|_, _| Act::Say(Duration::from_millis(1500), value("hot")));
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Scripted::start(move |_, _| Act::Hold(held.clone(), value("hot")));
     let clients_max = format!("--max-clients={}", wanted + 10);
     let (server, _config) =
-        server(origin.port, "timeout = \"10s\"", "wait = \"15s\"", &[&clients_max, "--memory", "256MiB"]);
+        server(origin.port, "timeout = \"50s\"", "wait = \"55s\"", &[&clients_max, "--memory", "256MiB"]);
     let mut clients: Vec<TcpStream> = (0..wanted).map(|_| connect(server.listen)).collect();
     for client in &mut clients {
         client.write_all(&get("k")).expect("sent");
     }
+    // All of them wait at once, for the one question that the first of them brought about.
+    server.metric_becomes("foreshadow_keyspace_coalesced_total", |n| n == (wanted - 1) as f64);
+    assert_eq!(origin.asked(), 1, "one question for all of them");
+    gate.open();
     for client in &mut clients {
         expect(client, "$3\r\nhot\r\n");
     }
-    assert_eq!(origin.asked(), 1, "one question for all of them");
     // From now on it is a hit.
     ask(&mut clients[0], get("k"), "$3\r\nhot\r\n");
     assert_eq!(origin.asked(), 1);
-    let joined =
-        server.metric_becomes("foreshadow_keyspace_coalesced_total", |n| n >= (wanted - 10) as f64 / 2.0);
-    assert!(joined <= wanted as f64);
 }
 
 /// Descriptors that this process may open.
@@ -184,24 +240,35 @@ fn rlimit() -> usize {
 
 #[test]
 fn many_keys_at_once_never_pass_the_origins_concurrency() {
-    let origin = Scripted::start(|key, _| Act::Say(Duration::from_millis(5), value(key)));
-    let (server, _config) = server(origin.port, "concurrency = 6\ntimeout = \"15s\"", "wait = \"16s\"", &[]);
-    const KEYS: usize = 1500;
-    let mut client = server.connect();
-    let questions: Vec<u8> = (0..KEYS).flat_map(|i| get(&format!("key{i}"))).collect();
-    client.write_all(&questions).expect("sent");
+    const KEYS: usize = 600;
+    const CONCURRENCY: usize = 6;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Scripted::start(move |key, number| match number {
+        0 => Act::Say(Duration::ZERO, value(key)),
+        _ => Act::Hold(held.clone(), value(key)),
+    });
+    let origin_lines = format!("concurrency = {CONCURRENCY}\ntimeout = \"30s\"");
+    let (server, _config) = server(origin.port, &origin_lines, "wait = \"35s\"", &[]);
     let mut hot = server.connect();
-    for i in 0..KEYS {
-        let key = format!("key{i}");
-        expect(&mut client, format!("${}\r\n{key}\r\n", key.len()).as_bytes());
-        if i % 100 == 0 {
-            // Hits go on meanwhile.
-            ask(&mut hot, get("key0"), "$4\r\nkey0\r\n");
-        }
+    ask(&mut hot, get("key0"), "$4\r\nkey0\r\n");
+    let mut clients: Vec<TcpStream> = (0..KEYS).map(|_| server.connect()).collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.write_all(&get(&format!("key{i}"))).expect("sent");
+    }
+    eventually("as many are asked as may be", || (origin.asked() == 1 + CONCURRENCY).then_some(()));
+    server.metric_becomes("foreshadow_keyspace_demanded_total", |n| n == KEYS as f64);
+    // All others wait here. Hits go on meanwhile.
+    for _ in 0..100 {
+        ask(&mut hot, get("key0"), "$4\r\nkey0\r\n");
+    }
+    assert_eq!(origin.asked(), 1 + CONCURRENCY);
+    gate.open();
+    for (i, client) in clients.iter_mut().enumerate() {
+        expect(client, bulk(&format!("key{i}")));
     }
     assert_eq!(origin.asked(), KEYS, "each was asked once");
-    let most = origin.most.load(Ordering::SeqCst);
-    assert!((2..=6).contains(&most), "{most} at a time");
+    assert_eq!(origin.most(), CONCURRENCY);
 }
 
 #[test]
@@ -260,6 +327,55 @@ fn garbage_huge_lengths_and_cuts_end_in_a_fault_for_who_asked_and_nobody_else() 
     let two = resp(&["MGET", "fine", "refuse"]);
     ask(&mut client, two, "*2\r\n$4\r\nfine\r\n-ERR SERVER_ERROR out of  order\r\n");
     assert!(server.runs());
+}
+
+#[test]
+fn answers_in_the_wrong_order_are_told_to_nobody() {
+    // The number by which memcached's meta commands tell which question is answered.
+    let number =
+        |line: &str| line.split(' ').find(|word| word.starts_with('O')).expect("a number").to_owned();
+    let first: Mutex<Option<String>> = Mutex::default();
+    let answer = |key: &str, number: &str| format!("VA {} f0 t-1 c1 {number}\r\n{key}\r\n", key.len());
+    let origin = Scripted::start_by_line(move |line, _| {
+        let key = line.split(' ').nth(1).expect("a key");
+        match key {
+            "a" if first.lock().unwrap().replace(number(line)).is_none() => Act::Silence,
+            "b" => {
+                let first = first.lock().unwrap().clone().expect("it came before");
+                let both = [answer("b", &number(line)), answer("a", &first)].concat();
+                Act::Say(Duration::ZERO, both.into_bytes())
+            }
+            key => Act::Say(Duration::ZERO, answer(key, &number(line)).into_bytes()),
+        }
+    });
+    let lines = "timeout = \"10s\"\nconnections = 1\nfailures = 1000";
+    let (server, _config) = server(origin.port, lines, "wait = \"15s\"\nattempts = 1", &["--cores=0"]);
+    let (mut one, mut other) = (server.connect(), server.connect());
+    one.write_all(&get("a")).expect("sent");
+    eventually("the first is asked", || (origin.asked() == 1).then_some(()));
+    other.write_all(&get("b")).expect("sent");
+    for client in [&mut one, &mut other] {
+        expect(client, "-ERR the origin broke its protocol\r\n");
+    }
+    ask(&mut one, get("a"), bulk("a"));
+    ask(&mut one, get("c"), bulk("c"));
+}
+
+#[test]
+fn an_answer_that_comes_behind_its_deadline_is_nobodys_and_fills_nothing() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Scripted::start(move |key, number| match number {
+        0 => Act::Hold(held.clone(), value("late")),
+        _ => Act::Say(Duration::ZERO, value(key)),
+    });
+    let (server, _config) = server(origin.port, "timeout = \"300ms\"", "attempts = 1", &[]);
+    let mut client = server.connect();
+    ask(&mut client, get("k"), "-ERR the origin did not answer in time\r\n");
+    gate.open();
+    ask(&mut client, get("other"), bulk("other"));
+    ask(&mut client, get("k"), bulk("k"));
+    assert_eq!(origin.asked(), 3);
 }
 
 #[test]
@@ -322,25 +438,33 @@ fn an_origin_that_is_down_costs_little_and_stale_values_are_served_where_that_is
 
 #[test]
 fn an_answer_that_comes_when_its_client_has_left_fills_and_does_nothing_else() {
-    let origin = Scripted::start(|key, _| Act::Say(Duration::from_millis(300), value(key)));
-    let (mut server, _config) = server(origin.port, "", "", &[]);
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Scripted::start(move |key, _| Act::Hold(held.clone(), value(key)));
+    let (mut server, _config) = server(origin.port, "timeout = \"30s\"", "wait = \"35s\"", &[]);
     let mut leaving = server.connect();
     leaving.write_all(&get("k")).expect("sent");
     eventually("the origin is asked", || (origin.asked() == 1).then_some(()));
     drop(leaving);
+    server.metric_becomes("foreshadow_connections", |n| n == 0.0);
+    gate.open();
+    server.metric_becomes("foreshadow_keyspace_filled_total", |n| n == 1.0);
     let mut client = server.connect();
     ask(&mut client, get("k"), "$1\r\nk\r\n");
-    assert_eq!(origin.asked(), 1, "the flight of the one who left was joined, or had filled");
+    assert_eq!(origin.asked(), 1, "it was there");
     assert!(server.runs());
 }
 
 #[test]
 fn a_value_out_of_date_is_served_while_one_fetch_is_under_way() {
-    let origin = Scripted::start(|_, number| match number {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Scripted::start(move |_, number| match number {
         0 => Act::Say(Duration::ZERO, value("old")),
-        _ => Act::Say(Duration::from_millis(400), value("new")),
+        _ => Act::Hold(held.clone(), value("new")),
     });
-    let (server, _config) = server(origin.port, "", "fresh = \"100ms\"\nstale = \"1m\"", &[]);
+    let keyspace = "fresh = \"100ms\"\nstale = \"1m\"\nwait = \"35s\"";
+    let (server, _config) = server(origin.port, "timeout = \"30s\"", keyspace, &[]);
     let mut client = server.connect();
     ask(&mut client, get("k"), "$3\r\nold\r\n");
     eventually("a refresh begins", || {
@@ -351,6 +475,7 @@ fn a_value_out_of_date_is_served_while_one_fetch_is_under_way() {
         ask(&mut client, get("k"), "$3\r\nold\r\n");
     }
     assert_eq!(origin.asked(), 2, "one refresh at a time");
+    gate.open();
     eventually("the new value is there", || {
         client.write_all(&get("k")).expect("sent");
         let mut reply = [0; 9];
@@ -400,4 +525,42 @@ fn a_slow_question_is_logged_with_an_id_and_fast_ones_are_not() {
     assert!(lines.iter().all(|line| line.contains("\"trace\":\"")), "{logged}");
     let trace = |line: &str| line.split("\"trace\":\"").nth(1).map(|rest| rest[..4].to_owned());
     assert_ne!(trace(lines[0]), trace(lines[1]));
+}
+
+#[test]
+fn questions_are_counted_by_their_end_and_answers_by_how_long_they_took() {
+    let origin = Scripted::start(|key, _| match key {
+        "late" => Act::Say(Duration::from_millis(150), value("late")),
+        "cut" => Act::Close,
+        key => Act::Say(Duration::ZERO, value(key)),
+    });
+    let (server, _config) = server(origin.port, "failures = 1000", "attempts = 1\nnegative = \"0ms\"", &[]);
+    let mut client = server.connect();
+    ask(&mut client, get("soon"), bulk("soon"));
+    ask(&mut client, get("late"), bulk("late"));
+    ask(&mut client, get("cut"), "-ERR the origin closed the connection\r\n");
+    let page = eventually("all are counted", || {
+        let page = server.page("/metrics").1;
+        let ends = ["failed_total{origin=\"o\"} 1\n", "answered_total{origin=\"o\"} 2\n"];
+        // Each core reports once a second.
+        ends.iter().all(|end| page.contains(&format!("foreshadow_origin_{end}"))).then_some(page)
+    });
+    let number = |name: &str| -> f64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a number")
+    };
+    let bucket = |bound: &str| {
+        number(&format!("foreshadow_origin_answer_seconds_bucket{{origin=\"o\",le=\"{bound}\"}}"))
+    };
+    // However busy this machine is, the late one took longer than this.
+    assert!(bucket("0.1") <= 1.0 && bucket("5") <= bucket("+Inf"));
+    assert_eq!(bucket("+Inf"), 2.0);
+    assert_eq!(number("foreshadow_origin_answer_seconds_count{origin=\"o\"}"), 2.0);
+    assert!(number("foreshadow_origin_answer_seconds_sum{origin=\"o\"}") >= 0.149);
+    for (name, wanted) in [("asked", 3.0), ("answered", 2.0), ("circuit_opened", 0.0)] {
+        assert_eq!(number(&format!("foreshadow_origin_{name}_total{{origin=\"o\"}}")), wanted, "{name}");
+    }
+    for (name, wanted) in [("demanded", 3.0), ("filled", 2.0), ("failed", 1.0), ("coalesced", 0.0)] {
+        assert_eq!(number(&format!("foreshadow_keyspace_{name}_total{{keyspace=\"k\"}}")), wanted, "{name}");
+    }
 }

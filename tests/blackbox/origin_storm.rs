@@ -2,20 +2,16 @@
 
 use crate::origin_faults::tempfile;
 use crate::support::{Server, ask, expect, resp, serve_command};
-use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 const CONCURRENCY: usize = 64;
 const CONNECTIONS: usize = 8;
 /// What the origin takes for each question.
 const ANSWER_MILLIS: u64 = 2;
-
-/// Questions and when their answers are due; `None` behind the last.
-type Queue = Arc<Mutex<VecDeque<Option<(Instant, String)>>>>;
 
 /// A memcached that answers each question a while after it came, however many came before it: so what is under way is what
 /// was asked and not answered, on all connections. All values end at one moment.
@@ -50,8 +46,8 @@ impl Origin {
                 }
                 stream.set_nodelay(true).expect("a socket");
                 let mut output = stream.try_clone().expect("a descriptor");
-                let queue: Queue = Arc::default();
-                let (come, under_way_there, end) = (queue.clone(), under_way.clone(), end.clone());
+                let (questions, come) = mpsc::channel::<(Instant, String)>();
+                let (under_way_there, end) = (under_way.clone(), end.clone());
                 let (asked, most, under_way) = (asked.clone(), most.clone(), under_way.clone());
                 std::thread::spawn(move || {
                     for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -59,39 +55,39 @@ impl Origin {
                         most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         let key = line.split(' ').nth(1).unwrap_or_default().to_owned();
                         let due = Instant::now() + Duration::from_millis(ANSWER_MILLIS);
-                        queue.lock().unwrap().push_back(Some((due, key)));
+                        if questions.send((due, key)).is_err() {
+                            return;
+                        }
                     }
-                    queue.lock().unwrap().push_back(None);
                 });
                 std::thread::spawn(move || {
-                    loop {
+                    // What is behind the one that was answered last and was not due then.
+                    let mut next: Option<(Instant, String)> = None;
+                    while let Some((due, key)) = next.take().or_else(|| come.recv().ok()) {
+                        // What an answer takes of an origin is time; nobody takes its end for a sign of anything else.
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
                         let now = Instant::now();
-                        let mut answer = Vec::new();
-                        let mut answered = 0;
-                        let mut over = false;
-                        {
-                            let mut queue = come.lock().unwrap();
-                            while queue.front().is_some_and(|it| it.as_ref().is_none_or(|it| it.0 <= now)) {
-                                let Some((_, key)) = queue.pop_front().expect("looked at") else {
-                                    over = true;
-                                    break;
-                                };
-                                let end = Duration::from_millis(end.load(Ordering::SeqCst));
-                                let life = (epoch + end).saturating_duration_since(now).as_secs();
-                                let life = if key.starts_with('h') { 3600 } else { life };
-                                answer.extend_from_slice(
-                                    format!("VA {} f0 t{life} c1\r\n{key}\r\n", key.len()).as_bytes(),
-                                );
-                                answered += 1;
+                        let (mut answer, mut answered) = (Vec::new(), 0);
+                        let mut one = Some((due, key));
+                        while let Some((due, key)) = one.take() {
+                            if due > now {
+                                next = Some((due, key));
+                                break;
                             }
+                            let end = Duration::from_millis(end.load(Ordering::SeqCst));
+                            let life = (epoch + end).saturating_duration_since(now).as_secs();
+                            let life = if key.starts_with('h') { 3600 } else { life };
+                            answer.extend_from_slice(
+                                format!("VA {} f0 t{life} c1\r\n{key}\r\n", key.len()).as_bytes(),
+                            );
+                            answered += 1;
+                            one = come.try_recv().ok();
                         }
                         // Before the answer: what we know of it may be asked for again at once.
                         under_way_there.fetch_sub(answered, Ordering::SeqCst);
-                        if over || (!answer.is_empty() && output.write_all(&answer).is_err()) {
+                        if output.write_all(&answer).is_err() {
                             return;
                         }
-                        // It is an answer's time that passes here; nobody waits for it as a sign.
-                        std::thread::sleep(Duration::from_micros(500));
                     }
                 });
             }
@@ -151,6 +147,7 @@ fn read_held(server: &Server, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<
                 format!("$6\r\nh:{:04}\r\n", i % 100),
             );
             times.push(begin.elapsed());
+            // Its pace: a reader without pauses would be a load of its own, beside which nothing is quiet.
             std::thread::sleep(Duration::from_micros(200));
         }
         times.sort();
@@ -189,9 +186,9 @@ fn storm(keys: usize) {
     assert_eq!(origin.asked.load(Ordering::SeqCst), keys + 100, "all are held");
     let stop = Arc::new(AtomicBool::new(false));
     let quiet = read_held(&server, stop.clone());
-    while origin.epoch.elapsed() < Duration::from_millis(origin.end.load(Ordering::SeqCst)) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    // The values' time to live passes: that they end by it, all in one second, is what makes the storm.
+    let end = Duration::from_millis(origin.end.load(Ordering::SeqCst));
+    std::thread::sleep(end.saturating_sub(origin.epoch.elapsed()));
     stop.store(true, Ordering::SeqCst);
     let quiet = quiet.join().expect("all answered, and right");
     origin.end_after(Duration::from_secs(3600));

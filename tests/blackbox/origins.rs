@@ -18,6 +18,14 @@ pub struct Peer {
     folder: PathBuf,
 }
 
+impl Peer {
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.expect("kill is there").success());
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         // It may have ended already.

@@ -122,7 +122,8 @@ fn a_wait_ends_by_its_own_timeout_and_not_by_the_origins_deadline() {
     client.write_all(&resp(&["BLPOP", "l", "0"])).expect("sent");
     let mut origin = direct(&peer);
     blocked(&mut origin, 1);
-    // Twice the origin's deadline and more; time is what passes here.
+    // Twice the origin's deadline and more: that this time passes and the wait goes on is what is tested, and so is that others
+    // are served all the while, now and then.
     while begin.elapsed() < Duration::from_millis(1000) {
         tell(&mut other, &["GET", "none"], "$-1\r\n");
         std::thread::sleep(Duration::from_millis(20));
@@ -193,6 +194,94 @@ fn a_client_that_leaves_frees_what_waits_for_it_at_the_origin() {
 }
 
 #[test]
+fn a_client_who_waits_at_the_origin_is_unblocked_as_it_does_that() {
+    for name in NAMES {
+        let Some(peer) = redis_like(name) else { continue };
+        let (server, _config) = before(&peer);
+        let (mut admin, mut origin) = (server.connect(), direct(&peer));
+        let unblocked = "-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n";
+        for (protocol, null) in [("2", "*-1\r\n"), ("3", "_\r\n")] {
+            // Connections land on either core, the one who asks on one of them.
+            let mut clients: Vec<TcpStream> = (0..4).map(|_| server.connect()).collect();
+            for client in &mut clients {
+                speak(client, protocol);
+                let id = number(client, &["CLIENT", "ID"]).to_string();
+                for (waits, word, reply) in [
+                    (vec!["BLPOP", "l", "0"], None, null),
+                    (vec!["BZPOPMIN", "z", "0"], Some("TIMEOUT"), null),
+                    (vec!["XREAD", "BLOCK", "0", "STREAMS", "s", "$"], Some("timeout"), null),
+                    (vec!["BLPOP", "l", "0"], Some("ERROR"), unblocked),
+                    (vec!["WAIT", "1", "0"], None, ":0\r\n"),
+                ] {
+                    client.write_all(&resp(&waits)).expect("sent");
+                    blocked(&mut origin, 1);
+                    let mut command = vec!["CLIENT", "UNBLOCK", &id];
+                    command.extend(word);
+                    tell(&mut admin, &command, ":1\r\n");
+                    expect(client, reply);
+                    // Whoever waits for nothing stays as it is.
+                    tell(&mut admin, &command, ":0\r\n");
+                    tell(client, &["PING"], "+PONG\r\n");
+                }
+                tell(client, &["CLIENT", "UNBLOCK", &id], ":0\r\n");
+            }
+        }
+        tell(&mut admin, &["CLIENT", "UNBLOCK", "999999"], ":0\r\n");
+        tell(
+            &mut admin,
+            &["CLIENT", "UNBLOCK", "1", "SOON"],
+            "-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR\r\n",
+        );
+        tell(&mut admin, &["CLIENT", "UNBLOCK", "x"], "-ERR value is not an integer or out of range\r\n");
+    }
+}
+
+#[test]
+fn nothing_that_was_popped_is_lost_when_its_client_is_unblocked() {
+    const ROUNDS: usize = 200;
+    let Some(peer) = redis_like("redis-server") else { return };
+    let (server, _config) = before(&peer);
+    let (mut admin, mut pusher, mut client) = (server.connect(), server.connect(), server.connect());
+    let id = number(&mut client, &["CLIENT", "ID"]).to_string();
+    let mut popped = 0;
+    for _ in 0..ROUNDS {
+        // All three at once: whichever the origin does first, each element is with the client or still there.
+        client.write_all(&resp(&["BLPOP", "l", "0"])).expect("sent");
+        pusher.write_all(&resp(&["RPUSH", "l", "x"])).expect("sent");
+        admin.write_all(&resp(&["CLIENT", "UNBLOCK", &id])).expect("sent");
+        let unblocked = line(&mut admin) == ":1";
+        assert!(line(&mut pusher).starts_with(':'));
+        match line(&mut client).as_str() {
+            "*2" => {
+                expect(&mut client, [bulk("l"), bulk("x")].concat());
+                popped += 1;
+                assert!(!unblocked, "it was not blocked any more");
+            }
+            "*-1" => assert!(unblocked, "nobody else ends it"),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(popped + number(&mut pusher, &["LLEN", "l"]) as usize, ROUNDS);
+}
+
+/// The next line, without its end.
+fn line(stream: &mut TcpStream) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while !line.ends_with(b"\r\n") {
+        stream.read_exact(&mut byte).expect("answered");
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).expect("text").trim().to_owned()
+}
+
+/// A reply that is a number.
+fn number(stream: &mut TcpStream, words: &[&str]) -> u64 {
+    stream.write_all(&resp(words)).expect("sent");
+    line(stream).trim_start_matches(':').parse().expect("a number")
+}
+
+#[test]
 fn too_many_who_wait_are_told_so() {
     let Some(peer) = redis_like("redis-server") else { return };
     let (server, _config) = serve(
@@ -208,6 +297,23 @@ fn too_many_who_wait_are_told_so() {
     for client in &mut waiting {
         client.write_all(&resp(&["BLPOP", "l", "0"])).expect("sent");
     }
+    blocked(&mut origin, 3);
+    // Even then one of them can be unblocked; and waits again.
+    let id = {
+        let mut list = server.connect();
+        list.write_all(&resp(&["CLIENT", "LIST"])).expect("sent");
+        let address = format!(" addr={} ", waiting[0].local_addr().expect("connected"));
+        let head = line(&mut list);
+        let mut text = vec![0; head[1..].parse::<usize>().expect("a length") + 2];
+        list.read_exact(&mut text).expect("answered");
+        let text = String::from_utf8(text).expect("text");
+        let own = text.lines().find(|line| line.contains(&address)).expect("it is listed");
+        own.split(' ').find_map(|field| field.strip_prefix("id=")).expect("an id").to_owned()
+    };
+    let mut admin = server.connect();
+    tell(&mut admin, &["CLIENT", "UNBLOCK", &id], ":1\r\n");
+    expect(&mut waiting[0], "*-1\r\n");
+    waiting[0].write_all(&resp(&["BLPOP", "l", "0"])).expect("sent");
     blocked(&mut origin, 3);
     let crowded = "too many clients have a connection of their own to the origin";
     let mut client = server.connect();
@@ -321,15 +427,6 @@ fn counters_that_are_watched_and_set_by_many_lose_nothing() {
                     loop {
                         tell(&mut stream, &["WATCH", "n"], "+OK\r\n");
                         stream.write_all(&resp(&["GET", "n"])).expect("sent");
-                        let line = |stream: &mut TcpStream| {
-                            let mut line = Vec::new();
-                            let mut byte = [0];
-                            while !line.ends_with(b"\r\n") {
-                                stream.read_exact(&mut byte).expect("answered");
-                                line.push(byte[0]);
-                            }
-                            String::from_utf8(line).expect("text").trim().to_owned()
-                        };
                         line(&mut stream);
                         let number: u64 = line(&mut stream).parse().expect("a number");
                         tell(&mut stream, &["MULTI"], "+OK\r\n");
@@ -486,6 +583,44 @@ fn wait_tells_of_the_origins_replicas_and_what_was_written_through_us() {
         // Longer than a deadline of the origin, as long as the replica is not there.
         tell(&mut client, &["WAIT", "1", "10000"], ":1\r\n");
         tell(&mut second, &["GET", "k"], bulk(&format!("v{round}")));
+    }
+}
+
+#[test]
+fn wait_counts_no_replica_that_has_not_what_was_written_through_us() {
+    for name in NAMES {
+        let (Some(peer), Some(replica)) = (redis_like(name), redis_like(name)) else { continue };
+        let (server, _config) = before(&peer);
+        let (mut client, mut other) = (server.connect(), server.connect());
+        let mut second = connect(([127, 0, 0, 1], replica.port).into());
+        tell(&mut second, &["REPLICAOF", "127.0.0.1", &peer.port.to_string()], "+OK\r\n");
+        for round in 0..3 {
+            let value = format!("v{round}");
+            tell(&mut client, &["SET", "k", "before"], "+OK\r\n");
+            tell(&mut client, &["WAIT", "1", "10000"], ":1\r\n");
+            // It is attached, and takes nothing in.
+            replica.signal("STOP");
+            tell(&mut client, &["SET", "k", &value], "+OK\r\n");
+            for client in [&mut client, &mut other] {
+                tell(client, &["WAIT", "1", "100"], ":0\r\n");
+            }
+            replica.signal("CONT");
+            tell(&mut other, &["WAIT", "1", "10000"], ":1\r\n");
+            tell(&mut second, &["GET", "k"], bulk(&value));
+        }
+        // A login that may not have the replicas told is told so, rather than a number that means nothing.
+        let mut origin = direct(&peer);
+        tell(
+            &mut origin,
+            &["ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "resetchannels"],
+            "+OK\r\n",
+        );
+        let (server, _config) = serve("", &[&format!("--origin=redis://app:secret@127.0.0.1:{}", peer.port)]);
+        let mut client = server.connect();
+        tell(&mut client, &["SET", "k", "v"], "+OK\r\n");
+        client.write_all(&resp(&["WAIT", "0", "10"])).expect("sent");
+        let refused = line(&mut client);
+        assert!(refused.starts_with("-NOPERM"), "{refused}");
     }
 }
 

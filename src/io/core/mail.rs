@@ -159,6 +159,7 @@ impl Core {
                 | Verb::ResetCounters
                 | Verb::Connections
                 | Verb::Disconnect { .. }
+                | Verb::Unblock { .. }
                 | Verb::Limit { .. }
                 | Verb::Notify { .. }
                 | Verb::Monitor { .. }
@@ -282,6 +283,15 @@ impl Core {
                         }
                     }
                     Answer::Number(i64::from(found.is_some()))
+                }
+                Verb::Unblock { client, how } => {
+                    let found = self.table.iter_mut().find(|c| !c.dying && c.session.client_id() == client);
+                    let found = found.map(|connection| connection.id);
+                    let asker = Waiter { core: chore.from, address: chore.address };
+                    if found.is_some_and(|id| self.unblock_at_origin(now, id, how, asker)) {
+                        continue;
+                    }
+                    Answer::Number(0)
                 }
                 Verb::Locate { client } => {
                     let found = self.table.iter_mut().find(|c| !c.dying && c.session.client_id() == client);

@@ -8,111 +8,31 @@
 //! Once a turn, behind the clients' requests and before their output is sent: so what an origin's answer completes leaves
 //! in the same turn.
 
+mod links;
+mod options;
+mod pools;
+mod sealing;
+
 use super::Core;
 use crate::clock::{Mono, Now};
 use crate::control::OriginReport;
 use crate::engine::{Effect, Waiter};
 use crate::hash::slot_of;
 use crate::ids::{ConnectionId, CoreId, ShardId};
-use crate::io::resolve::Addresses;
-use crate::io::ring::{Completion, Ring};
-use crate::io::tls::Channel;
-use crate::io::trust;
 use crate::message::ReturnAddress;
 use crate::origin::keyspace::{Keys, Keyspaces};
-use crate::origin::pool::{Action, Cause, Line, Permits, Told};
+use crate::origin::pool::{Action, Cause, Failure, Told};
 use crate::origin::private::{self, PrivateLines};
-use crate::origin::{Connector, Place, Reply, SSL_REQUEST, TLS_FOLLOWS, TLS_REFUSED, Target, Ticket};
-use crate::request::{Named, Notice, Outcome, Request, Value, Verb};
+use crate::origin::{Connector, Reply, Ticket};
+use crate::request::{Answer, Fault, Named, Notice, Outcome, Request, UnblockAs, Value, Verb};
 use crate::store::shard_of;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-/// An origin that all cores ask.
-#[derive(Clone, Debug)]
-pub struct OriginOptions {
-    /// Its name in metrics.
-    pub name: String,
-    /// Where and what it is.
-    pub target: Arc<Target>,
-    /// Bounds of each core's pool.
-    pub pool: crate::origin::pool::Options,
-    /// Most connections of one core that are clients' own.
-    pub private_lines_max: usize,
-    /// What may be on the way, all cores.
-    pub permits: Arc<Permits>,
-    /// Its addresses.
-    pub addresses: Arc<Addresses>,
-    /// Whom to trust, where it is spoken to by TLS.
-    pub tls: Option<OriginTls>,
-}
-
-/// TLS to an origin.
-#[derive(Clone, Debug)]
-pub struct OriginTls {
-    /// Whom to trust, and our own certificate.
-    pub config: Arc<rustls::ClientConfig>,
-    /// The name that its certificate must be for.
-    pub name: rustls::pki_types::ServerName<'static>,
-    /// How it begins.
-    pub opening: Opening,
-}
-
-/// How TLS begins on a connection to an origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
-    /// With the connection.
-    AtOnce,
-    /// When the origin has said that it has it, as PostgreSQL is asked.
-    Asked {
-        /// Whether the connection is used in the clear if it has not.
-        clear: bool,
-    },
-}
-
-/// Origins and the keyspaces that have them.
-#[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// In the order of their numbers.
-    pub origins: Vec<OriginOptions>,
-    /// Which keys are whose.
-    pub keyspaces: Arc<Keyspaces>,
-}
-
-/// A socket to an origin.
-///
-/// Invariant: while `in_flight`, `sending` is neither changed nor dropped, and while `connecting` neither is `address`,
-/// because the kernel reads them; `busy` says whether any operation is out.
-struct Link {
-    id: ConnectionId,
-    origin: usize,
-    line: Line,
-    socket: Socket,
-    /// While connecting.
-    address: Option<Box<SockAddr>>,
-    connecting: bool,
-    receiving: bool,
-    in_flight: bool,
-    sending: Vec<u8>,
-    sent: usize,
-    /// What seals, where the origin is spoken to by TLS; and whether the pool knows that it does.
-    channel: Option<Box<Channel>>,
-    announced: bool,
-    /// Asked whether there is TLS, and not answered.
-    asked: bool,
-    /// Given up; goes when the kernel is done with it.
-    dying: bool,
-}
-
-impl Link {
-    fn busy(&self) -> bool {
-        self.connecting || self.receiving || self.in_flight
-    }
-}
+use links::Link;
+pub use options::{Opening, OriginOptions, OriginTls, Sources};
+use pools::PRIVATE;
 
 /// All of a core's pools and sockets to origins.
 pub(super) struct Origins {
@@ -141,14 +61,11 @@ pub(super) struct Origins {
     slow_lines_left: u32,
     slow_lines_until: Mono,
     slow_left_out: u64,
+    /// Who is to be told what came of having an origin end a client's wait, by the number of that.
+    unblocking: BTreeMap<u64, Waiter>,
+    last_unblocking: u64,
 }
 
-/// A connection to an origin that says nothing for so long is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Generations are told apart by as many bits as a completion's tag has room for.
-const GENERATION_MASK: u32 = (1 << crate::io::table::GENERATION_BITS) - 1;
-/// Capacity that an empty sending buffer keeps.
-const KEEP_BYTES: usize = 64 << 10;
 /// Slow questions that are logged in a second, and bytes of their keys.
 const SLOW_LINES_MAX: u32 = 20;
 const SLOW_LINES_MILLIS: u64 = 1000;
@@ -156,8 +73,6 @@ const SLOW_KEY_BYTES: usize = 64;
 /// Where answers go that nobody waits for.
 const NOBODY: ReturnAddress =
     ReturnAddress { connection: ConnectionId { place: u32::MAX, generation: 0 }, ticket: 0 };
-/// From here on a number of a pool is that of an origin whose private lines are meant.
-const PRIVATE: usize = 1 << 20;
 /// The connection of answers for which a command waits that went to an origin; the ticket names it.
 pub(super) const PASSAGES: ConnectionId = ConnectionId { place: u32::MAX, generation: 1 };
 
@@ -215,6 +130,8 @@ impl Origins {
             rearm: Vec::new(),
             rooms: Vec::new(),
             round: 0,
+            unblocking: BTreeMap::new(),
+            last_unblocking: 0,
         }
     }
 
@@ -249,6 +166,18 @@ impl Origins {
         self.private.iter().flatten().any(|private| !private.is_empty() && private.waits(client))
     }
 
+    /// Has the origin end what a command of this client waits for there; false if none does.
+    fn unblock(&mut self, now: Mono, client: ConnectionId, how: UnblockAs, asker: Waiter) -> bool {
+        self.last_unblocking += 1;
+        let number = self.last_unblocking;
+        let mut private = self.private.iter_mut().flatten();
+        let waits = private.any(|private| private.unblock(now, client, how, number));
+        if waits {
+            self.unblocking.insert(number, asker);
+        }
+        waits
+    }
+
     /// A client has gone; says whether anything is to be done because of that.
     pub(super) fn leave(&mut self, client: ConnectionId) -> bool {
         let mut any = false;
@@ -258,168 +187,9 @@ impl Origins {
         any
     }
 
-    fn is_private(pool: usize) -> bool {
-        pool >= PRIVATE
-    }
-
-    /// The private lines that a number of a pool means.
-    fn private_of(&mut self, pool: usize) -> &mut PrivateLines {
-        self.private[pool - PRIVATE].as_mut().expect("only origins that have private lines are named so")
-    }
-
-    /// The origin of a pool.
-    fn origin_of(&self, pool: usize) -> usize {
-        if Self::is_private(pool) { pool - PRIVATE } else { self.origin_of[pool] }
-    }
-
-    fn tell_connected(&mut self, now: Mono, pool: usize, line: Line) {
-        match Self::is_private(pool) {
-            true => self.private_of(pool).connected(now, line),
-            false => self.pools[pool].connected(now, line),
-        }
-    }
-
-    /// Private lines ask nothing of a certificate beyond its being the right one: that PostgreSQL's password is bound to it is
-    /// the pool's affair.
-    fn tell_proven(&mut self, pool: usize, line: Line, certificate: &[u8]) {
-        if !Self::is_private(pool) {
-            self.pools[pool].proven(line, certificate);
-        }
-    }
-
-    fn tell_received(&mut self, now: Mono, pool: usize, line: Line, bytes: &[u8]) {
-        match Self::is_private(pool) {
-            true => {
-                self.private_of(pool).received(now, line, bytes);
-                self.mind_astray(now, pool);
-            }
-            false => self.pools[pool].received(now, line, bytes),
-        }
-    }
-
-    fn tell_closed(&mut self, now: Mono, pool: usize, line: Line) {
-        match Self::is_private(pool) {
-            true => {
-                self.private_of(pool).closed(line);
-                self.mind_astray(now, pool);
-            }
-            false => self.pools[pool].closed(now, line),
-        }
-    }
-
-    fn tell_refused(&mut self, now: Mono, pool: usize, line: Line) {
-        match Self::is_private(pool) {
-            true => self.tell_closed(now, pool, line),
-            false => self.pools[pool].refused(now, line),
-        }
-    }
-
-    /// Has the nodes of a cluster learned again when private lines led to a wrong one, or to one that is gone.
-    fn mind_astray(&mut self, now: Mono, pool: usize) {
-        if self.private_of(pool).take_astray() {
-            let origin = self.origin_of(pool);
-            self.pools[origin].learn_soon(now);
-        }
-    }
-
-    /// The pool with which what is noted of a number is kept.
-    fn pool_of(&self, pool: usize) -> usize {
-        if Self::is_private(pool) { self.origin_of(pool) } else { pool }
-    }
-
-    /// Where a connection is to lead; `None`: where the origin's URL does.
-    fn place(&self, pool: usize, line: Line) -> Option<&Place> {
-        match Self::is_private(pool) {
-            true => self.private[pool - PRIVATE].as_ref()?.place(line),
-            false => self.pools[pool].place(line),
-        }
-    }
-
     /// The keyspaces.
     pub(super) fn rules(&self) -> Arc<Keyspaces> {
         self.sources.keyspaces.clone()
-    }
-
-    fn of(&mut self, id: ConnectionId) -> Option<&mut Link> {
-        let (generation, link) = self.places.get_mut(id.place as usize)?;
-        if *generation == id.generation { link.as_deref_mut() } else { None }
-    }
-
-    fn by_line(&mut self, origin: usize, line: Line) -> Option<&mut Link> {
-        if Self::is_private(origin) {
-            let id = self.private_of(origin).socket(line)?;
-            return self.of(id).filter(|link| !link.dying);
-        }
-        let links = self.places.iter_mut().filter_map(|(_, link)| link.as_deref_mut());
-        links.into_iter().find(|link| link.origin == origin && link.line == line && !link.dying)
-    }
-
-    /// Makes a socket and has it connected; `None` if it cannot even be made.
-    fn connect(&mut self, ring: &mut Ring, origin: usize, line: Line) -> Option<()> {
-        let addresses = &self.sources.origins[self.origin_of(origin)].addresses;
-        let place = self.place(origin, line);
-        let address = match place.and_then(|place| Some(SocketAddr::new(place.ip?, place.port))) {
-            Some(address) => address,
-            None => {
-                let first = addresses.pick(line.0)?;
-                SocketAddr::new(first.ip(), place.map_or(first.port(), |place| place.port))
-            }
-        };
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).ok()?;
-        socket.set_tcp_nodelay(true).ok()?;
-        socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE)).ok()?;
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push((0, None));
-            self.places.len() as u32 - 1
-        });
-        let id = ConnectionId { place, generation: self.places[place as usize].0 };
-        let address = Box::new(SockAddr::from(address));
-        ring.connect(socket.as_raw_fd(), id, &address);
-        self.places[place as usize].1 = Some(Box::new(Link {
-            id,
-            origin,
-            line,
-            socket,
-            address: Some(address),
-            connecting: true,
-            receiving: false,
-            in_flight: false,
-            sending: Vec::new(),
-            sent: 0,
-            channel: None,
-            announced: false,
-            asked: false,
-            dying: false,
-        }));
-        if Self::is_private(origin) {
-            self.private_of(origin).bind(line, id);
-        }
-        Some(())
-    }
-
-    /// Gives a link up; it goes when nothing of it is out any more.
-    fn drop_link(&mut self, ring: &mut Ring, id: ConnectionId) {
-        let Some(link) = self.of(id) else { return };
-        if !link.dying {
-            link.dying = true;
-            if link.connecting {
-                ring.stop_connecting(id);
-            } else if link.busy() {
-                // Completes what is armed. A socket that is closed already has nothing to shut down.
-                let _ = link.socket.shutdown(std::net::Shutdown::Both);
-            }
-        }
-        if !link.busy() {
-            let (generation, link) = &mut self.places[id.place as usize];
-            *generation = (*generation + 1) & GENERATION_MASK;
-            *link = None;
-            self.free.push(id.place);
-        }
-    }
-
-    /// Whether the kernel may still read or write memory of a link.
-    pub(super) fn busy(&self) -> bool {
-        self.places.iter().filter_map(|(_, link)| link.as_deref()).any(Link::busy)
     }
 
     /// Says which origins are left in peace from now on: once each time, as what follows from it is no news.
@@ -506,6 +276,53 @@ impl Core {
         let rooms = self.origins.pools[..origins].iter_mut().map(|pool| pool.spare_room(now.mono));
         self.origins.rooms.extend(rooms);
         self.works.engine.prefetch(now, &mut self.origins.rooms);
+    }
+
+    /// Has its origin end what a command of a client of ours waits for there, and the asker told what comes of it; false if nothing
+    /// waits there.
+    pub(super) fn unblock_at_origin(
+        &mut self,
+        now: Now,
+        client: ConnectionId,
+        how: UnblockAs,
+        asker: Waiter,
+    ) -> bool {
+        let waits = self.origins.unblock(now.mono, client, how, asker);
+        if waits {
+            if asker.core != self.works.me {
+                self.works.mesh.park(asker.core);
+            }
+            // What that brings about is seen to in the next turn.
+            self.due.origins = Some(Mono(0));
+        }
+        waits
+    }
+
+    fn tell_unblocked(&mut self, now: Now, number: u64, told: Result<Reply, Failure>) {
+        let Some(asker) = self.origins.unblocking.remove(&number) else { return };
+        let number = match &told {
+            Ok(Reply::Raw(frame)) => match frame.as_slice() {
+                b":0\r\n" => Some(0),
+                b":1\r\n" => Some(1),
+                _ => None,
+            },
+            _ => None,
+        };
+        let text = match &told {
+            Ok(Reply::Raw(frame)) => frame.strip_prefix(b"-").unwrap_or_default().trim_ascii_end().to_vec(),
+            Ok(Reply::Refused(text)) => text.clone(),
+            Ok(_) => format!("ERR {}", Failure::Broken).into_bytes(),
+            Err(why) => format!("ERR {why}").into_bytes(),
+        };
+        let outcome = match number {
+            Some(number) => Outcome { answer: Answer::Number(number), value: Value::EMPTY },
+            None => Outcome { answer: Answer::Fault(Fault::Origin), value: Value::One(&text) },
+        };
+        if asker.core == self.works.me {
+            self.complete(now, asker.address, &outcome);
+        } else {
+            self.works.mesh.answer_late(asker.core, asker.address, &outcome);
+        }
     }
 
     /// Hands what other cores are to learn to this turn's batches.
@@ -612,6 +429,7 @@ impl Core {
                 works.engine.answered(now, ticket, reply);
             }
             Action::Tell(Told::Failed(ticket, why)) => self.works.engine.failed(now, ticket, why),
+            Action::Tell(Told::Unblocked(number, told)) => self.tell_unblocked(now, number, told),
             Action::Tell(Told::Pushed(client, frame)) => self.notify(now, client, Notice::Pushed, &frame),
             Action::Tell(Told::Lost(client)) => {
                 if let Some(connection) = self.table.of(client) {
@@ -685,226 +503,5 @@ impl Core {
         } else {
             self.works.mesh.send(core, NOBODY, &request);
         }
-    }
-
-    fn send_to_origins(&mut self) {
-        for id in std::mem::take(&mut self.origins.dirty) {
-            let Some(link) = self.origins.of(id) else { continue };
-            if link.dying || link.connecting || link.in_flight {
-                continue;
-            }
-            let (origin, line) = (link.origin, link.line);
-            let output = match Origins::is_private(origin) {
-                true => self.origins.private_of(origin).output(line),
-                false => self.origins.pools[origin].output(line),
-            };
-            let Some(output) = output.map(std::mem::take) else { continue };
-            let link = self.origins.of(id).expect("looked at above");
-            link.sent = 0;
-            match &mut link.channel {
-                None => link.sending = output,
-                Some(channel) => {
-                    link.sending = std::mem::take(channel.outgoing());
-                    // A pool says nothing before it knows of the connection. Keys that are used up end it: the origin sees
-                    // no more of us, and the deadline of what was asked brings that to light.
-                    if !output.is_empty() && channel.seal(&output, &mut link.sending).is_err() {
-                        link.sending.clear();
-                    }
-                }
-            }
-            link.in_flight = !link.sending.is_empty();
-            if link.in_flight {
-                self.ring.send_to_origin(link.socket.as_raw_fd(), id, &link.sending);
-            }
-        }
-        for id in std::mem::take(&mut self.origins.rearm) {
-            let Some(link) = self.origins.of(id) else { continue };
-            if !link.dying && !link.receiving {
-                link.receiving = true;
-                self.ring.receive_from_origin(link.socket.as_raw_fd(), id);
-            }
-        }
-    }
-
-    pub(super) fn origin_connected(&mut self, now: Now, completion: &Completion) {
-        let id = completion.id;
-        let Some(link) = self.origins.of(id) else { return };
-        (link.connecting, link.address) = (false, None);
-        let (origin, line) = (link.origin, link.line);
-        if link.dying {
-            return self.origins.drop_link(&mut self.ring, id);
-        }
-        if completion.result < 0 {
-            self.origins.drop_link(&mut self.ring, id);
-            self.origins.tell_closed(now.mono, origin, line);
-            return;
-        }
-        link.receiving = true;
-        self.ring.receive_from_origin(link.socket.as_raw_fd(), id);
-        let tls = self.origins.sources.origins[self.origins.origin_of(origin)].tls.clone();
-        match tls {
-            None => self.origins.tell_connected(now.mono, origin, line),
-            Some(tls) if tls.opening == Opening::AtOnce => self.begin_tls(now, id, tls),
-            Some(_) => {
-                let link = self.origins.of(id).expect("looked at above");
-                (link.asked, link.in_flight) = (true, true);
-                link.sending = SSL_REQUEST.to_vec();
-                self.ring.send_to_origin(link.socket.as_raw_fd(), id, &link.sending);
-            }
-        }
-    }
-
-    fn begin_tls(&mut self, now: Now, id: ConnectionId, tls: OriginTls) {
-        let link = self.origins.of(id).expect("callers look");
-        let (origin, line) = (link.origin, link.line);
-        let own_name = self.origins.place(origin, line).and_then(|place| place.name.clone());
-        let own_name =
-            own_name.and_then(|name| rustls::pki_types::ServerName::try_from(name.to_string()).ok());
-        match Channel::client(tls.config, own_name.unwrap_or(tls.name)) {
-            Ok(channel) => {
-                let link = self.origins.of(id).expect("looked at above");
-                link.channel = Some(Box::new(channel));
-                // Its first words are outgoing.
-                self.origins.dirty.push(id);
-            }
-            Err(why) => self.refuse_origin(now, id, why.to_string()),
-        }
-    }
-
-    /// An origin has answered whether it has TLS.
-    fn hear_opening(&mut self, now: Now, id: ConnectionId, buffer: u16, len: usize) {
-        let link = self.origins.of(id).expect("callers look");
-        link.asked = false;
-        let (origin, line) = (link.origin, link.line);
-        let tls = self.origins.sources.origins[self.origins.origin_of(origin)].tls.clone();
-        let tls = tls.expect("only who has TLS asks");
-        let clear = tls.opening == Opening::Asked { clear: true };
-        match self.buffers.piece(buffer, len) {
-            [TLS_FOLLOWS] => self.begin_tls(now, id, tls),
-            [TLS_REFUSED] if clear => self.origins.tell_connected(now.mono, origin, line),
-            [TLS_REFUSED] => {
-                let why = "the origin has no TLS: turn `ssl` on there, or say sslmode=disable in its url";
-                self.refuse_origin(now, id, why.into());
-            }
-            // What stands behind the answer nobody has sealed: it may be anybody's.
-            [TLS_FOLLOWS | TLS_REFUSED, ..] => {
-                self.refuse_origin(now, id, "more than an answer came before TLS began".into());
-            }
-            _ => self.refuse_origin(now, id, "what answered is no PostgreSQL: is the port right?".into()),
-        }
-    }
-
-    /// Takes in bytes of an origin: sealed ones are opened, and when the handshake is done the pool hears of the connection.
-    fn hear_origin(&mut self, now: Now, id: ConnectionId, buffer: u16, len: usize) {
-        let link = self.origins.of(id).expect("callers look");
-        if link.asked {
-            return self.hear_opening(now, id, buffer, len);
-        }
-        let (origin, line) = (link.origin, link.line);
-        let Some(mut channel) = link.channel.take() else {
-            return self.origins.tell_received(now.mono, origin, line, self.buffers.piece(buffer, len));
-        };
-        let mut plain = Vec::new();
-        let opened =
-            channel.open(self.buffers.piece_mut(buffer, len), |bytes| plain.extend_from_slice(bytes));
-        let (ready, says, over) = (channel.ready(), channel.has_outgoing(), channel.peer_ended());
-        let link = self.origins.of(id).expect("looked at above");
-        let announces = ready && !link.announced;
-        if let (true, Some(certificate)) = (announces, channel.peer_certificate()) {
-            self.origins.tell_proven(origin, line, certificate);
-        }
-        let link = self.origins.of(id).expect("looked at above");
-        link.channel = Some(channel);
-        link.announced |= ready;
-        if says {
-            self.origins.dirty.push(id);
-        }
-        if announces {
-            self.origins.tell_connected(now.mono, origin, line);
-            let pool = self.origins.pool_of(origin);
-            self.origins.last_tls[pool] = None;
-        }
-        if !plain.is_empty() {
-            self.origins.tell_received(now.mono, origin, line, &plain);
-        }
-        match opened {
-            Err(why) => self.refuse_origin(now, id, trust::reason(&why)),
-            Ok(()) if over => {
-                self.origins.tell_closed(now.mono, origin, line);
-                self.origins.drop_link(&mut self.ring, id);
-            }
-            Ok(()) => {}
-        }
-    }
-
-    /// Gives a connection up on which TLS did not come about, or broke.
-    fn refuse_origin(&mut self, now: Now, id: ConnectionId, why: String) {
-        let Some(link) = self.origins.of(id) else { return };
-        let (origin, line) = (link.origin, link.line);
-        // That of a private line is told with those of the pool that asks.
-        let pool = self.origins.pool_of(origin);
-        // Once for each reason: what follows from it is no news.
-        if self.origins.last_tls[pool].as_ref() != Some(&why) {
-            let name = &self.origins.sources.origins[self.origins.origin_of(origin)].name;
-            tracing::warn!(origin = name, why, "TLS with an origin does not come about");
-            self.origins.last_tls[pool] = Some(why);
-        }
-        self.origins.tell_refused(now.mono, origin, line);
-        self.origins.drop_link(&mut self.ring, id);
-    }
-
-    pub(super) fn origin_received(&mut self, now: Now, completion: &Completion) {
-        let id = completion.id;
-        let Some(link) = self.origins.of(id) else {
-            if let Some(buffer) = completion.buffer() {
-                self.buffers.give_back(buffer);
-            }
-            return;
-        };
-        link.receiving = completion.more();
-        let (origin, line, dying) = (link.origin, link.line, link.dying);
-        if completion.result > 0 {
-            let buffer = completion.buffer().expect("a receive that brought bytes names its buffer");
-            if !dying {
-                self.hear_origin(now, id, buffer, completion.result as usize);
-            }
-            self.buffers.give_back(buffer);
-            if !completion.more() {
-                self.origins.rearm.push(id);
-            }
-        } else if -completion.result == libc::ENOBUFS && !dying {
-            self.works.engine.counters.buffers_exhausted_total += 1;
-            self.origins.rearm.push(id);
-        } else if !dying {
-            self.origins.tell_closed(now.mono, origin, line);
-            self.origins.drop_link(&mut self.ring, id);
-        }
-        if dying {
-            self.origins.drop_link(&mut self.ring, id);
-        }
-    }
-
-    pub(super) fn origin_sent(&mut self, now: Now, completion: &Completion) {
-        let id = completion.id;
-        let Some(link) = self.origins.of(id) else { return };
-        let (origin, line) = (link.origin, link.line);
-        if completion.result > 0 {
-            link.sent += completion.result as usize;
-            if link.sent < link.sending.len() && !link.dying {
-                return self.ring.send_to_origin(link.socket.as_raw_fd(), id, &link.sending[link.sent..]);
-            }
-        }
-        link.in_flight = false;
-        link.sending.clear();
-        link.sending.shrink_to(KEEP_BYTES);
-        if link.dying {
-            return self.origins.drop_link(&mut self.ring, id);
-        }
-        if completion.result <= 0 {
-            self.origins.tell_closed(now.mono, origin, line);
-            return self.origins.drop_link(&mut self.ring, id);
-        }
-        // What was said meanwhile follows.
-        self.origins.dirty.push(id);
     }
 }

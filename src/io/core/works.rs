@@ -137,6 +137,7 @@ impl Works {
         match request.verb {
             Verb::Connections
             | Verb::Disconnect { .. }
+            | Verb::Unblock { .. }
             | Verb::Limit { .. }
             | Verb::Notify { .. }
             | Verb::Monitor { .. }

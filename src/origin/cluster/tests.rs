@@ -3,6 +3,8 @@
 mod play;
 
 use super::super::Limits;
+use super::map::*;
+use super::questions::*;
 use super::*;
 use std::collections::BTreeMap;
 
@@ -163,7 +165,9 @@ impl World {
             }
             Told::Answer(ticket, reply) => Some((ticket.0, format!("{reply:?}"))),
             Told::Failed(ticket, why) => Some((ticket.0, format!("{why:?}"))),
-            Told::Changed(_) | Told::AllChanged | Told::Pushed(..) | Told::Lost(_) => None,
+            Told::Changed(_) | Told::AllChanged | Told::Pushed(..) | Told::Lost(_) | Told::Unblocked(..) => {
+                None
+            }
         });
         told.collect()
     }

@@ -6,7 +6,7 @@ use super::private::count_there;
 use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
 use super::{Backend, ECHO_BYTES_MAX, Ex, Flow, Reason, Silence, Talk, Task, echo, info, is};
 use crate::clock::Now;
-use crate::request::Verb;
+use crate::request::{UnblockAs, Verb};
 use crate::wire::users::DEFAULT;
 
 /// Bytes of channel names a connection may subscribe to, with this much for each beside its name.
@@ -332,6 +332,7 @@ impl Talk {
                 let client = self.redirected_to();
                 self.say(ex, |_, out| reply::number(out, client));
             }
+            "unblock" => self.unblock(ex, arguments),
             "capa" => self.ok(ex),
             "help" => self.help(ex, command),
             _ => self.fail(ex, SYNTAX),
@@ -368,6 +369,21 @@ impl Talk {
         self.describe(ex.now, ex.order.held_bytes(), &mut note);
         self.ask_all(ex, Verb::Connections, Shape::PagePart);
         ex.say(Shape::ClientsEnd { ids, kept }, &note);
+    }
+
+    /// `CLIENT UNBLOCK id [TIMEOUT | ERROR]`: about commands that wait at an origin; none of ours does.
+    fn unblock<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let how = match arguments.len() {
+            3 => UnblockAs::Timeout,
+            4 if is(arguments.at(3), "timeout") => UnblockAs::Timeout,
+            4 if is(arguments.at(3), "error") => UnblockAs::Error,
+            4 => return self.fail(ex, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"),
+            _ => return self.fail(ex, SYNTAX),
+        };
+        let Some(client) = integer(arguments.at(2)) else { return self.fail(ex, NOT_INTEGER) };
+        let client = u64::try_from(client).unwrap_or_default();
+        self.ask_all(ex, Verb::Unblock { client, how }, Shape::UnblockPart);
+        ex.say(Shape::UnblockEnd, &[]);
     }
 
     fn unknown_type<B: Backend>(&mut self, ex: &mut Ex<'_, B>, kind: &[u8]) {

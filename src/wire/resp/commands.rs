@@ -375,6 +375,7 @@ commands! {
             "setname" 3 (NOSCRIPT | LOADING | STALE | ALLOW_BUSY) 0 "Names this connection.";
             "tracking" -3 (NOSCRIPT | LOADING | STALE) 0 "Turns client-side caching on and off.";
             "trackinginfo" 2 (NOSCRIPT | LOADING | STALE) 0 "State of client-side caching.";
+            "unblock" -3 (ADMIN | NOSCRIPT | LOADING | STALE) 0 "Ends what a client waits for at an origin.";
         ];
     Command "command" -1 (LOADING | STALE) 0 0 0 Server "2.8.13"
         "Tells about the commands of this server." [

@@ -786,7 +786,7 @@ impl Talk {
     /// Asks every core that the session speaks of for its part of an answer; about connections, all.
     fn ask_all<B: Backend>(&mut self, ex: &mut Ex<'_, B>, verb: Verb, part: Shape) {
         let (first, end) = match verb {
-            Verb::Connections | Verb::Disconnect { .. } => (0, ex.node.core_count()),
+            Verb::Connections | Verb::Disconnect { .. } | Verb::Unblock { .. } => (0, ex.node.core_count()),
             _ => self.cores(ex.node),
         };
         for core in first..end {

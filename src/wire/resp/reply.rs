@@ -103,6 +103,10 @@ pub(super) enum Shape {
     CopiedPart,
     /// The sum, or the first fault.
     SumEnd,
+    /// As `SumPart`; the words of a fault are remembered, too.
+    UnblockPart,
+    /// The sum, or those words.
+    UnblockEnd,
     /// `+OK`, or the first fault.
     OkEnd,
     /// The version of what was found or stored.
@@ -353,6 +357,21 @@ impl Writer {
                 Answer::Fault(fault) => self.fault = self.fault.or(Some(fault)),
                 Answer::Number(number) => self.sum += number,
                 answer => self.sum += i64::from(happened(answer)),
+            },
+            (Shape::UnblockPart, answer) => match answer {
+                Answer::Number(number) => self.sum += number,
+                Answer::Fault(fault) => {
+                    self.fault = self.fault.or(Some(fault));
+                    value.append_to(&mut self.gathered);
+                }
+                _ => {}
+            },
+            (Shape::UnblockEnd, _) => match std::mem::take(&mut self.gathered) {
+                text if text.is_empty() => self.end(out, |writer, out| number(out, writer.sum)),
+                text => {
+                    out.extend_from_slice(&[b"-", text.as_slice(), b"\r\n"].concat());
+                    self.forget();
+                }
             },
             (Shape::VersionPart, answer) => match answer {
                 Answer::Stored { version, .. } | Answer::Item(Item { version, .. }) => {

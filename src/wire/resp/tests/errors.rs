@@ -80,6 +80,8 @@ fn errors_are_told_byte_for_byte() {
         ("SELECT a", not_integer),
         ("WAIT 1 -1", "-ERR timeout is negative|"),
         ("WAIT 1 100", ":0|"),
+        ("CLIENT UNBLOCK 9 SOON", "-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR|"),
+        ("CLIENT UNBLOCK x", "-ERR value is not an integer or out of range|"),
         ("CLIENT KILL ID 0", "-ERR client-id should be greater than 0|"),
         ("CLIENT KILL FOO 9", syntax),
         ("CLIENT KILL TYPE foo", "-ERR Unknown client type 'foo'|"),

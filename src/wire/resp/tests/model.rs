@@ -292,6 +292,7 @@ impl Store {
                 None => (Answer::Miss, none()),
             },
             Verb::Invalidate(_) => (Answer::Number(2), none()),
+            Verb::Unblock { client, .. } => (Answer::Number(i64::from(client == 9)), none()),
             Verb::Disconnect { client } => (Answer::Number(i64::from(client == 9)), none()),
             Verb::ResetCounters => (Answer::Number(0), none()),
             Verb::Limit { bytes } => (Answer::Number(bytes as i64), none()),

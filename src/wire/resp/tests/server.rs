@@ -22,6 +22,7 @@ fn connections_are_listed_and_killed() {
             "{list}"
         );
         assert_eq!(reply(&mut shell, "CLIENT LIST TYPE pubsub"), "$0\r\n\r\n");
+        assert_eq!(reply(&mut shell, "CLIENT UNBLOCK -1 TIMEOUT"), ":0\r\n");
         assert_eq!(reply(&mut shell, "CLIENT KILL 9.9.9.9:1"), "-ERR No such client\r\n");
         assert_eq!(reply(&mut shell, "CLIENT KILL ID 3"), ":0\r\n");
         assert_eq!(reply(&mut shell, "CLIENT KILL ID 77"), ":0\r\n");
