@@ -25,13 +25,15 @@ impl World {
         self.poll();
     }
 
-    /// What is held of a key.
+    /// What is held of a key, as somebody is told who looks.
     fn held(&mut self, key: &str) -> Vec<u8> {
         let now = self.now();
+        let address = ReturnAddress { connection: ConnectionId { place: 8, generation: 0 }, ticket: 0 };
+        let waiter = Waiter { core: CoreId(0), address };
         let request = Request { key: key.as_bytes(), value: b"", verb: Verb::Peek };
-        let value = self.engine.execute(now, &request).value;
         let mut bytes = Vec::new();
-        value.append_to(&mut bytes);
+        let outcome = self.engine.serve(now, waiter, &request).expect("a look waits for nobody");
+        outcome.value.append_to(&mut bytes);
         bytes
     }
 
@@ -86,8 +88,9 @@ fn a_change_of_phase_costs_little_and_the_new_order_and_the_old_are_known_again(
     let order = |step: usize| -> Vec<String> {
         (0..211).map(|i| format!("k{:x}x", (1 + i * step % 211) * 7919)).collect()
     };
-    // A row that was right for long gives its follower up after some twenty visits.
-    const WALKS: u64 = 30;
+    // A row that was right for long gives its follower up after some twenty visits, and the threshold comes down slowly: after
+    // thirty walks two thirds of a new order are found.
+    const WALKS: u64 = 60;
     let mut last = [0; 3];
     for (phase, step) in [17, 101, 17].into_iter().enumerate() {
         let (keys, before) = (order(step), (world.sum(|it| it.wasted), world.sum(|it| it.used)));
@@ -109,25 +112,29 @@ fn a_storm_of_invalidations_voids_what_is_under_way_and_blames_no_guess() {
     let mut world = World::new(true);
     world.teach(&words(), 6);
     let before = world.tally();
-    for round in 0..200 {
-        // Whatever was asked for before the storm is of an older world.
-        let written = |key: &[u8]| [key, format!("@{round}").as_bytes()].concat();
-        world.get(0, "ape");
-        world.land_as(&written);
-        world.prefetch(1000);
+    let storm = |world: &mut World| {
         world.do_it(9, "", "", Verb::Invalidate(Named::Prefix));
-        world.land_as(&written);
+        world.land_as(|key| [key, b" of before".as_slice()].concat());
         for word in words() {
             assert_eq!(world.held(&word), b"", "nothing of before the storm is held");
         }
         world.millis += 1000;
         world.engine.attend(world.now());
+    };
+    let mut under_way = 0;
+    for _ in 0..60 {
+        world.walk_over(&words());
+        storm(&mut world);
+        world.get(0, "ape");
+        world.land();
+        under_way += world.prefetch(1000) as u64;
+        storm(&mut world);
     }
     let tally = world.tally();
-    let issued = world.sum(|it| it.issued) - before.scores.iter().map(|it| it.issued).sum::<u64>();
-    assert!(issued > 50, "{tally:?}");
-    assert_eq!((tally.drops.voided - before.drops.voided, tally.under_way), (issued, 0), "{tally:?}");
-    assert_eq!((world.sum(|it| it.wasted), tally.resting, tally.threshold), (0, false, before.threshold));
+    assert!(under_way >= 50, "{under_way}, {tally:?}");
+    assert_eq!((tally.drops.voided - before.drops.voided, tally.under_way), (under_way, 0), "{tally:?}");
+    assert_eq!((world.sum(|it| it.wasted), tally.resting), (0, false), "{tally:?}");
+    assert!(tally.threshold <= before.threshold, "{tally:?}");
     assert_eq!(world.walk_over(&words()), 5, "it knows what it knew");
 }
 
