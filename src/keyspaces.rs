@@ -45,6 +45,7 @@ pub struct Origin {
     failures_max: u32,
     open: Duration,
     value_bytes_max: usize,
+    spare_by_forecast: bool,
 }
 
 /// Files for TLS to an origin.
@@ -115,6 +116,7 @@ impl Origin {
             failures_max: 5,
             open: Duration::from_secs(1),
             value_bytes_max: 64 << 20,
+            spare_by_forecast: true,
         }
     }
 
@@ -130,6 +132,7 @@ impl Origin {
             limits: Limits { value_bytes_max: self.value_bytes_max },
             duty: Duty::Ask,
             listen: self.listens(),
+            spare_by_forecast: self.spare_by_forecast,
         }
     }
 
@@ -291,6 +294,19 @@ const ORIGIN_ENTRIES: &[Entry<Origin>] = &[
         name: "answer-size",
         help: "longest value taken from it; a longer one ends the connection [default: 64MiB]",
         set: |it, text| size(&mut it.value_bytes_max, text),
+    },
+    Entry {
+        name: "spare-share",
+        help: "what a core may ask ahead of what the origin has to spare: forecast (by what its shards are thought to get) or \
+               even (all cores alike) [default: forecast]",
+        set: |it, text| {
+            it.spare_by_forecast = match text {
+                "forecast" => true,
+                "even" => false,
+                _ => return Err(format!("`{text}` is neither forecast nor even")),
+            };
+            Ok(())
+        },
     },
 ];
 
@@ -713,6 +729,7 @@ mod tests {
             "origin" => "other",
             "prefix" => "b:",
             "prefetch" => "on",
+            "spare-share" => "even",
             _ => "text",
         };
         let shown = |tables: &Tables| {

@@ -14,6 +14,7 @@ pub mod message;
 pub mod request;
 // Floor 2: matter.
 pub mod forecast;
+pub mod heat;
 pub mod metadata;
 pub mod origin;
 pub mod recording;

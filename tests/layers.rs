@@ -16,6 +16,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("message", 1),
     ("request", 1),
     ("forecast", 2),
+    ("heat", 2),
     ("metadata", 2),
     ("origin", 2),
     ("recording", 2),

@@ -8,6 +8,7 @@ use super::moves::{self, MoveTally};
 use super::truth::{Names, Truth};
 use super::volume::Volume;
 use crate::engine::{KeyspaceTally, PrefetchTally};
+use crate::heat::Heat;
 use crate::ids::{CoreId, SHARD_COUNT, ShardId};
 use crate::metrics::{Counters, Kind};
 use crate::origin::keyspace::Keyspaces;
@@ -44,6 +45,8 @@ pub struct CoreReport {
     pub keyspaces: Vec<KeyspaceTally>,
     /// Of prefetching, where a keyspace wants it.
     pub prefetch: Option<PrefetchTally>,
+    /// How much was asked of each shard here since it began.
+    pub heat: Heat,
     /// The keyspaces, as the core knows them now.
     pub rules: Arc<Keyspaces>,
     /// Of moves of shards away from it.
@@ -245,7 +248,7 @@ impl Board {
                 (std::mem::take(&mut report.origins), std::mem::take(&mut report.keyspaces));
             self.truth.take(report.core.index(), origins, keyspaces, report.rules.clone());
             self.foresight.take(report.core.index(), report.prefetch);
-            self.volume.take(Instant::now(), report.core.index(), report.counters.commands_total);
+            self.volume.take(Instant::now(), report.core.index(), std::mem::take(&mut report.heat));
             if let Some(row) = self.cores.get_mut(report.core.index()) {
                 self.memory_bytes_max = report.memory_bytes_max;
                 self.map_epoch = self.map_epoch.max(report.map_epoch);
@@ -314,7 +317,14 @@ impl Board {
     /// What came of prefetching, for `/v1/prefetch`.
     pub fn prefetch(&mut self) -> Value {
         self.collect();
-        self.foresight.json()
+        let mut page = self.foresight.json();
+        page["volume"] = self.volume.json();
+        page
+    }
+
+    /// What of the origins' spare each core may take from now on, if that is known anew.
+    pub fn take_shares(&mut self) -> Option<Vec<f32>> {
+        self.volume.take_shares()
     }
 
     /// What the node is and what its cores reported last, for `/v1/node`.
@@ -443,6 +453,7 @@ pub(super) mod tests {
             origins: Vec::new(),
             keyspaces: Vec::new(),
             prefetch: None,
+            heat: Heat::default(),
             rules: Arc::default(),
             moves: MoveTally::default(),
             shards: 512,

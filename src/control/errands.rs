@@ -19,6 +19,8 @@ pub enum Errand {
     Record(Option<Arc<Recording>>),
     /// Answer a question. For one.
     Answer(Question),
+    /// Take so much of what origins have to spare, each core its own part, until told otherwise. For all.
+    Shares(Vec<f32>),
 }
 
 /// A recording: what is recorded, and who takes it.

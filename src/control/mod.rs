@@ -7,7 +7,8 @@
 //! ```
 //! - `board`: what the cores reported last and in sum, as metrics and as JSON.
 //! - `truth`: what they reported of origins and keyspaces.
-//! - `foresight`: what they reported of prefetching; `volume`: how much they had to do, and how much they will.
+//! - `foresight`: what they reported of prefetching; `volume`: how much their shards had to do and will, and what of the
+//!   origins' spare is whose.
 //! - `errands`: what pages have the cores do; `record`: recordings of live traffic; `why`: why a key was fetched ahead.
 //! - `moves`: moves of shards, as they are told; `shards`: the pages about them.
 //! - `pages`: the admin HTTP server's routes and who may see them; `query`: what stands behind the question mark.
@@ -129,14 +130,21 @@ async fn run(listener: std::net::TcpListener, options: Options, stopped: oneshot
         }
     };
     let board = Arc::new(Mutex::new(Board::new(node.clone(), reports, ready, names)));
-    let router = pages::router(pages::Rooms::new(board.clone(), node, carrier), password.as_deref());
+    let router = pages::router(pages::Rooms::new(board.clone(), node, carrier.clone()), password.as_deref());
     let router = router.into_make_service_with_connect_info::<listener::Respite>();
     let collect = async {
         let mut tick = tokio::time::interval(COLLECT_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            pages::lock(&board).collect();
+            let shares = {
+                let mut board = pages::lock(&board);
+                board.collect();
+                board.take_shares()
+            };
+            if let Some(shares) = shares {
+                carrier(Errand::Shares(shares));
+            }
         }
     };
     tokio::select! {

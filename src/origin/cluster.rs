@@ -191,6 +191,11 @@ impl Cluster {
         self.nodes[1..].iter().map(|node| node.pool.spare_rate()).sum()
     }
 
+    /// As [`Pool::set_spare_share`], for all nodes; one that comes later learns it the next time.
+    pub fn set_spare_share(&mut self, share: f64) {
+        self.nodes.iter_mut().for_each(|node| node.pool.set_spare_share(share));
+    }
+
     /// Where a connection is to lead.
     pub fn place(&self, line: Line) -> Option<&Place> {
         self.nodes.iter().find(|node| node.id == of_line(line)).map(|node| &node.place)

@@ -60,6 +60,11 @@ impl Connector {
         either!(self, it => it.spare_rate())
     }
 
+    /// As [`Pool::set_spare_share`].
+    pub fn set_spare_share(&mut self, share: f64) {
+        either!(self, it => it.set_spare_share(share));
+    }
+
     /// Where a connection is to lead; `None`: where the origin's URL does.
     pub fn place(&self, line: Line) -> Option<&Place> {
         match self {

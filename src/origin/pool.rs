@@ -91,6 +91,8 @@ pub struct Options {
     pub duty: Duty,
     /// Whether this core keeps a connection on which the origin tells of changes.
     pub listen: bool,
+    /// Whether what it asks ahead follows the shares that cores are told ([`Pool::set_spare_share`]).
+    pub spare_by_forecast: bool,
 }
 
 /// Why a question is asked; the order is that of precedence.
@@ -328,6 +330,14 @@ impl Pool {
     /// Questions of cause [`Cause::Prefetch`] that are let through in a second at present.
     pub fn spare_rate(&self) -> f64 {
         self.spare.rate()
+    }
+
+    /// Says what of its spare this core may take from now on, as [`Spare::set_share`] does; nothing changes where its options say
+    /// that it follows no forecast.
+    pub fn set_spare_share(&mut self, share: f64) {
+        if self.options.spare_by_forecast {
+            self.spare.set_share(share);
+        }
     }
 
     /// Smoothed microseconds from question to answer; 0: none so far.

@@ -1,12 +1,14 @@
 //! What an origin has to spare: how many questions that nobody waits for it is asked now.
 //!
 //! ```text
-//!   tokens   flow in at `rate`, up to a tenth of a second's worth; one question takes one
+//!   tokens   flow in at `rate` times `share`, up to a tenth of a second's worth; one question takes one
 //!   rate     every 100 ms: the smoothed latency is over 1.5 times its least of the last ten minutes,
 //!            or a question failed: x 0.7; else, if any was taken of late: x 1.05
 //! ```
 //! So what is spare is found out by asking: an origin that gets slower is asked less by those who can do without, long before
 //! who waits has to feel it. Latency is everybody's, demand included. A millisecond more or less is no sign of load.
+//!
+//! `share` is what this core may take of that, 1 unless somebody says less who knows what all cores have to do.
 
 use crate::clock::Mono;
 
@@ -16,6 +18,8 @@ const RATE_MIN: f64 = 1.0;
 const RATE_MAX: f64 = 20_000.0;
 const RISE: f64 = 1.05;
 const FALL: f64 = 0.7;
+/// Least share.
+const SHARE_MIN: f64 = 0.125;
 /// Milliseconds between two changes of the rate.
 const STEP_MILLIS: u64 = 100;
 /// A rate that nobody asked for in so long does not grow.
@@ -32,6 +36,7 @@ const SPAN_MILLIS: u64 = 300_000;
 #[derive(Clone, Debug)]
 pub struct Spare {
     rate: f64,
+    share: f64,
     tokens: f64,
     refilled: Mono,
     step_at: Mono,
@@ -49,6 +54,7 @@ impl Default for Spare {
     fn default() -> Spare {
         Spare {
             rate: RATE_FIRST,
+            share: 1.0,
             tokens: RATE_FIRST / 10.0,
             refilled: Mono(0),
             step_at: Mono(0),
@@ -71,7 +77,8 @@ impl Spare {
         let seconds = now.0.saturating_sub(self.refilled.0) as f64 / Mono::NANOS_PER_SECOND as f64;
         self.refilled = now;
         // One at least fits, or a low rate would be none.
-        self.tokens = (self.tokens + seconds * self.rate).min((self.rate / 10.0).max(1.0));
+        let rate = self.rate();
+        self.tokens = (self.tokens + seconds * rate).min((rate / 10.0).max(1.0));
         self.tokens as usize
     }
 
@@ -104,7 +111,12 @@ impl Spare {
 
     /// Questions a second that are let through at present.
     pub fn rate(&self) -> f64 {
-        self.rate
+        (self.rate * self.share).max(RATE_MIN)
+    }
+
+    /// Says what of the rate may be taken here from now on, from an eighth to all of it.
+    pub fn set_share(&mut self, share: f64) {
+        self.share = share.clamp(SHARE_MIN, 1.0);
     }
 
     /// Smoothed microseconds from question to answer; 0: none so far.
@@ -174,6 +186,27 @@ mod tests {
         while spare.take() {}
         assert_eq!(spare.room(at(10_500)), 0);
         assert_eq!(spare.room(at(11_000)), 1, "one a second");
+    }
+
+    #[test]
+    fn a_share_takes_away_in_proportion_and_never_all() {
+        let taken = |share: f64| {
+            let mut spare = Spare::default();
+            spare.set_share(share);
+            run(&mut spare, 0, 1000, 500)
+        };
+        let all = taken(1.0);
+        assert!(taken(0.5).abs_diff(all / 2) < all / 20, "{} of {all}", taken(0.5));
+        assert_eq!((taken(7.0), taken(0.0)), (all, taken(SHARE_MIN)));
+        assert!(taken(0.0) > all / 10);
+        // An origin that fails is asked once a second, whatever the share.
+        let mut spare = Spare::default();
+        spare.set_share(0.0);
+        (0..100).for_each(|now| {
+            spare.failed();
+            spare.room(at(now * 100));
+        });
+        assert_eq!(spare.rate(), RATE_MIN);
     }
 
     #[test]

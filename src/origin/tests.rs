@@ -477,6 +477,7 @@ const OPTIONS: Options = Options {
     limits: LIMITS,
     duty: Duty::Ask,
     listen: false,
+    spare_by_forecast: true,
 };
 
 fn at(millis: u64) -> Mono {
@@ -670,6 +671,16 @@ fn what_nobody_waits_for_takes_a_quarter_of_the_permits_and_leaves_the_rest_to_d
     pool.received(at(1), Line(0), &b"EN\r\n".repeat(6));
     assert_eq!(permits.taken(), 1, "then the third has its turn");
     assert_eq!(said(&mut pool, 0), "mg k3 v f t c O3\r\n");
+}
+
+#[test]
+fn what_is_spare_is_shared_by_forecast_unless_the_options_say_that_it_is_not() {
+    for (spare_by_forecast, part) in [(true, 0.5), (false, 1.0)] {
+        let (mut pool, _) = pool(Options { spare_by_forecast, ..OPTIONS }, 8);
+        let before = pool.spare_rate();
+        pool.set_spare_share(0.5);
+        assert_eq!(pool.spare_rate(), before * part);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How far a guess can be trusted: for each kind of guess the part of those tried that were of use.
 //!
 //! A bin per (source, how often the row was visited, weight). A new bin believes what a guess promises, as much
-//! as a few trials of its own; experience takes over with each trial. So scores are measured precisions, and nothing is tuned.
+//! as one trial of its own; experience takes over with each trial. So scores are measured precisions, and nothing is tuned.
 
 use super::Source;
 
@@ -14,7 +14,7 @@ const STRIDE_FIRST: f32 = 0.6;
 /// Trials that a bin remembers.
 const MEMORY: u16 = 300;
 /// What a guess promises counts as much as so many trials.
-const PROMISE_TRIALS: f32 = 4.0;
+const PROMISE_TRIALS: f32 = 1.0;
 
 /// Which bin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -93,9 +93,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// The one configuration: all sources, a budget of an eighth.
+    /// The one configuration: all sources, a budget of twelve in a hundred.
     pub fn with_bytes(memory_bytes_max: usize) -> Options {
-        Options { memory_bytes_max, budget: 0.125, sources: [true; Source::ALL.len()] }
+        Options { memory_bytes_max, budget: 0.12, sources: [true; Source::ALL.len()] }
     }
 }
 

@@ -11,6 +11,8 @@ use crate::request::{Named, Put};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+mod hardships;
+
 const MIB: u64 = 1 << 20;
 
 fn keyspace() -> Keyspace {

@@ -50,6 +50,7 @@ use super::tls;
 use crate::clock::{Mono, Now};
 use crate::control::{CoreReport, turn_histogram};
 use crate::engine::{self, Engine};
+use crate::heat::Heat;
 use crate::ids::{ConnectionId, CoreId};
 use crate::store::APPROACH_MAX;
 use crate::topology::Node;
@@ -252,6 +253,7 @@ impl Core {
             moving: None,
             node: Rc::new(Node::clone(&node)),
             usage: Usage::new(shared.clone()),
+            heat: Heat::default(),
             certificates_name_users: options.certificates_name_users,
             calls: Box::new([0; 256]),
             chores: Vec::new(),

@@ -156,6 +156,11 @@ impl Origins {
         reports
     }
 
+    /// Says what of their spare this core may take from now on.
+    pub(super) fn set_spare_share(&mut self, share: f64) {
+        self.pools.iter_mut().for_each(|pool| pool.set_spare_share(share));
+    }
+
     /// Commands that wait at origins for what others do.
     pub(super) fn waiting_count(&self) -> usize {
         self.private.iter().flatten().map(PrivateLines::waiting_count).sum()

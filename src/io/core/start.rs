@@ -56,6 +56,8 @@ pub struct Shared {
     pub(super) recording_round: AtomicU64,
     /// Questions that cores have not looked at.
     pub(super) questions: Mutex<Vec<Question>>,
+    /// What each core may take of what origins have to spare; 1 for those that are not named.
+    pub(super) spare_shares: RwLock<Vec<f32>>,
     /// How often a core wanted memory back that clients of others still read.
     pub(super) withheld_round: AtomicU64,
     pub(super) bells: std::sync::OnceLock<Vec<OwnedFd>>,
@@ -92,6 +94,7 @@ impl Shared {
             recording: RwLock::default(),
             recording_round: AtomicU64::new(0),
             questions: Mutex::default(),
+            spare_shares: RwLock::default(),
             withheld_round: AtomicU64::new(0),
             bells: std::sync::OnceLock::new(),
         }
@@ -145,6 +148,11 @@ impl Shared {
                 if questions.len() < QUESTIONS_MAX {
                     questions.push(question);
                 }
+            }
+            Errand::Shares(shares) => {
+                *self.spare_shares.write().expect("nobody panics while holding it") = shares;
+                // Nobody has to hurry: cores look once a second.
+                return;
             }
         }
         self.ring_bells();

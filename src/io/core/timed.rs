@@ -68,6 +68,7 @@ impl Core {
             let page = self.works.engine.execute(now, &request);
             counters.add(&Counters::from_bytes(page.value.bytes()));
             let (moves, shards) = self.works.move_tally();
+            self.take_spare_share();
             (self.report)(CoreReport {
                 core: self.works.me,
                 counters,
@@ -76,6 +77,7 @@ impl Core {
                 origins: self.origins.reports(),
                 keyspaces: self.works.engine.tallies().to_vec(),
                 prefetch: self.works.engine.prefetch_tally(),
+                heat: self.works.heat.clone(),
                 rules: self.origins.rules(),
                 moves,
                 shards,
@@ -84,6 +86,14 @@ impl Core {
                 clients_max: self.works.node.clients_max,
             });
             self.turns.reset();
+        }
+    }
+
+    /// Looks what of the origins' spare is this core's at present.
+    fn take_spare_share(&mut self) {
+        let shares = self.shared.spare_shares.read().expect("nobody panics while holding it");
+        if let Some(&share) = shares.get(self.works.me.index()) {
+            self.origins.set_spare_share(f64::from(share));
         }
     }
 

@@ -7,6 +7,7 @@ use super::usage::Usage;
 use crate::clock::{Mono, Now};
 use crate::engine::{Engine, Fate, Waiter};
 use crate::hash::slot_of;
+use crate::heat::Heat;
 use crate::ids::{ConnectionId, CoreId};
 use crate::io::connection::KEEP_BYTES;
 use crate::io::mesh::Mesh;
@@ -38,6 +39,8 @@ pub(super) struct Works {
     /// What this core has to do with moves of shards, if it ever had.
     pub(super) moving: Option<Box<Moving>>,
     pub(super) usage: Usage,
+    /// How much is asked of each shard here.
+    pub(super) heat: Heat,
     /// Whether the name in a client's certificate is its user's.
     pub(super) certificates_name_users: bool,
     /// Calls of each RESP command and subcommand, by its place.
@@ -134,6 +137,7 @@ impl Works {
         address: ReturnAddress,
         request: &Request<'_>,
     ) -> Option<Outcome<'_>> {
+        self.heat.request(request.key);
         match request.verb {
             Verb::Connections
             | Verb::Disconnect { .. }

@@ -18,6 +18,7 @@ const OPTIONS: Options = Options {
     limits: Limits { value_bytes_max: 1 << 20 },
     duty: Duty::Ask,
     listen: false,
+    spare_by_forecast: true,
 };
 /// Keys and their slots; 0 to 5460, to 10922 and to 16383 are had by the nodes at 7001, 7002 and 7003.
 const B: (&str, u16) = ("b", 3300);
