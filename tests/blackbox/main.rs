@@ -1,6 +1,7 @@
 //! The binary from outside: started on free ports, spoken to by sockets, stopped by signals.
 
 mod admin;
+mod cluster;
 mod commands;
 mod connections;
 mod costs;

@@ -11,7 +11,7 @@
 //! The clock is read once a turn. Nothing in 2 to 5 enters the kernel; it only queues for the next turn's 1.
 //!
 //! A file per kind of input: `accept`, `receive` and `send` for completions, `mail` for other cores, `timed` for the clock,
-//! `errands` for the admin pages, `ends` for what goes; `moving` for shards that move, `routes` for requests that meet them
+//! `links` for the cores of other nodes, `errands` for the admin pages, `ends` for what goes; `moving` for shards that move, `routes` for requests that meet them
 //! and `records` for whose they are; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
 //! around the cores.
 
@@ -20,6 +20,7 @@ mod ends;
 mod errands;
 mod guests;
 mod limit;
+mod links;
 mod mail;
 mod moving;
 mod notices;
@@ -47,6 +48,7 @@ use super::table::Table;
 use super::time;
 use super::tls;
 use crate::clock::{Mono, Now};
+use crate::control::keeper::Keeper;
 use crate::control::{CoreReport, turn_histogram};
 use crate::engine::{self, Engine};
 use crate::ids::{ConnectionId, CoreId};
@@ -56,7 +58,9 @@ use crate::wire;
 use crate::wire::users::Users;
 use glommio::{Latency, Shares};
 use hdrhistogram::Histogram;
+use links::Links;
 use mail::Waiting;
+use moving::FarState;
 use origins::Origins;
 use routes::Routes;
 use socket2::Socket;
@@ -100,6 +104,10 @@ pub struct Options {
     pub drain_millis_max: u64,
     /// Origins and keyspaces.
     pub sources: Arc<Sources>,
+    /// What the nodes of a cluster know each other by, beside their list; empty: nothing.
+    pub link_password: Arc<str>,
+    /// Who keeps the records of a cluster's shards: at its first core only.
+    pub keeper: Option<Keeper>,
 }
 
 struct Listener {
@@ -115,6 +123,7 @@ struct Core {
     works: Works,
     table: Table,
     origins: Origins,
+    links: Links,
     listeners: Vec<Listener>,
     shared: Arc<Shared>,
     guests: Guests,
@@ -187,7 +196,7 @@ impl Core {
         me: CoreId,
         options: Options,
         listeners: Listeners,
-        mesh: Mesh,
+        mut mesh: Mesh,
         bell: i32,
         node: Arc<Node>,
         shared: Arc<Shared>,
@@ -236,10 +245,16 @@ impl Core {
         if !sources.keyspaces.list().is_empty() {
             engine.set_keyspaces(sources.keyspaces.clone());
         }
-        let works = Works {
+        let links = Links::new(&node, &mut mesh, options.link_password.clone());
+        let mut works = Works {
             me,
             engine,
             mesh,
+            alone: node.all_core_count() == 1,
+            far: vec![FarState::default(); usize::from(node.all_core_count() - node.core_count())],
+            far_bytes_max: Core::far_bytes_max(options.buffer_bytes_max),
+            wanted_links: Vec::new(),
+            keeper: options.keeper.clone(),
             routes: Routes::new(&node.map),
             attentive: false,
             moving: None,
@@ -261,6 +276,9 @@ impl Core {
             watchers: wire::events::Watchers::new(me.0, node.core_count()),
             taping: None,
         };
+        if node.cluster.is_some() {
+            works.join();
+        }
         let due = Due {
             engine: now.mono,
             sweep: now.mono.plus_millis(SWEEP_MILLIS),
@@ -268,6 +286,7 @@ impl Core {
             accept: Some(now.mono),
             origins: None,
             moves: None,
+            links: (!links.is_empty()).then_some(now.mono),
             armed: None,
         };
         Ok(Core {
@@ -276,6 +295,7 @@ impl Core {
             works,
             table: Table::default(),
             origins: Origins::new(me, sources),
+            links,
             listeners,
             shared,
             guests: Guests::new(),
@@ -334,7 +354,7 @@ impl Core {
                 || !self.rearm.is_empty()
                 || !self.waiting.is_empty()
                 || !self.completions.is_empty()
-                || !self.dirty.is_empty()
+                || self.links.unread
                 || self.works.mesh.has_backlog();
             if queued || at_work || self.ring.has_news() {
                 self.ring.enter(false)?;
@@ -361,10 +381,11 @@ impl Core {
             self.ring.enter(false)?;
             self.ring.take(&mut completions);
         }
-        if self.table.len() > 0 || self.origins.busy() {
+        if self.table.len() > 0 || self.origins.busy() || !self.links.is_empty() {
             // The kernel may still read their sending buffers and write receive buffers; the process is about to end.
             std::mem::forget(self.table);
             std::mem::forget(self.origins);
+            std::mem::forget(self.links);
             std::mem::forget(self.buffers);
         }
         Ok(())
@@ -402,12 +423,14 @@ impl Core {
                 Kind::OriginReceive => self.origin_received(now, completion),
                 Kind::OriginSend => self.origin_sent(now, completion),
                 Kind::OriginConnect => self.origin_connected(now, completion),
+                Kind::LinkConnect => self.link_connected(now, completion),
                 Kind::Timer => self.due.armed = None,
                 Kind::Bell => {
                     self.ring.listen_to_bell(self.bell);
                     self.take_keyspaces();
                     self.take_users();
                     self.take_errands(now);
+                    self.take_kept(now);
                     self.look_for_slow_readers();
                 }
                 Kind::Wake | Kind::Ignore => {}
@@ -417,6 +440,7 @@ impl Core {
         completions.retain(|completion| completion.kind != Kind::Send);
         self.completions = completions;
         let commands = self.works.engine.counters.commands_total;
+        self.mind_links(now);
         busy |= self.read_mail(now);
         busy |= self.serve_runnable(now);
         if self.works.moving.is_some() {
@@ -439,6 +463,7 @@ impl Core {
         self.send_outputs(now);
         let handed = self.works.mesh.flush(&mut self.ring);
         self.works.engine.counters.hop_batches_total += handed;
+        self.carry();
         // A full ring empties without telling us, so while a batch waits the core keeps turning.
         busy |= self.works.mesh.has_backlog();
         if now.mono >= self.due.next() {
@@ -449,6 +474,7 @@ impl Core {
                 self.do_chores(now);
                 self.send_outputs(now);
                 self.works.engine.counters.hop_batches_total += self.works.mesh.flush(&mut self.ring);
+                self.carry();
             }
         }
         self.follow_limit(now);

@@ -19,24 +19,30 @@ use super::moving::{Moving, careless};
 use super::records;
 use super::works::Works;
 use crate::clock::Now;
+use crate::control::keeper::{Ask, Wish};
 use crate::engine::Waiter;
 use crate::hash::slot_of;
 use crate::ids::{ConnectionId, CoreId, SHARD_COUNT, ShardId};
 use crate::message::ReturnAddress;
 use crate::migration::record::{Record, Seen};
-use crate::migration::{Event, Role, Swapped, Way, verbs};
+use crate::migration::{Event, Role, Swapped, Way, link, verbs};
 use crate::request::{Answer, Fault, Named, Outcome, Request, ShardCall, Value, Verb};
 use crate::topology::ShardMap;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// The route of shards whose requests are looked at one by one.
 pub(super) const DETOUR: CoreId = CoreId(u16::MAX);
 
 /// Outcomes that are no connection's: of relayed requests, by the number of the relay; of calls about records and of fences, by shard.
-const RELAYED: ConnectionId = ConnectionId { place: u32::MAX, generation: 2 };
+pub(super) const RELAYED: ConnectionId = ConnectionId { place: u32::MAX, generation: 2 };
 const SWAPPED: ConnectionId = ConnectionId { place: u32::MAX, generation: 3 };
 const LOOKED: ConnectionId = ConnectionId { place: u32::MAX, generation: 4 };
 const FENCED: ConnectionId = ConnectionId { place: u32::MAX, generation: 5 };
+/// All records were asked for.
+const LISTED: ConnectionId = ConnectionId { place: u32::MAX, generation: 6 };
+/// Frames to a core of another node, by that core.
+const FRAMED: ConnectionId = ConnectionId { place: u32::MAX, generation: 7 };
 const NOBODY: ReturnAddress = ReturnAddress { connection: ConnectionId::NOBODY, ticket: 0 };
 
 /// Parked requests and their bytes at which sessions stop parsing.
@@ -71,6 +77,8 @@ struct Parked {
 
 /// Where a shard's requests go when the fence has come back.
 struct Fence {
+    /// Where it was sent.
+    at: CoreId,
     to: CoreId,
     /// It has moved on meanwhile.
     then: Option<CoreId>,
@@ -168,6 +176,13 @@ impl Departed {
         self.0.contains_key(&shard.number())
     }
 
+    /// Nothing can come from a core any more; the shards for which it was the last.
+    fn gone(&mut self, core: CoreId) -> Vec<ShardId> {
+        let of_it = self.0.iter().filter(|(_, left)| left.contains(&core.0));
+        let shards: Vec<ShardId> = of_it.map(|(shard, _)| ShardId::new(*shard)).collect();
+        shards.into_iter().filter(|shard| self.passed(*shard, core)).collect()
+    }
+
     /// A core's fence has come; whether it was the last.
     fn passed(&mut self, shard: ShardId, core: CoreId) -> bool {
         let Some(left) = self.0.get_mut(&shard.number()) else { return false };
@@ -227,6 +242,22 @@ impl Works {
         owner != DETOUR && shards_of(request).all(|shard| self.routes.of(shard) == owner)
     }
 
+    /// What is said of a request for a core of another node that is not sent there.
+    #[cold]
+    pub(super) fn stays_here(&self, owner: CoreId, request: &Request<'_>) -> Option<Outcome<'static>> {
+        let Request { key, value, verb } = request;
+        let answer = match verb {
+            // What is asked of a slot is about the items of this node.
+            Verb::SlotSize { .. } => Answer::Number(0),
+            Verb::Scan(_) => Answer::Page { cursor: 0 },
+            verb if !link::goes_far(verb) => Answer::Fault(Fault::Unsupported),
+            _ if !self.is_linked(owner) => Answer::Fault(Fault::Away),
+            _ if key.len() + value.len() > self.far_bytes_max => Answer::Fault(Fault::TooLarge),
+            _ => return None,
+        };
+        Some(Outcome { answer, value: Value::EMPTY })
+    }
+
     /// Does a request of one of this core's sessions whose shard has no straight way at present.
     #[cold]
     pub(super) fn detour(
@@ -270,6 +301,10 @@ impl Works {
         match self.fate(now, Waiter { core: from, address }, shard, request) {
             Fate::Execute => return false,
             Fate::Wait => self.mesh.park(from),
+            // Two nodes may each believe that the other is the owner, until they have heard of each other.
+            Fate::To(core) if self.is_relayed(from, address) && self.node.is_far(core) => {
+                self.mesh.answer(from, address, &BUSY);
+            }
             Fate::To(core) => self.relay(from, address, core, request),
             Fate::Busy => self.mesh.answer(from, address, &BUSY),
             Fate::Nothing => self.mesh.answer(from, address, &NOTHING),
@@ -296,7 +331,7 @@ impl Works {
         if role == Role::Serve && !is_of_several(&request.verb) {
             return Fate::Execute;
         }
-        let owner = || match moving.moves.seen(shard).map(|seen| CoreId(seen.record.owner.core)) {
+        let owner = || match moving.moves.seen(shard).map(|seen| moving.core_of(seen.record.owner)) {
             Some(owner) if owner != self.me => Fate::To(owner),
             _ => Fate::Busy,
         };
@@ -311,7 +346,7 @@ impl Works {
                 // The read behind it is done here, and when the shard leaves all are told that all has changed.
                 Role::Serve | Role::Hold => Fate::Execute,
                 Role::Forward => match moving.moves.target(shard) {
-                    Some(target) => Fate::To(CoreId(target.core)),
+                    Some(target) => Fate::To(moving.core_of(target)),
                     None => Fate::Busy,
                 },
                 Role::Away if moving.moves.is_granted(shard) => Fate::Execute,
@@ -327,7 +362,7 @@ impl Works {
                 let fate = match way {
                     Way::Execute => Fate::Execute,
                     Way::Wait => Fate::Wait,
-                    Way::Moved(site) => Fate::To(CoreId(site.core)),
+                    Way::Moved(site) => Fate::To(moving.core_of(site)),
                     Way::Busy => Fate::Busy,
                 };
                 if matches!(fate, Fate::Wait) {
@@ -346,6 +381,11 @@ impl Works {
         self.send_on(to, ReturnAddress { connection: RELAYED, ticket }, request);
     }
 
+    /// Whether somebody else has asked for this, and not the core that it comes from.
+    fn is_relayed(&self, from: CoreId, address: ReturnAddress) -> bool {
+        address.connection == RELAYED || (self.node.is_far(from) && address.ticket == link::RELAYED)
+    }
+
     // -- what cores want of each other ---------------------------------------------------------------------------------
 
     /// Does what another core wants for the sake of a shard that moves.
@@ -362,8 +402,18 @@ impl Works {
         match call {
             ShardCall::Frame => {
                 self.mesh.answer(from, address, &NOTHING);
-                self.step(now, Event::Frame { from: records::site(from), bytes: value });
+                let from = self.site(from);
+                self.step(now, Event::Frame { from, bytes: value });
             }
+            ShardCall::Swap { .. } | ShardCall::Look { .. } | ShardCall::List
+                if self.node.cluster.is_some() =>
+            {
+                if !self.ask_keeper(from, address, call, value) {
+                    self.mesh.answer(from, address, &BUSY);
+                }
+            }
+            // Where there is one node all know where shards were placed.
+            ShardCall::List => self.mesh.answer(from, address, &BUSY),
             ShardCall::Swap { shard, expected } => {
                 let records = self.moving.as_mut().and_then(|moving| moving.records.as_mut());
                 let swapped =
@@ -395,14 +445,17 @@ impl Works {
             }
             ShardCall::Fence { shard } => {
                 let shard = ShardId::new(shard);
+                let relayed = self.is_relayed(from, address);
                 let Some(moving) = &mut self.moving else { return };
                 // One that was relayed says nothing of the core it came from last.
-                if address.connection != RELAYED && moving.departed.passed(shard, from) {
+                if !relayed && moving.departed.passed(shard, from) {
                     self.tell_sessions_of(shard);
                 }
                 let owner = self.owner_elsewhere(shard);
                 match owner {
                     Some(owner) => self.relay(from, address, owner, request),
+                    // What waits here is not in the new owner's order yet, though somebody knows of him already.
+                    None if self.keeps(shard) => self.mesh.answer(from, address, &BUSY),
                     None => self.mesh.answer(from, address, &NOTHING),
                 }
                 self.be_attentive();
@@ -410,11 +463,17 @@ impl Works {
         }
     }
 
+    /// Whether requests for a shard wait here for its being handed over.
+    fn keeps(&self, shard: ShardId) -> bool {
+        let role = self.moving.as_ref().map(|moving| moving.moves.role(shard));
+        matches!(role, Some(Role::Hold | Role::Forward))
+    }
+
     /// The owner of a shard that this core has nothing to do with any more.
     fn owner_elsewhere(&self, shard: ShardId) -> Option<CoreId> {
         let moving = self.moving.as_ref()?;
         let away = moving.moves.role(shard) == Role::Away;
-        let owner = moving.moves.seen(shard).map(|seen| CoreId(seen.record.owner.core));
+        let owner = moving.moves.seen(shard).map(|seen| moving.core_of(seen.record.owner));
         owner.filter(|owner| away && *owner != self.me)
     }
 
@@ -440,8 +499,30 @@ impl Works {
                 self.step(now, Event::Swapped { shard, outcome });
             }
             LOOKED => {
-                if let Some(seen) = records::of_bytes(outcome.value.bytes()) {
+                let placed = matches!(outcome.answer, Answer::Page { cursor: 1 });
+                let seen = match (placed, &self.node.cluster) {
+                    (true, Some(cluster)) => Some(records::placed_in(cluster, &cluster.placed(), shard)),
+                    _ => records::of_bytes(outcome.value.bytes()),
+                };
+                if let Some(seen) = seen {
                     self.step(now, Event::View { shard, seen });
+                }
+            }
+            LISTED => {
+                if let (Answer::Page { .. }, Some(list)) =
+                    (outcome.answer, records::list_of(outcome.value.bytes()))
+                {
+                    self.take_list(now, list);
+                }
+            }
+            FRAMED if matches!(outcome.answer, Answer::Fault(_)) => {
+                let to = self.site(CoreId(ticket as u16));
+                self.step(now, Event::LinkDown { to });
+            }
+            FENCED if matches!(outcome.answer, Answer::Fault(Fault::Busy)) => {
+                let fence = self.moving.as_ref().and_then(|moving| moving.fences.open.get(&shard.number()));
+                if let Some(at) = fence.map(|fence| fence.at) {
+                    self.send_fence(at, shard, address);
                 }
             }
             FENCED => self.fence_passed(now, shard),
@@ -449,25 +530,88 @@ impl Works {
         }
     }
 
-    /// Asks the first core about a record.
-    pub(super) fn ask_for_record(&mut self, shard: ShardId, call: ShardCall, record: &[u8]) {
+    /// Asks who keeps the records about one; whether that can be.
+    pub(super) fn ask_for_record(&mut self, shard: ShardId, call: ShardCall, record: &[u8]) -> bool {
         let connection = if matches!(call, ShardCall::Look { .. }) { LOOKED } else { SWAPPED };
         let address = ReturnAddress { connection, ticket: shard.number().into() };
-        self.mesh.send(CoreId(0), address, &Request { key: b"", value: record, verb: Verb::Shard(call) });
+        self.ask_for_records(address, call, record)
+    }
+
+    /// Asks for all of them.
+    pub(super) fn ask_for_list(&mut self) {
+        // If it cannot be asked now it is asked again.
+        self.ask_for_records(ReturnAddress { connection: LISTED, ticket: 0 }, ShardCall::List, b"");
+    }
+
+    fn ask_for_records(&mut self, address: ReturnAddress, call: ShardCall, record: &[u8]) -> bool {
+        let keeper = self.node.cluster.as_ref().map_or(CoreId(0), |cluster| cluster.keeper());
+        if keeper == self.me {
+            return self.ask_keeper(keeper, address, call, record);
+        }
+        self.mesh.send(keeper, address, &Request { key: b"", value: record, verb: Verb::Shard(call) });
+        true
+    }
+
+    /// Asks the keeper of records, who is here; whether he takes the question.
+    fn ask_keeper(&self, from: CoreId, address: ReturnAddress, call: ShardCall, record: &[u8]) -> bool {
+        let wish = match call {
+            ShardCall::Swap { shard, expected } => {
+                Wish::Swap { shard: ShardId::new(shard), expected, record: record.to_vec() }
+            }
+            ShardCall::Look { shard } => Wish::Look(ShardId::new(shard)),
+            _ => Wish::List,
+        };
+        self.keeper.as_ref().is_some_and(|keeper| keeper.ask(Ask { from, address, wish }).is_ok())
     }
 
     /// Sends a frame of the shard stream.
     pub(super) fn send_frame(&mut self, to: CoreId, frame: &[u8]) {
-        self.mesh.send(to, NOBODY, &Request { key: b"", value: frame, verb: Verb::Shard(ShardCall::Frame) });
+        let address = match self.node.is_far(to) {
+            true => ReturnAddress { connection: FRAMED, ticket: to.0.into() },
+            false => NOBODY,
+        };
+        self.mesh.send(to, address, &Request { key: b"", value: frame, verb: Verb::Shard(ShardCall::Frame) });
     }
 
     /// Tells all others that a shard has left this core.
     pub(super) fn announce(&mut self, shard: ShardId, seen: &Seen) {
         let record = seen.record.to_bytes();
         let call = ShardCall::Owner { shard: shard.number(), revision: seen.revision };
-        for core in (0..self.node.core_count()).map(CoreId).filter(|core| *core != self.me) {
+        for core in self.others() {
             self.mesh.send(core, NOBODY, &Request { key: b"", value: &record, verb: Verb::Shard(call) });
         }
+    }
+
+    /// All other cores that can be reached.
+    pub(super) fn others(&self) -> Vec<CoreId> {
+        let all = (0..self.node.all_core_count()).map(CoreId).filter(|core| *core != self.me);
+        all.filter(|core| !self.node.is_far(*core) || self.is_linked(*core)).collect()
+    }
+
+    /// Tells a core of another node, to which there is a link now, of the shards that this one owns, and of those that have left it.
+    pub(super) fn introduce(&mut self, core: CoreId) {
+        let Works { moving: Some(moving), mesh, node, me, .. } = self else { return };
+        let shards = (0..SHARD_COUNT).map(ShardId::new);
+        let known = shards.filter(|shard| match moving.moves.role(*shard) {
+            Role::Serve => true,
+            Role::Away => node.map.was_of(*shard, *me),
+            Role::Hold | Role::Forward => false,
+        });
+        for shard in known {
+            let Some(seen) = moving.moves.seen(shard).filter(|seen| seen.revision > 0) else { continue };
+            let record = seen.record.to_bytes();
+            let call = ShardCall::Owner { shard: shard.number(), revision: seen.revision };
+            mesh.send(core, NOBODY, &Request { key: b"", value: &record, verb: Verb::Shard(call) });
+        }
+    }
+
+    /// Nothing that a core of another node has asked before comes any more.
+    pub(super) fn expect_no_more(&mut self, core: CoreId) {
+        let Some(moving) = &mut self.moving else { return };
+        for shard in moving.departed.gone(core) {
+            self.tell_sessions_of(shard);
+        }
+        self.be_attentive();
     }
 
     fn send_fence(&mut self, to: CoreId, shard: ShardId, address: ReturnAddress) {
@@ -476,11 +620,13 @@ impl Works {
     }
 
     /// Takes in that a shard has left a core for another one.
-    fn learn(&mut self, now: Now, from: CoreId, shard: ShardId, seen: Seen) {
-        let to = CoreId(seen.record.owner.core);
+    pub(super) fn learn(&mut self, now: Now, from: CoreId, shard: ShardId, seen: Seen) {
         let revision = seen.revision;
+        let owner = seen.record.owner;
         self.step(now, Event::View { shard, seen });
+        let far = self.node.is_far(from);
         let Some(moving) = &mut self.moving else { return };
+        let to = moving.core_of(owner);
         let known = moving.routed.entry(shard.number()).or_insert(0);
         let before = self.routes.of(shard);
         let mut sent_there = false;
@@ -489,9 +635,13 @@ impl Works {
             if let Some(fence) = moving.fences.open.get_mut(&shard.number()) {
                 fence.then = Some(to);
             } else if before != to {
-                let fence = Fence { to, then: None, parked: Vec::new() };
+                let fence = Fence { at: before, to, then: None, parked: Vec::new() };
                 moving.fences.open.insert(shard.number(), fence);
                 self.routes.set(shard, DETOUR);
+                if to == self.me && far {
+                    // Clients that the other node sends here are not to be sent back; they wait for the fence like all others.
+                    Rc::make_mut(&mut self.node).map.give(shard, to, revision + 1);
+                }
                 let address = ReturnAddress { connection: FENCED, ticket: shard.number().into() };
                 if before == self.me || before == DETOUR || careless() {
                     // What this core asked itself is done, or waits here in its order.
@@ -502,7 +652,8 @@ impl Works {
                 }
             }
         }
-        if !sent_there {
+        // Who tells of a shard of its own waits for nothing.
+        if !sent_there && to != from {
             self.send_fence(from, shard, NOBODY);
         }
         self.be_attentive();
@@ -516,6 +667,7 @@ impl Works {
         {
             let before = std::mem::replace(&mut fence.to, next);
             if before != next && before != self.me {
+                fence.at = before;
                 let address = ReturnAddress { connection: FENCED, ticket: shard.number().into() };
                 return self.send_fence(before, shard, address);
             }
@@ -558,7 +710,11 @@ impl Moving {
         match self.moves.role(shard) {
             Role::Serve => me,
             Role::Hold | Role::Forward => DETOUR,
-            Role::Away => self.moves.seen(shard).map_or(me, |seen| CoreId(seen.record.owner.core)),
+            Role::Away => match self.moves.seen(shard).map_or(me, |seen| self.core_of(seen.record.owner)) {
+                // It is to be this core's, and is not served yet.
+                owner if owner == me => DETOUR,
+                owner => owner,
+            },
         }
     }
 }
@@ -614,7 +770,7 @@ mod tests {
         let (mut fences, shard) = (Fences::default(), ShardId::new(3));
         let request = Request { key: b"key", value: b"value", verb: Verb::Get };
         assert!(!fences.park(shard, address(1), &request), "nothing is parked without a fence");
-        fences.open.insert(3, Fence { to: CoreId(1), then: None, parked: Vec::new() });
+        fences.open.insert(3, Fence { at: CoreId(2), to: CoreId(1), then: None, parked: Vec::new() });
         assert!(fences.park(shard, address(1), &request) && !fences.is_full());
         assert_eq!((fences.count, fences.bytes), (1, 8));
         assert_eq!(fences.take(shard).map(|fence| fence.parked.len()), Some(1));

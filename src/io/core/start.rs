@@ -2,6 +2,7 @@
 
 use super::{Core, Guests, Options};
 use crate::clock::Mono;
+use crate::control::keeper::Kept;
 use crate::control::{CoreReport, Errand, Question, Recording};
 use crate::ids::CoreId;
 use crate::io::mesh;
@@ -55,6 +56,8 @@ pub struct Shared {
     pub(super) recording_round: AtomicU64,
     /// Questions that cores have not looked at.
     pub(super) questions: Mutex<Vec<Question>>,
+    /// What the keeper of records has answered and the first core not looked at.
+    pub(super) kept: Mutex<Vec<Kept>>,
     /// How often a core wanted memory back that clients of others still read.
     pub(super) withheld_round: AtomicU64,
     pub(super) bells: std::sync::OnceLock<Vec<OwnedFd>>,
@@ -91,6 +94,7 @@ impl Shared {
             recording: RwLock::default(),
             recording_round: AtomicU64::new(0),
             questions: Mutex::default(),
+            kept: Mutex::default(),
             withheld_round: AtomicU64::new(0),
             bells: std::sync::OnceLock::new(),
         }
@@ -146,6 +150,12 @@ impl Shared {
                 }
             }
         }
+        self.ring_bells();
+    }
+
+    /// Takes an answer of the keeper of records to the first core.
+    pub fn give_kept(&self, kept: Kept) {
+        self.kept.lock().expect("nobody panics while holding it").push(kept);
         self.ring_bells();
     }
 
