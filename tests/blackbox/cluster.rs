@@ -77,14 +77,18 @@ impl Pair {
     }
 
     fn launch(&self, node: usize) -> Result<Server, String> {
+        self.launch_with(node, &self.list, &[])
+    }
+
+    fn launch_with(&self, node: usize, list: &str, more: &[&str]) -> Result<Server, String> {
         let listen = format!("127.0.0.1:{}", self.port(node));
         let (number, file) = ((node + 1).to_string(), self.file.display().to_string());
-        let mut flags =
-            vec!["--cores", "0", "--listen", &listen, "--cluster", &self.list, "--node-id", &number];
+        let mut flags = vec!["--cores", "0", "--listen", &listen, "--cluster", list, "--node-id", &number];
         flags.extend(["--memory", "64MiB"]);
         if node == 0 {
             flags.extend(["--metadata-file", &file]);
         }
+        flags.extend(more);
         Server::try_of_command(serve_command(&flags))
     }
 
@@ -516,6 +520,67 @@ fn a_shard_moves_from_node_to_node_and_no_client_notices() {
     let moved: usize =
         (0..2).map(|node| pair.node(node).logged().matches("a move of a shard ended").count()).sum();
     assert_eq!(moved, MOVES);
+}
+
+#[test]
+fn a_node_that_is_paused_is_given_up_and_comes_back_with_what_it_held() {
+    const GIVEN_UP: Duration = Duration::from_secs(10);
+    let pair = Pair::start();
+    let key = |node: usize| {
+        let mut all = (0..).map(|i| format!("k{i}"));
+        all.find(|key| pair.owner(0, slot_of(key.as_bytes()).shard()) == node).expect("there are many")
+    };
+    let [here, there] = [key(0), key(1)];
+    let mut client = pair.node(0).connect();
+    for key in [&here, &there] {
+        ask(&mut client, resp(&["SET", key, "1"]), "+OK\r\n");
+    }
+    pair.node(1).signal("STOP");
+    let begin = Instant::now();
+    // In one pipeline: what its own node answers waits for what the other one does not.
+    let both = [resp(&["INCR", &there]), resp(&["GET", &there]), resp(&["GET", &here])].concat();
+    client.write_all(&both).expect("sent");
+    let (write, read) = (line(&mut client), line(&mut client));
+    assert!(write.starts_with("-UNKNOWN") && read.starts_with("-CLUSTERDOWN"), "{write}{read}");
+    expect(&mut client, bulk("1"));
+    assert!(begin.elapsed() < GIVEN_UP, "{:?}", begin.elapsed());
+    // From now on nobody waits for it.
+    let begin = Instant::now();
+    ask(&mut client, resp(&["GET", &there]), "-CLUSTERDOWN");
+    line(&mut client);
+    assert!(begin.elapsed() < FAST, "{:?}", begin.elapsed());
+    pair.node(1).signal("CONT");
+    let count = eventually("it answers again", || {
+        client.write_all(&resp(&["INCR", &there])).expect("sent");
+        line(&mut client).strip_prefix(':').map(|count| count.trim_end().to_owned())
+    });
+    // What nobody knew of may have been done, once.
+    assert!(count == "2" || count == "3", "{count}");
+    ask(&mut pair.node(1).connect(), resp(&["GET", &there]), bulk(&count));
+}
+
+#[test]
+fn nodes_that_do_not_belong_together_do_not_talk() {
+    let mut pair = Pair::start();
+    let other_list = format!("{},3=127.0.0.1:9/1", pair.list);
+    for (list, more, why) in [
+        (other_list.as_str(), &[][..], "different lists of nodes"),
+        (&pair.list.clone(), &["--password", "sesame"], "different passwords"),
+    ] {
+        drop(pair.nodes[1].take());
+        let stranger = eventually("its ports are free", || pair.launch_with(1, list, more).ok());
+        eventually("both say why", || {
+            let said = [pair.node(0), &stranger].map(|server| server.logged().contains(why));
+            (said == [true, true]).then_some(())
+        });
+        let mut client = pair.node(0).connect();
+        let lost = (0..).map(|i| format!("k{i}"));
+        let lost = lost.map(|key| (pair.owner(0, slot_of(key.as_bytes()).shard()), key));
+        let (_, key) = lost.into_iter().find(|(owner, _)| *owner == 1).expect("about half are");
+        ask(&mut client, resp(&["GET", &key]), "-CLUSTERDOWN");
+    }
+    // With the right ones it is taken in.
+    pair.revive(1);
 }
 
 #[test]

@@ -117,11 +117,16 @@ struct Link {
     retry_millis: u64,
     /// Batches for the core that found no room in its ring.
     late: VecDeque<Box<Batch>>,
-    /// Whether operators have been told that it is down.
-    told: bool,
+    /// Why it is down, as operators have been told.
+    told: &'static str,
 }
 
 impl Link {
+    /// Whether operators are to be told why there is no link: once for each reason.
+    fn is_news(&mut self, why: &'static str) -> bool {
+        std::mem::replace(&mut self.told, why) != why
+    }
+
     /// Answers requests that are not done there, or of which nobody knows.
     fn give_up(&mut self, mesh: &mut Mesh, requests: impl Iterator<Item = (ReturnAddress, Fault)>) {
         let mut batch = mesh.blank();
@@ -175,7 +180,7 @@ impl Links {
             item_bytes_max: 0,
             retry_millis: RETRY_MILLIS,
             late: VecDeque::new(),
-            told: false,
+            told: "",
         });
         Links { list: list.collect(), password, ..Links::default() }
     }
@@ -291,7 +296,7 @@ impl Core {
         link.retry_millis = (link.retry_millis * 2).min(RETRY_MILLIS_MAX);
         self.links.due = now.mono;
         if completion.result < 0 {
-            if !std::mem::replace(&mut link.told, true) {
+            if link.is_news("nobody is there") {
                 let error = std::io::Error::from_raw_os_error(-completion.result);
                 tracing::warn!(node = link.place.0, core = link.place.1, address = %link.address, %error, "no link to another node");
             }
@@ -360,12 +365,10 @@ impl Core {
         };
         let (None, Some(core), Some(place)) = (refusal, core, place) else {
             let why = refusal.unwrap_or(Refusal::Place);
-            tracing::warn!(
-                node = greeting.from.0,
-                core = greeting.from.1,
-                why = why.text(),
-                "a link is refused"
-            );
+            if place.is_none_or(|place| self.links.list[place].is_news(why.text())) {
+                let (node, core) = greeting.from;
+                tracing::warn!(node, core, why = why.text(), "a link is refused");
+            }
             if let Some(connection) = self.table.of(id) {
                 link::write_linked(Err(why), connection.session.output());
                 connection.closing = true;
@@ -404,7 +407,7 @@ impl Core {
         link.session = link.session.wrapping_add(1);
         let beat_at = now.mono.plus_millis(BEAT_MILLIS);
         link.state = State::Up { connection, incarnation, heard: now.mono, beat_at };
-        (link.retry_millis, link.told) = (RETRY_MILLIS, false);
+        (link.retry_millis, link.told) = (RETRY_MILLIS, "");
         tracing::info!(node = link.place.0, core = link.place.1, "linked to another node");
         let core = link.core;
         self.links.due = now.mono;
@@ -501,7 +504,7 @@ impl Core {
                         true
                     }
                     Ok(Err(why)) => {
-                        if !std::mem::replace(&mut link.told, true) {
+                        if link.is_news(why.text()) {
                             let (node, core) = link.place;
                             tracing::error!(node, core, why = why.text(), "another node refuses a link");
                         }
