@@ -291,6 +291,20 @@ impl Plan {
     }
 }
 
+/// How long a server may not answer while a node is drained: its cores are busy, and moves go on meanwhile.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Asks until there is an answer.
+fn asked<T>(ask: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let begin = Instant::now();
+    loop {
+        match ask() {
+            Err(_) if begin.elapsed() < SILENCE_MAX => std::thread::sleep(ASK_INTERVAL),
+            done => return done,
+        }
+    }
+}
+
 fn drain(matches: &ArgMatches) -> anyhow::Result<bool> {
     let (admin, json) = (admin::of(matches), matches.get_flag("json"));
     let node: &String = matches.get_one("node").expect("clap demands it");
@@ -298,6 +312,13 @@ fn drain(matches: &ArgMatches) -> anyhow::Result<bool> {
     let shards = admin::json(admin, "/v1/shards")?;
     let mut plan = Plan::of(node, &admin::json(admin, "/v1/node")?, rows(&shards["shards"]))?;
     let count = plan.left.len();
+    // An answer that got lost may have been of a move that was done.
+    let give_up = |failed: anyhow::Result<()>, shard: u64| {
+        let Err(why) = failed else { return Ok(()) };
+        let page = asked(|| admin::json(admin, "/v1/shards"))?;
+        let owns = |row: &Value| row["shard"] == shard && row["node"] == node;
+        if rows(&page["shards"]).iter().any(owns) { Err(why) } else { Ok(()) }
+    };
     let mut shown = Instant::now();
     loop {
         while let Some((shard, target)) = plan.next() {
@@ -305,7 +326,7 @@ fn drain(matches: &ArgMatches) -> anyhow::Result<bool> {
             match admin::post(admin, &path) {
                 Ok(begun) => plan.moving.push((begun["id"].clone(), shard, target)),
                 Err(error) => {
-                    plan.failed(shard, target, &format!("{error:#}"))?;
+                    give_up(plan.failed(shard, target, &format!("{error:#}")), shard)?;
                     break;
                 }
             }
@@ -313,7 +334,7 @@ fn drain(matches: &ArgMatches) -> anyhow::Result<bool> {
         if plan.moving.is_empty() && plan.left.is_empty() {
             break;
         }
-        let page = admin::json(admin, "/v1/moves")?;
+        let page = asked(|| admin::json(admin, "/v1/moves"))?;
         let (ended, live) = (rows(&page["ended"]), rows(&page["moves"]));
         for (id, shard, target) in std::mem::take(&mut plan.moving) {
             if live.iter().any(|row| row["id"] == id) {
@@ -322,8 +343,11 @@ fn drain(matches: &ArgMatches) -> anyhow::Result<bool> {
             }
             match ended.iter().find(|row| row["id"] == id) {
                 Some(row) if row["outcome"] == "moved" => {}
-                Some(row) => plan.failed(shard, target, &line_of(row))?,
-                None => plan.failed(shard, target, "the server knows no more of the move")?,
+                Some(row) => give_up(plan.failed(shard, target, &line_of(row)), shard)?,
+                None => {
+                    let failed = plan.failed(shard, target, "the server knows no more of the move");
+                    give_up(failed, shard)?;
+                }
             }
         }
         if !json && shown.elapsed() >= SHOW_INTERVAL {
@@ -332,7 +356,7 @@ fn drain(matches: &ArgMatches) -> anyhow::Result<bool> {
         }
         std::thread::sleep(DRAIN_INTERVAL);
     }
-    let page = admin::json(admin, "/v1/shards")?;
+    let page = asked(|| admin::json(admin, "/v1/shards"))?;
     let left = rows(&page["shards"]).iter().filter(|row| row["node"] == node).count();
     match json {
         true => println!("{}", serde_json::json!({ "node": node, "moved": count, "left": left })),
