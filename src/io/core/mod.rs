@@ -11,11 +11,12 @@
 //! The clock is read once a turn. Nothing in 2 to 5 enters the kernel; it only queues for the next turn's 1.
 //!
 //! A file per kind of input: `accept`, `receive` and `send` for completions, `mail` for other cores, `timed` for the clock,
-//! `links` for the cores of other nodes, `errands` for the admin pages, `ends` for what goes; `moving` for shards that move, `routes` for requests that meet them
-//! and `records` for whose they are; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
+//! `links` for the cores of other nodes, `errands` for the admin pages, `ends` for what goes; `moving` for shards that move, `routes` for requests that meet them,
+//! `calls` for what cores want of each other meanwhile and `records` for whose they are; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
 //! around the cores.
 
 mod accept;
+mod calls;
 mod ends;
 mod errands;
 mod guests;
