@@ -42,6 +42,8 @@ const RETRY_MILLIS: u64 = 50;
 const RETRY_MILLIS_MAX: u64 = 1000;
 /// How far two wall clocks may differ.
 const SKEW_MILLIS_MAX: u64 = 5000;
+/// By which name wrong passwords of nodes are counted: no user has it.
+const NODES: &[u8] = b" nodes";
 /// Greetings that wait to be looked at.
 const GREETINGS_MAX: usize = 64;
 /// Batches that a link leaves room for in the ring to the core: of answers to what cannot be sent.
@@ -350,7 +352,7 @@ impl Core {
             State::Up { incarnation, .. } => Some(incarnation),
             _ => None,
         });
-        let refusal = if !same(greeting.password, self.links.password.as_bytes()) {
+        let refusal = if !self.knows(now, id, greeting.password) {
             Some(Refusal::Password)
         } else if greeting.checksum != cluster.checksum() {
             Some(Refusal::List)
@@ -397,6 +399,25 @@ impl Core {
         let Greeting { incarnation, item_bytes_max, .. } = greeting;
         self.link_stands(now, place, id, Linked { incarnation, item_bytes_max });
         self.send_output(id);
+    }
+
+    /// Whether somebody who wants a link has the password of nodes. Who has guessed wrongly often is not listened to for a while, as with
+    /// the passwords of users.
+    fn knows(&mut self, now: Now, id: ConnectionId, password: &[u8]) -> bool {
+        let Some(connection) = self.table.of(id) else { return false };
+        let source = connection.session.peer();
+        let guesses = &mut self.works.guesses;
+        if !guesses.allows(now.mono, source, NODES) {
+            return false;
+        }
+        let right = same(password, self.links.password.as_bytes());
+        if !right && guesses.wrong(now.mono, source, NODES) {
+            tracing::warn!(
+                source,
+                "too many wrong passwords of nodes: those that follow are not looked at for a while"
+            );
+        }
+        right
     }
 
     fn link_stands(&mut self, now: Now, place: usize, connection: ConnectionId, other: Linked) {
