@@ -3,6 +3,7 @@
 use crate::config::Password;
 use anyhow::{Context, bail};
 use base64::Engine as _;
+use clap::{Arg, ArgMatches};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,6 +16,24 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Most lines of an answer's head, and bytes of one.
 const HEAD_LINES_MAX: usize = 64;
 const HEAD_LINE_BYTES_MAX: u64 = 4096;
+
+/// The flag that says where the server's admin pages are.
+pub fn flag() -> Arg {
+    Arg::new("admin")
+        .long("admin")
+        .value_name("ADDR")
+        .default_value("127.0.0.1:7401")
+        .value_parser(clap::value_parser!(SocketAddr))
+        .help("The server's admin address; a password is taken from FORESHADOW_PASSWORD")
+}
+
+/// What [`flag`] says.
+///
+/// # Panics
+/// If the command has no such flag.
+pub fn of(matches: &ArgMatches) -> SocketAddr {
+    *matches.get_one("admin").expect("it has a default")
+}
 
 /// Has the server do something; answers what it says of it, as JSON.
 ///

@@ -115,6 +115,10 @@ counters! {
     hops_served_total Total;
     /// Batches handed to other cores.
     hop_batches_total Total;
+    /// Links to cores of other nodes.
+    links Gauge;
+    /// Links to cores of other nodes that broke.
+    links_lost_total Total;
     /// Turns of the core's loop.
     turns_total Total;
     /// Times the core went to sleep.

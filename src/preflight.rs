@@ -177,6 +177,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Result<Ground, Vec<Failure>> {
     take(check_cpus(config, facts), &mut ground.cpus, &mut failures);
     failures.extend(check_memory(config, facts, ground.cpus.len()));
     failures.extend(check_core_ports(config, ground.cpus.len()));
+    failures.extend(check_cluster(config, ground.cpus.len()));
     failures.extend(check_tls(config));
     match check_descriptors(config, facts, ground.cpus.len()) {
         Ok(Descriptors { limit, clients_max, notice }) => {
@@ -334,7 +335,7 @@ fn check_memory(config: &Config, facts: &Facts, core_count: usize) -> Option<Fai
 
 /// The ports of the cores must exist and must not meet another listener's.
 fn check_core_ports(config: &Config, core_count: usize) -> Option<Failure> {
-    let base = config.listen.first().or(config.resp_listen.first()).filter(|_| config.cluster_ports)?;
+    let base = config.listen.first().or(config.resp_listen.first()).filter(|_| config.has_core_ports())?;
     if base.port() == 0 {
         return None;
     }
@@ -359,6 +360,18 @@ fn check_core_ports(config: &Config, core_count: usize) -> Option<Failure> {
         } else {
             "move that listener, or listen on another port".to_owned()
         },
+    })
+}
+
+/// The list of nodes says how many cores this one has: the others reach each of them.
+fn check_cluster(config: &Config, core_count: usize) -> Option<Failure> {
+    let own = config.cluster.as_ref()?.of(config.node_id?)?;
+    (usize::from(own.cores) != core_count).then(|| Failure {
+        cause: format!(
+            "--cluster says that node {} has {} cores, and it serves on {core_count}",
+            own.node, own.cores
+        ),
+        remedy: "say the number in the list at all nodes, or which cores with --cores".to_owned(),
     })
 }
 

@@ -188,11 +188,15 @@ pub enum ShardCall {
         /// The revision.
         expected: u64,
     },
-    /// The shard's record as it stands. Answers `Page`: its revision as a little-endian u64, then the record.
+    /// The shard's record as it stands. Answers `Page`: its revision as a little-endian u64, then the record; nothing, and 1 as
+    /// where to go on, if it stands as shards were placed.
     Look {
         /// The shard's number.
         shard: u16,
     },
+    /// The records that were ever changed. Answers `Page`: each the shard's number as a little-endian u32, a length, and what `Look`
+    /// answers.
+    List,
     /// Learn that the record of a shard names another owner: it is the value, at this revision. Answers `Number`.
     Owner {
         /// The shard's number.
@@ -854,6 +858,8 @@ pub enum Fault {
     Busy,
     /// The verb is not one that this core does.
     Unsupported,
+    /// The node that owns the key cannot be reached.
+    Away,
     /// The origin of the key did not do it, or did not answer. The outcome's value says why, in words for a client, where
     /// more is known: a text with an error word before it, as RESP has them.
     Origin,

@@ -1,8 +1,9 @@
 //! `foreshadow serve`: takes the configuration apart, gives each room its part, and waits for the end.
 
 use crate::config::{self, Config};
-use crate::control;
+use crate::control::{self, keeper};
 use crate::engine;
+use crate::ids::CoreId;
 use crate::io::tls::{self, Shelf};
 use crate::io::{self, BusyPoll, Listeners, Listening, Opening, Shared, SocketFile, trust};
 use crate::keyspaces::Papers;
@@ -11,7 +12,7 @@ use crate::origin::pool::Permits;
 use crate::origin::{Kind, Target, TlsMode};
 use crate::preflight;
 use crate::store;
-use crate::topology::{Node, ShardMap};
+use crate::topology::{Cluster, Node, ShardMap};
 use crate::wire::{self, Protocol};
 use anyhow::{Context, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -69,6 +70,9 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let ended = running.cores.join();
     drop(running.socket_files);
     ended.context("a core failed")?;
+    if let Some(records) = running.records {
+        records.stop();
+    }
     if let Some(admin) = running.admin {
         admin.stop();
     }
@@ -89,6 +93,8 @@ struct Serving {
     tls_listen: Option<SocketAddr>,
     /// They are removed at the end.
     socket_files: Vec<SocketFile>,
+    /// Who keeps the records of a cluster's shards, if that is this node.
+    records: Option<control::metadata::Service>,
 }
 
 /// The one line on standard output.
@@ -111,6 +117,7 @@ fn announce(serving: &Serving) -> anyhow::Result<()> {
 
 fn start(config: Config) -> anyhow::Result<Serving> {
     let settings = config.settings();
+    let has_core_ports = config.has_core_ports();
     let users = Arc::new(config.user_table());
     let guarded = config.is_guarded();
     let shelf = config.tls().transpose()?.map(|tls| Arc::new(Shelf::new(tls)));
@@ -130,7 +137,10 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         tls_ca_cert_file: _,
         tls_auth_clients: _,
         tls_protocols: _,
-        cluster_ports,
+        cluster_ports: _,
+        cluster,
+        node_id,
+        metadata_file,
         announce_ip,
         clients_max,
         password,
@@ -158,7 +168,7 @@ fn start(config: Config) -> anyhow::Result<Serving> {
     let mut core_ports = Vec::new();
     let mut tls_listen = None;
     for config::Listener { address: wanted, protocol, tls } in places {
-        let with_ports = cluster_ports && addresses.is_empty();
+        let with_ports = has_core_ports && addresses.is_empty();
         let shelf = shelf.as_ref().filter(|_| tls);
         let (address, ports) = bind_all(wanted, protocol, shelf, with_ports, &mut listeners)?;
         addresses.push(address);
@@ -205,6 +215,23 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         }
     }
     let started = io::now();
+    // A process that begins later has a greater number, unless somebody has set the clock back.
+    let cluster =
+        cluster.zip(node_id).and_then(|(members, node)| Cluster::new(&members, node, started.wall.0));
+    let map = cluster.as_ref().map_or_else(|| ShardMap::on_cores(core_count), Cluster::placed);
+    let cluster = cluster.map(Arc::new);
+    let shared = Arc::new(Shared::new(u64::from(clients_max)));
+    let is_keeper = cluster.as_ref().is_some_and(|cluster| cluster.keeper() == CoreId(0));
+    let (keeper, records) = match metadata_file.filter(|_| is_keeper) {
+        Some(path) => {
+            let shared = shared.clone();
+            let give: keeper::Give = Arc::new(move |kept| shared.give_kept(kept));
+            let (keeper, records) = keeper::start(path, &cpus, || io::now().mono, give)?;
+            (Some(keeper), Some(records))
+        }
+        None => (None, None),
+    };
+    let link_password: Arc<str> = password.as_ref().map_or("", |password| &password.0).into();
     let node = Arc::new(Node {
         run_id: random_bytes::<20>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
         version: env!("CARGO_PKG_VERSION"),
@@ -217,7 +244,8 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         memory_bytes_max,
         clients_max: u64::from(clients_max),
         settings,
-        map: ShardMap::on_cores(core_count),
+        map,
+        cluster,
     });
     let admin_password = password.as_ref().map(|password| password.0.clone());
     let mut wire = wire::Options { users, guarded, query_buffer_bytes_max, ..wire::Options::default() };
@@ -227,7 +255,8 @@ fn start(config: Config) -> anyhow::Result<Serving> {
     let cores: Vec<(io::Options, Listeners)> = cpus
         .iter()
         .zip(listeners)
-        .map(|(&cpu, listeners)| {
+        .enumerate()
+        .map(|(place, (&cpu, listeners))| {
             let options = io::Options {
                 cpu,
                 engine: engine::Options {
@@ -253,11 +282,12 @@ fn start(config: Config) -> anyhow::Result<Serving> {
                 unauthenticated_millis_max: auth_timeout.as_millis() as u64,
                 drain_millis_max: drain_timeout.as_millis() as u64,
                 sources: sources.clone(),
+                link_password: link_password.clone(),
+                keeper: keeper.clone().filter(|_| place == 0),
             };
             (options, listeners)
         })
         .collect();
-    let shared = Arc::new(Shared::new(u64::from(clients_max)));
     let (reports, inbox) = std::sync::mpsc::sync_channel(control::REPORTS_MAX);
     let ready = Arc::new(AtomicBool::new(false));
     let admin = match admin {
@@ -293,7 +323,18 @@ fn start(config: Config) -> anyhow::Result<Serving> {
     let cores = io::start(cores, node.clone(), shared.clone(), report, |_, _| {})
         .context("the cores could not be started")?;
     ready.store(true, Ordering::Relaxed);
-    Ok(Serving { cores, admin, ready, shared, shelf, node, listen: announced, socket_files, tls_listen })
+    Ok(Serving {
+        cores,
+        admin,
+        ready,
+        shared,
+        shelf,
+        node,
+        listen: announced,
+        socket_files,
+        tls_listen,
+        records,
+    })
 }
 
 /// Applies other keyspaces; other origins take a restart, and with them keyspaces that need them.

@@ -5,22 +5,15 @@ use crate::admin;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 /// The subcommand.
 pub fn command() -> Command {
-    let admin = Arg::new("admin")
-        .long("admin")
-        .value_name("ADDR")
-        .default_value("127.0.0.1:7401")
-        .value_parser(clap::value_parser!(SocketAddr))
-        .help("The server's admin address; a password is taken from FORESHADOW_PASSWORD");
     let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer as one JSON object");
     let explain = Command::new("explain")
         .about("Why a key was fetched before anybody asked, what that cost, and what came of it")
         .arg(Arg::new("key").value_name("KEY").required(true))
-        .args([admin, json]);
+        .args([admin::flag(), json]);
     Command::new("prefetch")
         .about("Explain what a running server fetches ahead")
         .subcommand_required(true)
@@ -32,8 +25,7 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> ExitCode {
     let Some(("explain", matches)) = matches.subcommand() else { unreachable!("clap demands it") };
     let key: &String = matches.get_one("key").expect("clap demands it");
-    let admin: SocketAddr = *matches.get_one("admin").expect("it has a default");
-    match admin::json(admin, &format!("/v1/prefetch?key={}", admin::quoted(key.as_bytes()))) {
+    match admin::json(admin::of(matches), &format!("/v1/prefetch?key={}", admin::quoted(key.as_bytes()))) {
         Ok(page) => {
             match matches.get_flag("json") {
                 true => println!("{page}"),

@@ -25,6 +25,8 @@ fn options() -> Options {
         unauthenticated_millis_max: 60_000,
         drain_millis_max: 1_000,
         sources: Default::default(),
+        link_password: "".into(),
+        keeper: None,
     }
 }
 
@@ -42,6 +44,7 @@ fn node() -> Arc<Node> {
         clients_max: 10,
         settings: Vec::new(),
         map: ShardMap::on_cores(1),
+        cluster: None,
     })
 }
 

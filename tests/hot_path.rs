@@ -180,6 +180,7 @@ fn a_native_session_allocates_nothing_for_reads_writes_and_batches() {
         clients_max: 10,
         settings: Vec::new(),
         map: ShardMap::on_cores(1),
+        cluster: None,
     };
     let mut session = Session::new(Arc::new(wire::Options::default()), Client::default());
     let mut stream = Vec::new();
@@ -243,6 +244,7 @@ fn node() -> Node {
         clients_max: 10,
         settings: Vec::new(),
         map: ShardMap::on_cores(1),
+        cluster: None,
     }
 }
 

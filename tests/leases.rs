@@ -78,6 +78,7 @@ impl World {
             clients_max: 10,
             settings: Vec::new(),
             map: ShardMap::on_cores(1),
+            cluster: None,
         };
         let [resp, memcached, native] =
             [Protocol::Resp, Protocol::Memcached, Protocol::Native].map(|protocol| {

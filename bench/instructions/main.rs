@@ -247,6 +247,7 @@ fn main() {
         clients_max: 1,
         settings: Vec::new(),
         map: ShardMap::on_cores(1),
+        cluster: None,
     };
     let session = |protocol| {
         let options = wire::Options { protocol, ..wire::Options::default() };

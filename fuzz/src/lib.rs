@@ -56,6 +56,7 @@ fn talk(protocol: Protocol, pieces: &[&[u8]]) -> (Vec<u8>, bool) {
         clients_max: 10,
         settings: Vec::new(),
         map: ShardMap::on_cores(1),
+        cluster: None,
     };
     let options = wire::Options { protocol, value_bytes_max: 64 << 10, ..wire::Options::default() };
     let mut session = Session::new(Arc::new(options), Client::default());

@@ -569,6 +569,7 @@ impl<'a> Load<'a> {
                 self.struck = true;
             }
             Kind::OriginConnect
+            | Kind::LinkConnect
             | Kind::OriginReceive
             | Kind::OriginSend
             | Kind::Accept

@@ -116,7 +116,7 @@ impl Layers {
         }
         // Ports of cores count up from the base; an admin port that nobody chose makes room for them.
         let base = config.listen.first().or(config.resp_listen.first()).map_or(0, SocketAddr::port);
-        if config.cluster_ports
+        if config.has_core_ports()
             && !given("admin")
             && let Some(admin) = &mut config.admin
             && base > 1
@@ -187,6 +187,50 @@ impl Layers {
             broken.push((
                 "cluster-ports",
                 "ports per core count up from a RESP port, and there is none; give --listen or --resp-listen"
+                    .to_owned(),
+            ));
+        }
+        match (&config.cluster, config.node_id) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                broken.push(("node-id", "there is no --cluster that it names a node of".to_owned()))
+            }
+            (Some(_), None) => {
+                broken.push(("cluster", "which of the nodes is this? --node-id says it".to_owned()))
+            }
+            (Some(members), Some(node)) => {
+                let own = members.of(node);
+                match own {
+                    None => broken.push(("node-id", format!("--cluster names no node {node}"))),
+                    Some(own)
+                        if config.listen.first().is_none_or(|listen| listen.port() != own.address.port()) =>
+                    {
+                        broken.push((
+                            "cluster",
+                            format!(
+                                "node {node} is to be at {}, and --listen says another port",
+                                own.address
+                            ),
+                        ));
+                    }
+                    Some(_) => {}
+                }
+                let first = members.list()[0].node;
+                if node == first && config.metadata_file.is_none() {
+                    broken.push((
+                        "cluster",
+                        format!("node {node} keeps the records of shards for all; give it --metadata-file"),
+                    ));
+                }
+            }
+        }
+        if config.metadata_file.is_some() && config.cluster.is_none() {
+            broken.push(("metadata-file", "without --cluster nothing is kept there".to_owned()));
+        }
+        if config.cluster.is_some() && !config.sources_of_truth.origins.is_empty() {
+            broken.push((
+                "cluster",
+                "nodes of a cluster have no origins so far: what is known of those does not go along when a shard moves"
                     .to_owned(),
             ));
         }

@@ -21,6 +21,7 @@ pub(crate) use values::show_size;
 pub use values::{parse_cores, parse_duration, parse_size, show_cores};
 
 use crate::io::tls;
+use crate::topology::Members;
 use crate::wire::Protocol;
 use crate::wire::users::{USERS_MAX, Users};
 use std::collections::BTreeMap;
@@ -61,6 +62,12 @@ pub struct Config {
     pub tls_protocols: tls::Versions,
     /// Whether each core has a port of its own and cluster clients see the cores as nodes.
     pub cluster_ports: bool,
+    /// The nodes of the cluster that this is one of.
+    pub cluster: Option<Members>,
+    /// Which of them it is.
+    pub node_id: Option<u32>,
+    /// Where the first of them keeps the records of shards.
+    pub metadata_file: Option<PathBuf>,
     /// The address told to cluster clients, where it is not the one listened on.
     pub announce_ip: Option<IpAddr>,
     /// Most connections, all cores.
@@ -261,6 +268,9 @@ impl Default for Config {
             tls_auth_clients: None,
             tls_protocols: tls::Versions::Both,
             cluster_ports: false,
+            cluster: None,
+            node_id: None,
+            metadata_file: None,
             announce_ip: None,
             clients_max: 10_000,
             users: Vec::new(),
@@ -325,6 +335,11 @@ impl Config {
     /// The configuration as its sources stand now.
     pub fn reload(&self) -> Result<Config, Vec<Problem>> {
         Config::gather(self.sources.clone())
+    }
+
+    /// Whether each core has a port of its own: asked for, or because the nodes of a cluster reach each other by them.
+    pub fn has_core_ports(&self) -> bool {
+        self.cluster_ports || self.cluster.is_some()
     }
 
     /// All addresses to listen on: those of all protocols first, then RESP's, memcached's, and those with TLS.

@@ -87,6 +87,36 @@ pub const SETTINGS: &[Setting] = &[
         show: |config| config.cluster_ports.to_string(),
     },
     Setting {
+        name: "cluster",
+        table: "network",
+        value: "NODES",
+        many: false,
+        help: "Serve as one of these nodes, each as NUMBER=IP:PORT/CORES with commas between; the same list at all of them",
+        set: |config, values| {
+            // An array of the file is as good as a text with commas.
+            values.join(",").parse().map(|members| config.cluster = Some(members))
+        },
+        show: |config| config.cluster.as_ref().map(ToString::to_string).unwrap_or_default(),
+    },
+    Setting {
+        name: "node-id",
+        table: "network",
+        value: "NUMBER",
+        many: false,
+        help: "Which of the nodes of --cluster this is",
+        set: |config, values| number(values, 0, 65_535).map(|n| config.node_id = Some(n)),
+        show: |config| config.node_id.map(|id| id.to_string()).unwrap_or_default(),
+    },
+    Setting {
+        name: "metadata-file",
+        table: "network",
+        value: "FILE",
+        many: false,
+        help: "Keep here, at the node of --cluster with the smallest number, which node owns which shard",
+        set: |config, values| file(values).map(|file| config.metadata_file = Some(file)),
+        show: |config| show_file(&config.metadata_file),
+    },
+    Setting {
         name: "announce-ip",
         table: "network",
         value: "IP",

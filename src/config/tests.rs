@@ -39,6 +39,9 @@ const TURNED: &[(&str, &str, &str)] = &[
     ("tls-auth-clients", "no", "no"),
     ("tls-protocols", "TLSv1.3", "TLSv1.3"),
     ("cluster-ports", "true", "true"),
+    ("cluster", "2=127.0.0.1:7500/2,1=127.0.0.1:7400", "1=127.0.0.1:7400/1,2=127.0.0.1:7500/2"),
+    ("node-id", "1", "1"),
+    ("metadata-file", "/var/lib/foreshadow/records", "/var/lib/foreshadow/records"),
     ("announce-ip", "10.0.0.7", "10.0.0.7"),
     ("max-clients", "77", "77"),
     ("origin", "redis://:secret@h", "redis://h:6379"),
@@ -62,10 +65,16 @@ const TURNED: &[(&str, &str, &str)] = &[
     ("exit-on-stdin-close", "true", "true"),
 ];
 
+/// Settings by which each core has a port of its own.
+const PORTS_OF_CORES: [&str; 4] = ["cluster-ports", "cluster", "node-id", "metadata-file"];
+
 /// Settings without which another one is of no use.
 fn beside(name: &str) -> &'static [(&'static str, &'static str)] {
     match name {
         "tls-listen" => &[("tls-cert-file", "c.pem"), ("tls-key-file", "k.pem")],
+        "cluster" => &[("node-id", "1"), ("metadata-file", "records")],
+        "node-id" => &[("cluster", "1=127.0.0.1:7400"), ("metadata-file", "records")],
+        "metadata-file" => &[("node-id", "1"), ("cluster", "1=127.0.0.1:7400")],
         _ => &[],
     }
 }
@@ -85,7 +94,7 @@ fn every_setting_turns_its_own_value_and_no_other_by_flag_and_by_file() {
         for (name, value) in by_flag.settings() {
             let expected = match name.as_str() {
                 "listen" if setting.name.ends_with("-listen") && setting.name != "unix-listen" => "",
-                "admin" if setting.name == "cluster-ports" => "127.0.0.1:7399",
+                "admin" if PORTS_OF_CORES.contains(&setting.name) => "127.0.0.1:7399",
                 name if name == setting.name => shown,
                 name if beside.iter().any(|(other, _)| *other == name) => continue,
                 name => plain[name].as_str(),

@@ -360,6 +360,12 @@ impl Board {
             "address": node.address.to_string(),
             "port": node.port,
             "core_ports": node.core_ports,
+            "cluster": node.cluster.as_ref().map(|cluster| json!({
+                "node": cluster.node,
+                "nodes": cluster.members().iter().map(|member| json!({
+                    "node": member.node, "address": member.address.to_string(), "cores": member.cores,
+                })).collect::<Vec<_>>(),
+            })),
             "ready": self.ready(),
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "clients_max": node.clients_max,
@@ -430,6 +436,7 @@ pub(super) mod tests {
             clients_max: 10_000,
             settings: vec![],
             map: ShardMap::on_cores(2),
+            cluster: None,
         })
     }
 

@@ -13,13 +13,14 @@
 //! - `moves`: moves of shards, as they are told; `shards`: the pages about them.
 //! - `pages`: the admin HTTP server's routes and who may see them; `query`: what stands behind the question mark.
 //! - `listener`: its bounds: few connections, none of them for ever.
-//! - [`metadata`]: what the nodes of a cluster agree on, by a thread of its own.
+//! - [`metadata`]: what the nodes of a cluster agree on, by a thread of its own; [`keeper`]: the records of shards, asked for by cores.
 //!
 //! The thread runs beside the data cores where the affinity mask leaves it a CPU of its own.
 
 mod board;
 mod errands;
 mod foresight;
+pub mod keeper;
 mod listener;
 pub mod metadata;
 mod moves;

@@ -11,10 +11,10 @@ pub struct MoveReport {
     pub id: u64,
     /// What moves.
     pub shard: ShardId,
-    /// From where.
-    pub from: CoreId,
+    /// From where: a node (0 where there is only one) and a core of it.
+    pub from: (u32, u16),
     /// To where.
-    pub to: CoreId,
+    pub to: (u32, u16),
     /// What it is at, in a word.
     pub stage: &'static str,
     /// How it ended, if it has.
@@ -94,15 +94,17 @@ impl MoveTally {
     }
 }
 
-/// A shard that a core owns.
+/// A shard as a core knows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardReport {
     /// Which.
     pub shard: ShardId,
+    /// The owner: the core that tells, or one of another node.
+    pub owner: CoreId,
     /// The epoch of its ownership.
     pub epoch: u32,
-    /// Its items.
-    pub items: u64,
+    /// Its items, if it is here.
+    pub items: Option<u64>,
 }
 
 /// Why a move does not begin.
@@ -114,6 +116,8 @@ pub enum MoveRefusal {
     There,
     /// There is no such core.
     NoSuchCore,
+    /// Its node cannot be reached.
+    Away,
     /// The shard is about to move, or as many as may.
     Busy,
     /// Keys have origins, and what is known of those does not move.
@@ -127,6 +131,7 @@ impl MoveRefusal {
             MoveRefusal::NotHere => "the shard has just moved: ask again",
             MoveRefusal::There => "the shard is there already",
             MoveRefusal::NoSuchCore => "there is no such core",
+            MoveRefusal::Away => "the node of that core cannot be reached",
             MoveRefusal::Busy => "the shard moves already, or as many shards move as may at a time",
             MoveRefusal::Origins => {
                 "shards do not move while keys have origins: what is known of those does not go along"
@@ -149,8 +154,10 @@ impl MoveReport {
         json!({
             "id": self.id,
             "shard": self.shard.number(),
-            "from": self.from.0,
-            "to": self.to.0,
+            "from": self.from.1,
+            "to": self.to.1,
+            "from_node": self.from.0,
+            "to_node": self.to.0,
             "stage": self.stage,
             "outcome": self.ending.map(MoveEnding::name),
             "reason": match self.ending { Some(MoveEnding::Cancelled(why)) => Some(why), _ => None },
@@ -222,8 +229,8 @@ mod tests {
         let mut report = MoveReport {
             id: 7,
             shard: ShardId::new(12),
-            from: CoreId(0),
-            to: CoreId(1),
+            from: (0, 0),
+            to: (0, 1),
             stage: "copying",
             ending: None,
             attempts: 1,

@@ -127,7 +127,7 @@ async fn record(
 }
 
 async fn all_shards(State(rooms): State<Rooms>) -> Response {
-    json_or(shards::owners(&rooms.carrier, rooms.node.core_count()).await)
+    json_or(shards::owners(&rooms.carrier, &rooms.node).await)
 }
 
 async fn all_moves(State(rooms): State<Rooms>) -> Response {
@@ -145,7 +145,7 @@ async fn move_shard(
     }
     let to = fields(query.as_deref().unwrap_or_default()).find(|(name, _)| name == "to");
     let to = to.map(|(_, to)| String::from_utf8_lossy(&to).into_owned()).unwrap_or_default();
-    json_or(shards::begin(&rooms.carrier, rooms.node.core_count(), &shard, &to).await)
+    json_or(shards::begin(&rooms.carrier, &rooms.node, &shard, &to).await)
 }
 
 async fn cancel_move(State(rooms): State<Rooms>, Path(id): Path<String>, headers: HeaderMap) -> Response {

@@ -2,7 +2,7 @@
 
 use crate::clock::Mono;
 use crate::engine::Fate;
-use crate::ids::ConnectionId;
+use crate::ids::{ConnectionId, CoreId};
 use crate::io::tls::Channel;
 use crate::request::Shared;
 use crate::store::Incoming;
@@ -67,6 +67,8 @@ pub struct Connection {
     /// The turn in which it was served last, and the commands that were done for it there.
     pub served_turn: u64,
     pub served_commands: u64,
+    /// The core of another node that it is a link to: no session reads it.
+    pub link: Option<CoreId>,
 }
 
 /// A command that is received into memory of its own.
@@ -161,6 +163,7 @@ impl Connection {
             counted_output_bytes: 0,
             served_turn: 0,
             served_commands: 0,
+            link: None,
         }
     }
 

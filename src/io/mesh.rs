@@ -12,7 +12,8 @@
 //! 4. A core has at most `OUTSTANDING_MAX` requests and `OUT_BYTES_MAX` bytes of them on the way to one peer; beyond that
 //!    [`Mesh::ready`] says no and sessions stop parsing: a slow core pushes back. The same for the bytes of long requests that were
 //!    handed over and are not settled, of which a mesh has a share of the memory for buffers.
-//! 5. Returns may be much longer than what asked for them. [`Mesh::has_return_room`] says no while a batch has `RETURN_BYTES_MAX`
+//! 5. A core of another node is a peer like the others; what is at the other end of its rings is a [`Far`], carried by a link.
+//! 6. Returns may be much longer than what asked for them. [`Mesh::has_return_room`] says no while a batch has `RETURN_BYTES_MAX`
 //!    of them or `RETURN_BATCHES_MAX` batches lie there unread; then the owner lets requests of that peer wait, in their order.
 
 use super::ring::Ring;
@@ -75,6 +76,14 @@ struct Peer {
     long: VecDeque<(u64, usize)>,
 }
 
+/// The other end of the rings of a core of another node.
+pub struct Far {
+    /// Batches for it.
+    pub to: rtrb::Consumer<Box<Batch>>,
+    /// Batches of it. What settles requests names each of them: nobody is parked there.
+    pub from: rtrb::Producer<Box<Batch>>,
+}
+
 /// The meshes of `cores` cores, in their order.
 pub fn weave(cores: u16) -> Vec<Mesh> {
     let doorways: Arc<[Doorway]> = (0..cores).map(|_| Doorway::new()).collect();
@@ -109,6 +118,19 @@ impl Mesh {
     /// Makes the core's ring known to those who may have to wake it. Before the first turn.
     pub fn open(&self, ring: &Ring) {
         self.doorways[self.me.index()].ring.store(ring.descriptor(), Ordering::Release);
+    }
+
+    /// Adds a core of another node behind those there are.
+    pub fn add_far(&mut self) -> Far {
+        let (to, out) = rtrb::RingBuffer::new(RING_BATCHES);
+        let (into, from) = rtrb::RingBuffer::new(RING_BATCHES);
+        self.peers.push(Some(Peer::new(to, from)));
+        Far { to: out, from: into }
+    }
+
+    /// An empty batch, to be filled with what a link brings.
+    pub fn blank(&mut self) -> Box<Batch> {
+        self.spare.pop().unwrap_or_default()
     }
 
     /// Sends a request to another core with this turn's batch.
@@ -244,8 +266,9 @@ impl Mesh {
             let batch = std::mem::replace(&mut peer.out, next);
             peer.to.push(batch).expect("not full a moment ago, and nobody else pushes");
             handed += 1;
+            // Links look for themselves.
+            let Some(doorway) = self.doorways.get(core) else { continue };
             fence(Ordering::SeqCst);
-            let doorway = &self.doorways[core];
             if doorway.asleep.load(Ordering::Relaxed) && doorway.asleep.swap(false, Ordering::Relaxed) {
                 ring.wake(doorway.ring.load(Ordering::Acquire));
             }

@@ -38,6 +38,8 @@ pub enum Kind {
     OriginReceive = 9,
     /// Bytes left for an origin.
     OriginSend = 10,
+    /// A connection to another node stands, or does not.
+    LinkConnect = 11,
     /// Something that needs no answer: a cancellation, a wake-up sent that failed.
     Ignore = 7,
 }
@@ -199,6 +201,20 @@ impl Ring {
         self.push(&entry.user_data(tag(Kind::OriginConnect, id)));
     }
 
+    /// Connects the link of this place; the address must stay where it is until the completion.
+    pub fn connect_link(&mut self, socket: RawFd, place: u32, address: &socket2::SockAddr) {
+        let entry = opcode::Connect::new(types::Fd(socket), address.as_ptr().cast(), address.len()).build();
+        let id = ConnectionId { place, generation: 0 };
+        self.push(&entry.user_data(tag(Kind::LinkConnect, id)));
+    }
+
+    /// Stops the connecting of a link; its completion says so.
+    pub fn stop_linking(&mut self, place: u32) {
+        let id = ConnectionId { place, generation: 0 };
+        let entry = opcode::AsyncCancel::new(tag(Kind::LinkConnect, id)).build();
+        self.push(&entry.user_data(tag(Kind::Ignore, NOBODY)).flags(squeue::Flags::SKIP_SUCCESS));
+    }
+
     /// Receives once, into memory that must stay where it is until the completion, which names no buffer.
     pub fn receive_into(&mut self, socket: RawFd, id: ConnectionId, place: &mut [u8]) {
         let entry = opcode::Recv::new(types::Fd(socket), place.as_mut_ptr(), place.len() as u32).build();
@@ -305,6 +321,7 @@ impl Ring {
                 8 => Kind::OriginConnect,
                 9 => Kind::OriginReceive,
                 10 => Kind::OriginSend,
+                11 => Kind::LinkConnect,
                 _ => Kind::Ignore,
             };
             let id = ConnectionId {

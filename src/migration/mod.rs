@@ -17,12 +17,13 @@
 //! 4. A shadow is never seen before it is the owner, and what is left of one is removed before the shard may come again.
 //!
 //! Files: `record` (the shard's record), `frame` and `verbs` (what travels), `source`, `destination`, `owner` (roles, held requests, claims),
-//! `deltas` (frames of records).
+//! `deltas` (frames of records), `link` (what goes between the cores of two nodes).
 
 mod bytes;
 mod deltas;
 mod destination;
 pub mod frame;
+pub mod link;
 mod owner;
 pub mod record;
 mod source;

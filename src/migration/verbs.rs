@@ -191,7 +191,7 @@ const ONLY: [ExpireOnly; 7] = [
     ExpireOnly::IfSomeAndEarlier,
 ];
 const REFUSALS: [Refusal; 4] = [Refusal::Present, Refusal::Absent, Refusal::Version, Refusal::Expiry];
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     Fault::NotInteger,
     Fault::NotFloat,
     Fault::Overflow,
@@ -201,6 +201,7 @@ const FAULTS: [Fault; 9] = [
     Fault::Busy,
     Fault::Unsupported,
     Fault::Origin,
+    Fault::Away,
 ];
 
 fn place<T: PartialEq>(list: &[T], wanted: T) -> u8 {

@@ -1,10 +1,14 @@
 //! Who owns what: shards on cores, and what a node tells clients about itself.
 
+mod cluster;
+
+pub use cluster::{CLUSTER_CORES_MAX, Cluster, FarCore, Member, Members};
+
 use crate::clock::Now;
 use crate::hash::jump;
 use crate::ids::{CoreId, SHARD_COUNT, ShardId, Slot};
-use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
 /// The owner of every shard of this node, and the map's epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +38,10 @@ impl ShardMap {
     pub fn on_cores(cores: u16) -> ShardMap {
         let owners =
             (0..SHARD_COUNT).map(|shard| CoreId(jump(spread(shard), u32::from(cores)) as u16)).collect();
+        ShardMap::of_owners(owners)
+    }
+
+    fn of_owners(owners: Box<[CoreId]>) -> ShardMap {
         ShardMap { epoch: 1, owners, before: None, made: Default::default() }
     }
 
@@ -133,17 +141,59 @@ pub struct Node {
     pub settings: Vec<(String, String)>,
     /// Who owns what.
     pub map: ShardMap,
+    /// The other nodes, where there are any.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 impl Node {
-    /// Number of cores.
+    /// Number of cores of this node.
     pub fn core_count(&self) -> u16 {
         self.cpus.len() as u16
     }
 
-    /// The id by which `CLUSTER` commands name a core: 40 hexadecimal digits, the run id with the core's place at its end.
+    /// Number of cores of all nodes.
+    pub fn all_core_count(&self) -> u16 {
+        let far = self.cluster.as_ref().map_or(0, |cluster| cluster.far_cores().count());
+        self.core_count() + far as u16
+    }
+
+    /// Whether a core is another node's.
+    #[inline]
+    pub fn is_far(&self, core: CoreId) -> bool {
+        core.0 >= self.core_count()
+    }
+
+    /// Where a core of another node listens.
+    pub fn far_address(&self, core: CoreId) -> Option<SocketAddr> {
+        self.cluster.as_ref()?.far(core).map(|far| far.address)
+    }
+
+    /// The node of a core, and its place there; the node is 0 where there is no cluster.
+    pub fn place_of(&self, core: CoreId) -> (u32, u16) {
+        self.cluster.as_ref().map_or((0, core.0), |cluster| cluster.place_of(core))
+    }
+
+    /// Whether a client by a core's own port may have to be sent elsewhere.
+    #[inline]
+    pub fn redirects(&self) -> bool {
+        self.map.has_moves() || self.cluster.is_some()
+    }
+
+    /// Whether who asks for a shard by a core's own port is to be sent on: its owner is another node's core, or was that core.
+    pub fn sends_on(&self, shard: ShardId, own: CoreId) -> bool {
+        self.is_far(self.map.owner(shard)) || self.map.was_of(shard, own)
+    }
+
+    /// The id by which `CLUSTER` commands name a core: 40 hexadecimal digits. The run id with the core's place at its end; in a cluster
+    /// made of what all nodes know, so that all call it the same.
     pub fn core_node_id(&self, core: CoreId) -> String {
-        format!("{}{:04x}", &self.run_id[..36], core.0)
+        match &self.cluster {
+            Some(cluster) => {
+                let (node, place) = cluster.place_of(core);
+                format!("{:08x}{node:028x}{place:04x}", cluster.checksum())
+            }
+            None => format!("{}{:04x}", &self.run_id[..36], core.0),
+        }
     }
 }
 

@@ -64,6 +64,12 @@ pub trait Backend {
         true
     }
 
+    /// Takes in that a core of another node wants this connection as its link; `false`: it cannot have it. What it said is the body of
+    /// its first frame, which the session leaves where it is.
+    fn link(&mut self, _greeting: &[u8]) -> bool {
+        false
+    }
+
     /// Says which keys the next calls will be about, so that memory may be fetched meanwhile. A hint.
     #[inline]
     fn expect(&mut self, _keys: &[&[u8]]) {}

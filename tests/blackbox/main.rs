@@ -2,6 +2,7 @@
 
 mod admin;
 mod budgets;
+mod cluster;
 mod commands;
 mod connections;
 mod costs;

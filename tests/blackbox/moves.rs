@@ -222,7 +222,8 @@ fn a_shard_moves_to_and_fro_and_no_client_notices() {
     server.metric_becomes("foreshadow_moves", |under_way| under_way == 0.0);
     server.metric_becomes("foreshadow_moves_total", |moves| moves == MOVES as f64);
     assert!(server.metric("foreshadow_move_bytes_total") > 0.0);
-    assert_eq!(server.metric("foreshadow_shards"), 1024.0);
+    // Each core reports for itself: for a moment one may not tell yet of what another one tells no more.
+    server.metric_becomes("foreshadow_shards", |shards| shards == 1024.0);
     assert_eq!(server.logged().matches("a move of a shard ended").count(), MOVES);
 }
 

@@ -67,7 +67,12 @@ impl Server {
         Server::of_command(serve_command(flags))
     }
 
-    pub fn of_command(mut command: Command) -> Server {
+    pub fn of_command(command: Command) -> Server {
+        Server::try_of_command(command).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The same, or why it does not start.
+    pub fn try_of_command(mut command: Command) -> Result<Server, String> {
         let mut child = command.spawn().expect("the binary starts");
         let stderr = Arc::new(Mutex::new(String::new()));
         let (pipe, text) = (child.stderr.take().expect("piped"), stderr.clone());
@@ -86,12 +91,12 @@ impl Server {
         let (Ok(1..), Some(listen), Some(admin)) = (read, field("listen"), field("admin")) else {
             let status = child.wait();
             let stderr = stderr.lock().expect("nobody panics under it");
-            panic!("no ready line but {ready_line:?}, {status:?}: {stderr}");
+            return Err(format!("no ready line but {ready_line:?}, {status:?}: {stderr}"));
         };
         let listen = listen.parse().expect("an address");
         // A server without admin pages has no address to ask.
         let admin = admin.parse().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-        Server { child, listen, admin, ready_line, stderr }
+        Ok(Server { child, listen, admin, ready_line, stderr })
     }
 
     pub fn pid(&self) -> u32 {

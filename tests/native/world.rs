@@ -58,6 +58,7 @@ impl World {
                 clients_max: 100,
                 settings: Vec::new(),
                 map: ShardMap::on_cores(cores),
+                cluster: None,
             },
             engines: (0..cores).map(|_| Engine::new(options)).collect(),
             sent: (0..cores).map(|_| VecDeque::new()).collect(),

@@ -29,6 +29,9 @@ impl Core {
                 // Completes what is armed. A socket that is closed already has nothing to shut down.
                 let _ = connection.socket.shutdown(std::net::Shutdown::Both);
             }
+            if let Some(core) = connection.link {
+                self.link_lost(time::now(), core, id);
+            }
         }
         self.bury(id);
     }
@@ -46,10 +49,16 @@ impl Core {
         if connection.session.observes() {
             self.forget_observer(id);
         }
+        let mut is_link = false;
         if let Some(connection) = self.table.of(id) {
             give_up_long(&mut self.works, connection);
+            is_link = connection.link.is_some();
         }
         self.table.remove(id);
+        if is_link {
+            self.links.open -= 1;
+            return;
+        }
         self.works.engine.counters.connections -= 1;
         if self.shared.clients.fetch_sub(1, Ordering::Relaxed) == 1 && self.draining_until.is_some() {
             // The other cores may sleep; they end when the last connection of all has.
@@ -117,7 +126,9 @@ impl Core {
             self.ring.stop_accepting(place as u32);
             self.listeners[place].socket = None;
         }
-        let ids: Vec<ConnectionId> = self.table.iter_mut().map(|connection| connection.id).collect();
+        // Links stay to the end: clients still wait for answers that come by them.
+        let clients = self.table.iter_mut().filter(|connection| connection.link.is_none());
+        let ids: Vec<ConnectionId> = clients.map(|connection| connection.id).collect();
         for id in ids {
             let Some(connection) = self.table.of(id) else { continue };
             // As if the client had sent its last byte: what came is answered, what is incomplete is not waited for.
@@ -132,7 +143,7 @@ impl Core {
 
     pub(super) fn drained(&self, now: Now) -> bool {
         let Some(until) = self.draining_until else { return false };
-        let done = self.table.len() == 0
+        let done = self.table.len() == self.links.open
             && !self.works.mesh.has_mail()
             && self.waiting.is_empty()
             && !self.works.mesh.has_backlog();

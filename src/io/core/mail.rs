@@ -84,6 +84,8 @@ impl Core {
         let start = waiting.next;
         let mut coming = waiting.batch.requests().skip(start);
         let mut requests = waiting.batch.requests().skip(start).enumerate();
+        // A core of another node may believe in an owner of long ago.
+        let far = self.works.node.is_far(from);
         // What is guarded is done in one go, whatever it brings.
         let mut guarded = false;
         while let Some((i, (address, request))) = requests.next() {
@@ -112,7 +114,7 @@ impl Core {
                 self.works.shard_call(now, from, address, call, &request);
                 continue;
             }
-            if self.works.attentive && !guarded {
+            if (self.works.attentive || far) && !guarded {
                 let whole = request.verb != Verb::Guard || {
                     let group = waiting.batch.requests().skip(waiting.next).map(|(_, request)| request);
                     self.works.serves_all(group)

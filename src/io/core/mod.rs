@@ -11,15 +11,17 @@
 //! The clock is read once a turn. Nothing in 2 to 5 enters the kernel; it only queues for the next turn's 1.
 //!
 //! A file per kind of input: `accept`, `receive` and `send` for completions, `mail` for other cores, `timed` for the clock,
-//! `errands` for the admin pages, `ends` for what goes; `moving` for shards that move, `routes` for requests that meet them
-//! and `records` for whose they are; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
+//! `links` for the cores of other nodes, `errands` for the admin pages, `ends` for what goes; `moving` for shards that move, `routes` for requests that meet them,
+//! `calls` for what cores want of each other meanwhile and `records` for whose they are; `rest` is the waiting, `works` what sessions see, `guests` the other task queues, `start` the process
 //! around the cores.
 
 mod accept;
+mod calls;
 mod ends;
 mod errands;
 mod guests;
 mod limit;
+mod links;
 mod mail;
 mod moving;
 mod notices;
@@ -48,6 +50,7 @@ use super::table::Table;
 use super::time;
 use super::tls;
 use crate::clock::{Mono, Now};
+use crate::control::keeper::Keeper;
 use crate::control::{CoreReport, turn_histogram};
 use crate::engine::{self, Engine};
 use crate::heat::Heat;
@@ -58,7 +61,9 @@ use crate::wire;
 use crate::wire::users::Users;
 use glommio::{Latency, Shares};
 use hdrhistogram::Histogram;
+use links::Links;
 use mail::Waiting;
+use moving::FarState;
 use origins::Origins;
 use routes::Routes;
 use socket2::Socket;
@@ -104,6 +109,10 @@ pub struct Options {
     pub drain_millis_max: u64,
     /// Origins and keyspaces.
     pub sources: Arc<Sources>,
+    /// What the nodes of a cluster know each other by, beside their list; empty: nothing.
+    pub link_password: Arc<str>,
+    /// Who keeps the records of a cluster's shards: at its first core only.
+    pub keeper: Option<Keeper>,
 }
 
 struct Listener {
@@ -119,6 +128,7 @@ struct Core {
     works: Works,
     table: Table,
     origins: Origins,
+    links: Links,
     listeners: Vec<Listener>,
     shared: Arc<Shared>,
     guests: Guests,
@@ -244,10 +254,16 @@ impl Core {
         if !sources.keyspaces.list().is_empty() {
             engine.set_keyspaces(sources.keyspaces.clone());
         }
-        let works = Works {
+        let links = Links::new(&node, &mut mesh, options.link_password.clone());
+        let mut works = Works {
             me,
             engine,
             mesh,
+            alone: node.all_core_count() == 1,
+            far: vec![FarState::default(); usize::from(node.all_core_count() - node.core_count())],
+            far_bytes_max: Core::far_bytes_max(options.buffer_bytes_max),
+            wanted_links: Vec::new(),
+            keeper: options.keeper.clone(),
             routes: Routes::new(&node.map),
             attentive: false,
             moving: None,
@@ -270,6 +286,9 @@ impl Core {
             watchers: wire::events::Watchers::new(me.0, node.core_count()),
             taping: None,
         };
+        if node.cluster.is_some() {
+            works.join();
+        }
         let due = Due {
             engine: now.mono,
             sweep: now.mono.plus_millis(SWEEP_MILLIS),
@@ -277,6 +296,7 @@ impl Core {
             accept: Some(now.mono),
             origins: None,
             moves: None,
+            links: (!links.is_empty()).then_some(now.mono),
             armed: None,
         };
         Ok(Core {
@@ -285,6 +305,7 @@ impl Core {
             works,
             table: Table::default(),
             origins: Origins::new(me, sources),
+            links,
             listeners,
             shared,
             guests: Guests::new(),
@@ -345,7 +366,7 @@ impl Core {
                 || !self.rearm.is_empty()
                 || !self.waiting.is_empty()
                 || !self.completions.is_empty()
-                || !self.dirty.is_empty()
+                || self.links.unread
                 || self.works.mesh.has_backlog();
             if queued || at_work || self.ring.has_news() {
                 self.ring.enter(false)?;
@@ -372,10 +393,11 @@ impl Core {
             self.ring.enter(false)?;
             self.ring.take(&mut completions);
         }
-        if self.table.len() > 0 || self.origins.busy() {
+        if self.table.len() > 0 || self.origins.busy() || !self.links.is_empty() {
             // The kernel may still read their sending buffers and write receive buffers; the process is about to end.
             std::mem::forget(self.table);
             std::mem::forget(self.origins);
+            std::mem::forget(self.links);
             std::mem::forget(self.buffers);
         }
         Ok(())
@@ -413,12 +435,14 @@ impl Core {
                 Kind::OriginReceive => self.origin_received(now, completion),
                 Kind::OriginSend => self.origin_sent(now, completion),
                 Kind::OriginConnect => self.origin_connected(now, completion),
+                Kind::LinkConnect => self.link_connected(now, completion),
                 Kind::Timer => self.due.armed = None,
                 Kind::Bell => {
                     self.ring.listen_to_bell(self.bell);
                     self.take_keyspaces();
                     self.take_users();
                     self.take_errands(now);
+                    self.take_kept(now);
                     self.look_for_slow_readers();
                 }
                 Kind::Wake | Kind::Ignore => {}
@@ -428,6 +452,7 @@ impl Core {
         completions.retain(|completion| completion.kind != Kind::Send);
         self.completions = completions;
         let commands = self.works.engine.counters.commands_total;
+        self.mind_links(now);
         busy |= self.read_mail(now);
         busy |= self.serve_runnable(now);
         if self.works.moving.is_some() {
@@ -450,6 +475,7 @@ impl Core {
         self.send_outputs(now);
         let handed = self.works.mesh.flush(&mut self.ring);
         self.works.engine.counters.hop_batches_total += handed;
+        self.carry();
         // A full ring empties without telling us, so while a batch waits the core keeps turning.
         busy |= self.works.mesh.has_backlog();
         if now.mono >= self.due.next() {
@@ -460,6 +486,7 @@ impl Core {
                 self.do_chores(now);
                 self.send_outputs(now);
                 self.works.engine.counters.hop_batches_total += self.works.mesh.flush(&mut self.ring);
+                self.carry();
             }
         }
         self.follow_limit(now);

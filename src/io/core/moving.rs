@@ -1,4 +1,4 @@
-//! Moves of shards between the cores of this node: the machines of [`crate::migration`], driven by the turn.
+//! Moves of shards between cores, of this node and of others: the machines of [`crate::migration`], driven by the turn.
 //!
 //! ```text
 //!   admin page --Question--> begin ---+
@@ -7,24 +7,28 @@
 //! ```
 //! - Frames travel as requests on the mesh ([`crate::request::ShardCall`]), so that they keep their order with the requests that are
 //!   sent on beside them, and count against the same bounds.
-//! - The first core holds the shards' records (`records`); which core a request goes to meanwhile is in `routes`.
-//! - A core that never had to do with a move has none of this but its routes.
+//! - The first core holds the shards' records (`records`), in a cluster that of the first node; which core a request goes to meanwhile is in `routes`.
+//! - A core that never had to do with a move has none of this but its routes. In a cluster each core has, as it serves a shard only when the
+//!   shard's record says that it is its own in this life.
 
 use super::Core;
 use super::records::{self, Records, site};
 use super::routes::{DETOUR, Departed, Fences, Relays};
 use super::works::Works;
 use crate::clock::{Mono, Now};
+use crate::control::keeper::Kept;
 use crate::control::{MoveEnding, MoveRefusal, MoveReport, MoveTally, ShardReport};
 use crate::engine::Waiter;
 use crate::ids::{CoreId, SHARD_COUNT, ShardId};
 use crate::io::time;
 use crate::migration::frame::Reason;
-use crate::migration::record::Seen;
+use crate::migration::record::{Seen, Site};
 use crate::migration::{Action, Ending, Event, Moves, Options, Progress, Role, Swapped, verbs};
 use crate::request::{Answer, Fault, Outcome, ShardCall, Value};
+use crate::topology::Cluster;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Bytes on their way to a shadow: frames wait for each other at its core, a turn each.
 const WINDOW_BYTES: u64 = 256 << 10;
@@ -42,8 +46,21 @@ const HELD_MAX: usize = 16 * 1024;
 const LIVE_MAX: usize = 64;
 /// Moves that ended and are still told of.
 const ENDED_MAX: usize = 128;
+/// How often the records are asked for at the start of a node, and later: news of moves can get lost with links.
+const LIST_MILLIS: u64 = 200;
+const RELIST_MILLIS: u64 = 5000;
 /// What a client is told of a write of which nobody knows.
-const UNKNOWN: &[u8] = b"UNKNOWN the key's shard was moving and nobody knows whether this was done";
+pub(super) const UNKNOWN: &[u8] =
+    b"UNKNOWN the owner of the key was lost and nobody knows whether this was done";
+
+/// A core of another node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FarState {
+    /// Whether there is a link to it.
+    pub linked: bool,
+    /// Which life of it was seen last; 0: none so far.
+    pub incarnation: u64,
+}
 
 /// The outcome of a request that waited.
 type Late = (Waiter, Answer, Box<[u8]>);
@@ -84,13 +101,19 @@ pub(super) struct Moving {
     copied: bool,
     /// When the next piece may be.
     copy_at: Option<Mono>,
-    /// What the wall clock counts as ahead: moments travel between cores of one clock, so that it may be any number that stays.
+    /// What the wall clock counts as ahead, by which moments travel.
     ahead_millis: u64,
+    cluster: Option<Arc<Cluster>>,
+    /// In a cluster: whether the records have been seen, and when to ask for them next.
+    listed: bool,
+    list_at: Mono,
 }
 
 impl Moving {
     fn new(works: &Works, item_bytes_max: usize) -> Moving {
         let (me, map) = (works.me, &works.node.map);
+        let cluster = works.node.cluster.clone();
+        let own_site = works.site(me);
         let options = Options {
             window_bytes: WINDOW_BYTES,
             step_frames: STEP_FRAMES,
@@ -98,21 +121,22 @@ impl Moving {
             frozen_millis: FROZEN_MILLIS,
             grant_millis: GRANT_MILLIS,
             held_max: HELD_MAX,
-            ..Options::plain(site(me), item_bytes_max)
+            ..Options::plain(own_site, item_bytes_max)
         };
         let ahead_millis = verbs::ahead_millis(works.node.started);
         let mut moves = Moves::new(options);
         for shard in (0..SHARD_COUNT).map(ShardId::new) {
-            let seen = records::placed(map, shard);
-            match map.owner(shard) == me {
-                true => moves.own(shard, seen),
-                false => moves.see(shard, seen),
+            match &cluster {
+                // What is this core's it claims when it has seen the records.
+                Some(cluster) => moves.see(shard, records::placed_in(cluster, map, shard)),
+                None if map.owner(shard) == me => moves.own(shard, records::placed(map, shard)),
+                None => moves.see(shard, records::placed(map, shard)),
             }
         }
         while moves.next_changed().is_some() {}
         Moving {
             moves,
-            records: (me == CoreId(0)).then(|| Records::new(map.clone())),
+            records: (me == CoreId(0) && cluster.is_none()).then(|| Records::new(map.clone())),
             fences: Fences::default(),
             departed: Departed::default(),
             relays: Relays::default(),
@@ -128,7 +152,22 @@ impl Moving {
             copied: false,
             copy_at: None,
             ahead_millis,
+            listed: cluster.is_none(),
+            list_at: Mono(0),
+            cluster,
         }
+    }
+
+    /// The core of a record, as this node numbers it; one that there is not where the list of nodes names it no more.
+    pub(super) fn core_of(&self, site: Site) -> CoreId {
+        match &self.cluster {
+            Some(cluster) => cluster.core_of(site.node, site.core).unwrap_or(DETOUR),
+            None => CoreId(site.core),
+        }
+    }
+
+    fn place_of(&self, core: CoreId) -> (u32, u16) {
+        self.cluster.as_ref().map_or((0, core.0), |cluster| cluster.place_of(core))
     }
 
     /// The moment as the machines see it.
@@ -137,7 +176,7 @@ impl Moving {
     }
 
     fn is_quiet(&self) -> bool {
-        self.moves.is_quiet() && self.wanted.is_empty() && self.answers.is_empty()
+        self.moves.is_quiet() && self.wanted.is_empty() && self.answers.is_empty() && self.listed
     }
 
     fn report(
@@ -151,8 +190,8 @@ impl Moving {
         let mut report = MoveReport {
             id: live.id,
             shard,
-            from: me,
-            to: live.to,
+            from: self.place_of(me),
+            to: self.place_of(live.to),
             stage: "waiting",
             ending: None,
             attempts: 0,
@@ -185,6 +224,109 @@ impl Works {
         }
     }
 
+    /// A core as records name it; of another node, in the life that was seen last.
+    pub(super) fn site(&self, core: CoreId) -> Site {
+        let Some(cluster) = &self.node.cluster else { return site(core) };
+        let far = core.index().checked_sub(usize::from(self.node.core_count()));
+        let incarnation = far.map_or(cluster.incarnation, |far| self.far[far].incarnation);
+        records::site_in(cluster, core, incarnation)
+    }
+
+    /// Whether there is a link to a core of another node.
+    pub(super) fn is_linked(&self, core: CoreId) -> bool {
+        let far = core.index().checked_sub(usize::from(self.node.core_count()));
+        far.and_then(|far| self.far.get(far)).is_some_and(|far| far.linked)
+    }
+
+    /// Begins as a core of a cluster: no shard is served before its record has been seen.
+    pub(super) fn join(&mut self) {
+        self.start_moving();
+        for shard in (0..SHARD_COUNT).map(ShardId::new) {
+            if self.node.map.owner(shard) == self.me {
+                self.routes.set(shard, DETOUR);
+            }
+        }
+        self.be_attentive();
+    }
+
+    /// There is a link to a core of another node.
+    pub(super) fn link_stands(&mut self, now: Now, core: CoreId, incarnation: u64) {
+        let place = core.index() - usize::from(self.node.core_count());
+        let before = std::mem::replace(&mut self.far[place], FarState { linked: true, incarnation });
+        if let Some(moving) = &mut self.moving {
+            moving.list_at = now.mono;
+            // What was to move to its last life does not move to this one.
+            let lost = moving.live.iter().filter(|(_, live)| live.to == core);
+            let lost: Vec<u16> = lost.map(|(shard, _)| *shard).collect();
+            if before.incarnation != incarnation {
+                for shard in lost.into_iter().map(ShardId::new) {
+                    self.step(now, Event::Cancel { shard });
+                }
+            }
+        }
+        self.introduce(core);
+    }
+
+    /// The link to a life of a core of another node is lost.
+    pub(super) fn link_lost(&mut self, now: Now, core: CoreId, incarnation: u64) {
+        let place = core.index() - usize::from(self.node.core_count());
+        self.far[place] = FarState { linked: false, incarnation };
+        let to = self.site(core);
+        self.step(now, Event::LinkDown { to });
+        self.expect_no_more(core);
+        if let Some(moving) = &mut self.moving {
+            moving.list_at = moving.list_at.min(now.mono.plus_millis(LIST_MILLIS));
+        }
+    }
+
+    /// Takes in the records of all shards, as they are at the start of this node.
+    pub(super) fn take_list(&mut self, now: Now, list: BTreeMap<u16, Seen>) {
+        let (Some(cluster), Some(moving)) = (self.node.cluster.clone(), &mut self.moving) else { return };
+        moving.list_at = now.mono.plus_millis(RELIST_MILLIS);
+        if moving.listed {
+            return self.take_news(now, list);
+        }
+        let placed = cluster.placed();
+        for shard in (0..SHARD_COUNT).map(ShardId::new) {
+            let Some(moving) = &mut self.moving else { return };
+            let first = records::placed_in(&cluster, &placed, shard);
+            let mut seen = list.get(&shard.number()).cloned().unwrap_or_else(|| first.clone());
+            if cluster.core_of(seen.record.owner.node, seen.record.owner.core).is_none() {
+                // Its node is in the list no more: the shard is owned by whom it would be placed at.
+                let owner = first.record.owner;
+                seen.record = crate::migration::record::Record { owner, ..seen.record };
+            }
+            let owner = moving.core_of(seen.record.owner);
+            moving.routed.insert(shard.number(), seen.revision);
+            if self.node.map.owner(shard) != owner {
+                Rc::make_mut(&mut self.node).map.give(shard, owner, seen.revision + 1);
+            }
+            self.routes.set(shard, if owner == self.me { DETOUR } else { owner });
+            self.step(now, Event::View { shard, seen });
+        }
+        if let Some(moving) = &mut self.moving {
+            moving.listed = true;
+        }
+        self.step(now, Event::AllSeen);
+    }
+
+    /// Takes in what nobody has told of: who would have had to may be gone.
+    fn take_news(&mut self, now: Now, list: BTreeMap<u16, Seen>) {
+        for (number, seen) in list {
+            let Some(moving) = &self.moving else { return };
+            let known = moving.routed.get(&number).copied().unwrap_or(0);
+            let owner = moving.core_of(seen.record.owner);
+            // Records change while shards move, and their owners stay.
+            if seen.revision > known
+                && owner != DETOUR
+                && owner != self.routes.of(ShardId::new(number))
+                && owner != self.me
+            {
+                self.learn(now, owner, ShardId::new(number), seen);
+            }
+        }
+    }
+
     /// Says anew whether other cores' requests have to be looked at.
     pub(super) fn be_attentive(&mut self) {
         self.attentive = self.moving.as_ref().is_some_and(|moving| {
@@ -213,7 +355,6 @@ impl Works {
     pub(super) fn act(&mut self, now: Now) {
         self.follow_roles();
         loop {
-            let me = self.me;
             let Works { moving: Some(moving), engine, .. } = self else { return };
             let Some(action) = moving.moves.poll() else {
                 let Some((shard, told)) = moving.told.pop_front() else { break };
@@ -227,7 +368,10 @@ impl Works {
                 continue;
             };
             match action {
-                Action::Send { to, frame } => self.send_frame(CoreId(to.core), &frame),
+                Action::Send { to, frame } => {
+                    let core = moving.core_of(to);
+                    self.send_frame(core, &frame);
+                }
                 Action::Close { to } => {
                     tracing::error!(
                         core = to.core,
@@ -244,7 +388,11 @@ impl Works {
                     }
                     None => {
                         let call = ShardCall::Swap { shard: shard.number(), expected };
-                        self.ask_for_record(shard, call, &record.to_bytes());
+                        if !self.ask_for_record(shard, call, &record.to_bytes())
+                            && let Some(moving) = &mut self.moving
+                        {
+                            moving.told.push_back((shard, Ok(Swapped::Unknown)));
+                        }
                     }
                 },
                 Action::Look { shard } => match &moving.records {
@@ -252,7 +400,10 @@ impl Works {
                         let seen = records.look(shard);
                         moving.told.push_back((shard, Err(seen)));
                     }
-                    None => self.ask_for_record(shard, ShardCall::Look { shard: shard.number() }, b""),
+                    // Who gets no answer asks again.
+                    None => {
+                        self.ask_for_record(shard, ShardCall::Look { shard: shard.number() }, b"");
+                    }
                 },
                 Action::Answer { waiter, answer, value } => moving.answers.push((waiter, answer, value)),
                 Action::Moved { waiter, .. } => {
@@ -263,14 +414,19 @@ impl Works {
                 }
                 Action::Left { shard, seen } => {
                     moving.routed.insert(shard.number(), seen.revision);
-                    let owner = CoreId(seen.record.owner.core);
-                    let others = (0..self.node.core_count()).map(CoreId).filter(|core| *core != me);
-                    moving.departed.add(shard, others);
+                    let owner = moving.core_of(seen.record.owner);
+                    let others = self.others();
+                    let Works { moving: Some(moving), .. } = self else { return };
+                    if !others.is_empty() {
+                        moving.departed.add(shard, others.into_iter());
+                    }
                     if !moving.fences.any(shard) {
                         // What this core sends there comes behind what it has sent on before.
                         self.routes.set(shard, owner);
                     }
                     self.announce(shard, &seen);
+                    // Where nobody can come any more they may know at once.
+                    self.tell_sessions_of(shard);
                 }
                 Action::Ended { shard, how, progress } => self.ended(shard, how, progress),
             }
@@ -310,9 +466,13 @@ impl Works {
         let Some(moving) = &self.moving else { return };
         let settled = !moving.departed.has(shard) && !moving.fences.any(shard);
         if let (true, Some(seen)) = (settled, moving.moves.seen(shard)) {
-            let owner = CoreId(seen.record.owner.core);
+            let owner = moving.core_of(seen.record.owner);
             let revision = moving.routed.get(&shard.number()).copied().unwrap_or(0);
             Rc::make_mut(&mut self.node).map.give(shard, owner, revision + 1);
+            if self.node.is_far(owner) {
+                // From now on clients are sent there. What they read by way of this core meanwhile, nobody tells them of.
+                self.engine.shard_left();
+            }
         }
     }
 
@@ -332,8 +492,10 @@ impl Works {
         tracing::info!(
             id = report.id,
             shard = shard.number(),
-            from = report.from.0,
-            to = report.to.0,
+            from_node = report.from.0,
+            from = report.from.1,
+            to_node = report.to.0,
+            to = report.to.1,
             outcome = ending.name(),
             reason = match ending {
                 MoveEnding::Cancelled(why) => why,
@@ -360,8 +522,11 @@ impl Works {
     /// # Errors
     /// Why it does not begin.
     pub(super) fn begin_move(&mut self, now: Now, shard: ShardId, to: CoreId) -> Result<u64, MoveRefusal> {
-        if to.0 >= self.node.core_count() {
+        if to.0 >= self.node.all_core_count() {
             return Err(MoveRefusal::NoSuchCore);
+        }
+        if self.node.is_far(to) && !self.is_linked(to) {
+            return Err(MoveRefusal::Away);
         }
         let serves = match &self.moving {
             Some(moving) => moving.moves.role(shard) != Role::Away,
@@ -412,7 +577,8 @@ impl Works {
         });
         if let Some((number, to)) = ready.map(|(shard, to)| (*shard, *to)) {
             moving.wanted.remove(&number);
-            self.step(now, Event::Move { shard: ShardId::new(number), target: site(to) });
+            let target = self.site(to);
+            self.step(now, Event::Move { shard: ShardId::new(number), target });
         }
         self.be_attentive();
     }
@@ -429,21 +595,27 @@ impl Works {
         live.flatten().chain(moving.ended.iter().rev().cloned()).collect()
     }
 
-    /// The shards that this core owns.
+    /// The shards that this core owns; the first core tells of those of other nodes, too.
     pub(super) fn shard_reports(&mut self) -> Vec<ShardReport> {
         let Works { moving, engine, node, me, .. } = self;
         let moving = moving.as_deref();
         let shards = (0..SHARD_COUNT).map(ShardId::new);
-        let owned = shards.filter(|shard| match moving {
-            Some(moving) => moving.moves.role(*shard) != Role::Away,
-            None => node.map.owner(*shard) == *me,
-        });
-        let report = |shard| ShardReport {
-            shard,
-            epoch: moving.and_then(|it| it.moves.seen(shard)).map_or(0, |seen| seen.record.epoch),
-            items: engine.store_mut().shard_len(shard),
+        let report = |shard| {
+            let seen = moving.and_then(|it| it.moves.seen(shard));
+            let owner = match moving.zip(seen) {
+                Some((moving, seen)) => moving.core_of(seen.record.owner),
+                None => node.map.owner(shard),
+            };
+            let owns = moving.map_or(owner == *me, |moving| moving.moves.role(shard) != Role::Away);
+            let told = owns || (me.0 == 0 && node.is_far(owner));
+            told.then(|| ShardReport {
+                shard,
+                owner: if owns { *me } else { owner },
+                epoch: seen.map_or(0, |seen| seen.record.epoch),
+                items: owns.then(|| engine.store_mut().shard_len(shard)),
+            })
         };
-        owned.map(report).collect()
+        shards.filter_map(report).collect()
     }
 
     /// What was counted of moves from this core, and how many shards it owns.
@@ -465,8 +637,28 @@ impl Works {
 }
 
 impl Core {
+    /// Hands on what the keeper of records has answered.
+    pub(super) fn take_kept(&mut self, now: Now) {
+        if self.works.keeper.is_none() {
+            return;
+        }
+        let kept = std::mem::take(&mut *self.shared.kept.lock().expect("nobody panics while holding it"));
+        for Kept { from, address, answer, value } in kept {
+            let outcome = Outcome { answer, value: Value::One(&value) };
+            match from == self.works.me {
+                true => self.works.shard_returned(now, address, &outcome),
+                false => self.works.mesh.answer(from, address, &outcome),
+            }
+        }
+    }
+
     /// Goes on with moves by the clock, and hands outcomes to whoever waited. `served`: sessions had something done in this turn.
     pub(super) fn drive_moves(&mut self, now: Now, served: bool) {
+        let Some(moving) = &mut self.works.moving else { return };
+        if moving.cluster.is_some() && now.mono >= moving.list_at {
+            moving.list_at = now.mono.plus_millis(LIST_MILLIS);
+            self.works.ask_for_list();
+        }
         let Some(moving) = &mut self.works.moving else { return };
         let due = [moving.moves.wake_at(), moving.copy_at];
         if due.into_iter().flatten().any(|at| now.mono >= at) {
@@ -492,8 +684,9 @@ impl Core {
             moving.moves.rest_until(next);
             moving.copy_at = Some(next);
         }
-        let due = [moving.moves.wake_at(), moving.copy_at];
-        self.due.moves = due.into_iter().flatten().min().filter(|_| !moving.is_quiet());
+        let list_at = moving.cluster.as_ref().map(|_| moving.list_at);
+        let due = [moving.moves.wake_at(), moving.copy_at].into_iter().flatten().min();
+        self.due.moves = due.filter(|_| !moving.is_quiet()).into_iter().chain(list_at).min();
     }
 }
 

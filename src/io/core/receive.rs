@@ -48,6 +48,13 @@ impl Core {
                 self.received_in_place(now, id, bytes);
                 return;
             };
+            if connection.link.is_some() {
+                connection.input.extend_from_slice(self.buffers.piece(buffer, bytes));
+                self.buffers.give_back(buffer);
+                self.link_received(now, id);
+                self.settle(now, id);
+                return;
+            }
             if !connection.dying && !connection.closing {
                 if connection.tls.is_some() {
                     open(&mut self.works, connection, now, self.buffers.piece_mut(buffer, bytes));
@@ -331,7 +338,7 @@ impl Core {
         for id in runnable.by_ref() {
             let Some(connection) = self.table.of(id) else { continue };
             connection.runnable = false;
-            if connection.dying || connection.closing {
+            if connection.dying || connection.closing || connection.link.is_some() {
                 continue;
             }
             let before = connection.session.output().len();

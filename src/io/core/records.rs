@@ -1,21 +1,45 @@
-//! The records of shards, where there is one node: the embedded table of [`crate::metadata`], held by the first core.
-//!
-//! It is kept in memory alone: after a restart there are no items either, and shards are placed anew.
+//! The records of shards, and who cores are in them. Where there is one node they are the embedded table of [`crate::metadata`], held by
+//! the first core, in memory alone: after a restart there are no items either, and shards are placed anew. In a cluster they
+//! are in a file of the first node ([`crate::control::keeper`]).
 
 use crate::clock::Mono;
 use crate::ids::{CoreId, ShardId};
 use crate::metadata::{Name, Outcome, Range, Revision, Schema, Stands, Table, Txn};
 use crate::migration::record::{Record, Seen, Site};
-use crate::topology::ShardMap;
+use crate::topology::{Cluster, ShardMap};
+use std::collections::BTreeMap;
 
-/// A core of this node. Cores do not begin anew while the process lives, so they have one life.
+/// A core of a node without others. Cores do not begin anew while the process lives, so they have one life.
 pub(super) fn site(core: CoreId) -> Site {
     Site { node: 0, core: core.0, incarnation: 1 }
+}
+
+/// A core of a cluster, in a life of its process.
+pub(super) fn site_in(cluster: &Cluster, core: CoreId, incarnation: u64) -> Site {
+    let (node, core) = cluster.place_of(core);
+    Site { node, core, incarnation }
 }
 
 /// The record of a shard as it is before anybody has changed it: revision 0.
 pub(super) fn placed(map: &ShardMap, shard: ShardId) -> Seen {
     Seen { record: Record::stable(site(map.owner(shard)), 0), revision: 0 }
+}
+
+/// The same in a cluster: there it is owned by no life of a core, and the core claims it first of all.
+pub(super) fn placed_in(cluster: &Cluster, map: &ShardMap, shard: ShardId) -> Seen {
+    Seen { record: Record::stable(site_in(cluster, map.owner(shard), 0), 0), revision: 0 }
+}
+
+/// Records as they are listed, by shard; nothing if these bytes are no list.
+pub(super) fn list_of(mut bytes: &[u8]) -> Option<BTreeMap<u16, Seen>> {
+    let mut all = BTreeMap::new();
+    while let Some((shard, rest)) = bytes.split_first_chunk::<4>() {
+        let (len, rest) = rest.split_first_chunk::<4>()?;
+        let (seen, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        all.insert(u16::try_from(u32::from_le_bytes(*shard)).ok()?, of_bytes(seen)?);
+        bytes = rest;
+    }
+    bytes.is_empty().then_some(all)
 }
 
 /// The records that were changed.
@@ -76,6 +100,28 @@ pub(super) fn of_bytes(bytes: &[u8]) -> Option<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_read_whole_or_not_at_all() {
+        let members = "1=127.0.0.1:7400/2,4=127.0.0.1:7500".parse().expect("a list");
+        let cluster = Cluster::new(&members, 4, 9).expect("it is there");
+        let map = cluster.placed();
+        let mut bytes = Vec::new();
+        let seen = |shard| Seen { revision: 7, ..placed_in(&cluster, &map, ShardId::new(shard)) };
+        for shard in [3, 900] {
+            let one = to_bytes(&seen(shard));
+            bytes.extend_from_slice(&u32::from(shard).to_le_bytes());
+            bytes.extend_from_slice(&(one.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(&one);
+        }
+        let all = list_of(&bytes).expect("a list");
+        assert_eq!(all.into_iter().collect::<Vec<_>>(), [(3, seen(3)), (900, seen(900))]);
+        assert!((1..bytes.len()).filter(|len| list_of(&bytes[..*len]).is_some()).eq([bytes.len() / 2]));
+        assert_eq!(list_of(b"").map(|all| all.len()), Some(0));
+        let owner = map.owner(ShardId::new(3));
+        assert_eq!(site_in(&cluster, owner, 5).incarnation, 5);
+        assert_eq!(cluster.core_of(seen(3).record.owner.node, seen(3).record.owner.core), Some(owner));
+    }
 
     #[test]
     fn a_record_is_changed_once_from_each_revision() {

@@ -16,28 +16,32 @@
 //!    core is attentive.
 
 use super::moving::{Moving, careless};
-use super::records;
 use super::works::Works;
 use crate::clock::Now;
 use crate::engine::Waiter;
 use crate::hash::slot_of;
 use crate::ids::{ConnectionId, CoreId, SHARD_COUNT, ShardId};
 use crate::message::ReturnAddress;
-use crate::migration::record::{Record, Seen};
-use crate::migration::{Event, Role, Swapped, Way, verbs};
+use crate::migration::record::Seen;
+use crate::migration::{Event, Role, Way, link, verbs};
 use crate::request::{Answer, Fault, Named, Outcome, Request, ShardCall, Value, Verb};
 use crate::topology::ShardMap;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// The route of shards whose requests are looked at one by one.
 pub(super) const DETOUR: CoreId = CoreId(u16::MAX);
 
 /// Outcomes that are no connection's: of relayed requests, by the number of the relay; of calls about records and of fences, by shard.
-const RELAYED: ConnectionId = ConnectionId { place: u32::MAX, generation: 2 };
-const SWAPPED: ConnectionId = ConnectionId { place: u32::MAX, generation: 3 };
-const LOOKED: ConnectionId = ConnectionId { place: u32::MAX, generation: 4 };
-const FENCED: ConnectionId = ConnectionId { place: u32::MAX, generation: 5 };
-const NOBODY: ReturnAddress = ReturnAddress { connection: ConnectionId::NOBODY, ticket: 0 };
+pub(super) const RELAYED: ConnectionId = ConnectionId { place: u32::MAX, generation: 2 };
+pub(super) const SWAPPED: ConnectionId = ConnectionId { place: u32::MAX, generation: 3 };
+pub(super) const LOOKED: ConnectionId = ConnectionId { place: u32::MAX, generation: 4 };
+pub(super) const FENCED: ConnectionId = ConnectionId { place: u32::MAX, generation: 5 };
+/// All records were asked for.
+pub(super) const LISTED: ConnectionId = ConnectionId { place: u32::MAX, generation: 6 };
+/// Frames to a core of another node, by that core.
+pub(super) const FRAMED: ConnectionId = ConnectionId { place: u32::MAX, generation: 7 };
+pub(super) const NOBODY: ReturnAddress = ReturnAddress { connection: ConnectionId::NOBODY, ticket: 0 };
 
 /// Parked requests and their bytes at which sessions stop parsing.
 const PARKED_MAX: usize = 16 * 1024;
@@ -71,6 +75,8 @@ struct Parked {
 
 /// Where a shard's requests go when the fence has come back.
 struct Fence {
+    /// Where it was sent.
+    at: CoreId,
     to: CoreId,
     /// It has moved on meanwhile.
     then: Option<CoreId>,
@@ -92,6 +98,11 @@ impl Fences {
 
     pub fn any(&self, shard: ShardId) -> bool {
         self.open.contains_key(&shard.number())
+    }
+
+    /// The core that a shard's fence was sent to.
+    pub fn at(&self, shard: ShardId) -> Option<CoreId> {
+        self.open.get(&shard.number()).map(|fence| fence.at)
     }
 
     /// Whether no more should be parked.
@@ -143,7 +154,7 @@ impl Relays {
         self.places.iter().all(Option::is_none)
     }
 
-    fn take(&mut self, place: u32) -> Option<(CoreId, ReturnAddress)> {
+    pub fn take(&mut self, place: u32) -> Option<(CoreId, ReturnAddress)> {
         let back = self.places.get_mut(place as usize)?.take()?;
         self.free.push(place);
         Some(back)
@@ -168,8 +179,15 @@ impl Departed {
         self.0.contains_key(&shard.number())
     }
 
+    /// Nothing can come from a core any more; the shards for which it was the last.
+    pub fn gone(&mut self, core: CoreId) -> Vec<ShardId> {
+        let of_it = self.0.iter().filter(|(_, left)| left.contains(&core.0));
+        let shards: Vec<ShardId> = of_it.map(|(shard, _)| ShardId::new(*shard)).collect();
+        shards.into_iter().filter(|shard| self.passed(*shard, core)).collect()
+    }
+
     /// A core's fence has come; whether it was the last.
-    fn passed(&mut self, shard: ShardId, core: CoreId) -> bool {
+    pub fn passed(&mut self, shard: ShardId, core: CoreId) -> bool {
         let Some(left) = self.0.get_mut(&shard.number()) else { return false };
         left.remove(&core.0);
         let last = left.is_empty();
@@ -191,8 +209,8 @@ enum Fate {
     Nothing,
 }
 
-const BUSY: Outcome<'static> = Outcome { answer: Answer::Fault(Fault::Busy), value: Value::EMPTY };
-const NOTHING: Outcome<'static> = Outcome { answer: Answer::Number(0), value: Value::EMPTY };
+pub(super) const BUSY: Outcome<'static> = Outcome { answer: Answer::Fault(Fault::Busy), value: Value::EMPTY };
+pub(super) const NOTHING: Outcome<'static> = Outcome { answer: Answer::Number(0), value: Value::EMPTY };
 
 /// Whether a request is about several keys, which are to be on one core.
 pub(super) fn is_of_several(verb: &Verb) -> bool {
@@ -225,6 +243,22 @@ impl Works {
     pub(super) fn is_coherent(&self, request: &Request<'_>) -> bool {
         let owner = self.routes.of(slot_of(request.key).shard());
         owner != DETOUR && shards_of(request).all(|shard| self.routes.of(shard) == owner)
+    }
+
+    /// What is said of a request for a core of another node that is not sent there.
+    #[cold]
+    pub(super) fn stays_here(&self, owner: CoreId, request: &Request<'_>) -> Option<Outcome<'static>> {
+        let Request { key, value, verb } = request;
+        let answer = match verb {
+            // What is asked of a slot is about the items of this node.
+            Verb::SlotSize { .. } => Answer::Number(0),
+            Verb::Scan(_) => Answer::Page { cursor: 0 },
+            verb if !link::goes_far(verb) => Answer::Fault(Fault::Unsupported),
+            _ if !self.is_linked(owner) => Answer::Fault(Fault::Away),
+            _ if key.len() + value.len() > self.far_bytes_max => Answer::Fault(Fault::TooLarge),
+            _ => return None,
+        };
+        Some(Outcome { answer, value: Value::EMPTY })
     }
 
     /// Does a request of one of this core's sessions whose shard has no straight way at present.
@@ -270,6 +304,10 @@ impl Works {
         match self.fate(now, Waiter { core: from, address }, shard, request) {
             Fate::Execute => return false,
             Fate::Wait => self.mesh.park(from),
+            // Two nodes may each believe that the other is the owner, until they have heard of each other.
+            Fate::To(core) if self.is_relayed(from, address) && self.node.is_far(core) => {
+                self.mesh.answer(from, address, &BUSY);
+            }
             Fate::To(core) => self.relay(from, address, core, request),
             Fate::Busy => self.mesh.answer(from, address, &BUSY),
             Fate::Nothing => self.mesh.answer(from, address, &NOTHING),
@@ -296,7 +334,7 @@ impl Works {
         if role == Role::Serve && !is_of_several(&request.verb) {
             return Fate::Execute;
         }
-        let owner = || match moving.moves.seen(shard).map(|seen| CoreId(seen.record.owner.core)) {
+        let owner = || match moving.moves.seen(shard).map(|seen| moving.core_of(seen.record.owner)) {
             Some(owner) if owner != self.me => Fate::To(owner),
             _ => Fate::Busy,
         };
@@ -311,7 +349,7 @@ impl Works {
                 // The read behind it is done here, and when the shard leaves all are told that all has changed.
                 Role::Serve | Role::Hold => Fate::Execute,
                 Role::Forward => match moving.moves.target(shard) {
-                    Some(target) => Fate::To(CoreId(target.core)),
+                    Some(target) => Fate::To(moving.core_of(target)),
                     None => Fate::Busy,
                 },
                 Role::Away if moving.moves.is_granted(shard) => Fate::Execute,
@@ -327,7 +365,7 @@ impl Works {
                 let fate = match way {
                     Way::Execute => Fate::Execute,
                     Way::Wait => Fate::Wait,
-                    Way::Moved(site) => Fate::To(CoreId(site.core)),
+                    Way::Moved(site) => Fate::To(moving.core_of(site)),
                     Way::Busy => Fate::Busy,
                 };
                 if matches!(fate, Fate::Wait) {
@@ -340,147 +378,30 @@ impl Works {
         }
     }
 
-    fn relay(&mut self, from: CoreId, address: ReturnAddress, to: CoreId, request: &Request<'_>) {
+    pub(super) fn relay(&mut self, from: CoreId, address: ReturnAddress, to: CoreId, request: &Request<'_>) {
         let Some(moving) = &mut self.moving else { return };
         let ticket = moving.relays.add(from, address);
         self.send_on(to, ReturnAddress { connection: RELAYED, ticket }, request);
     }
 
-    // -- what cores want of each other ---------------------------------------------------------------------------------
-
-    /// Does what another core wants for the sake of a shard that moves.
-    pub(super) fn shard_call(
-        &mut self,
-        now: Now,
-        from: CoreId,
-        address: ReturnAddress,
-        call: ShardCall,
-        request: &Request<'_>,
-    ) {
-        let value = request.value;
-        self.start_moving();
-        match call {
-            ShardCall::Frame => {
-                self.mesh.answer(from, address, &NOTHING);
-                self.step(now, Event::Frame { from: records::site(from), bytes: value });
-            }
-            ShardCall::Swap { shard, expected } => {
-                let records = self.moving.as_mut().and_then(|moving| moving.records.as_mut());
-                let swapped =
-                    records.map(|records| records.swap(now.mono, ShardId::new(shard), expected, value));
-                match swapped {
-                    Some(Ok(revision)) => {
-                        let answer = Answer::Number(revision as i64);
-                        self.mesh.answer(from, address, &Outcome { answer, value: Value::EMPTY });
-                    }
-                    Some(Err(seen)) => {
-                        let bytes = records::to_bytes(&seen);
-                        let answer = Answer::Refused(crate::request::Refusal::Version);
-                        self.mesh.answer(from, address, &Outcome { answer, value: Value::One(&bytes) });
-                    }
-                    None => self.mesh.answer(from, address, &BUSY),
-                }
-            }
-            ShardCall::Look { shard } => {
-                let records = self.moving.as_ref().and_then(|moving| moving.records.as_ref());
-                let bytes = records.map(|records| records::to_bytes(&records.look(ShardId::new(shard))));
-                let value = Value::One(bytes.as_deref().unwrap_or_default());
-                self.mesh.answer(from, address, &Outcome { answer: Answer::Page { cursor: 0 }, value });
-            }
-            ShardCall::Owner { shard, revision } => {
-                self.mesh.answer(from, address, &NOTHING);
-                if let Ok(record) = Record::of_bytes(value) {
-                    self.learn(now, from, ShardId::new(shard), Seen { record, revision });
-                }
-            }
-            ShardCall::Fence { shard } => {
-                let shard = ShardId::new(shard);
-                let Some(moving) = &mut self.moving else { return };
-                // One that was relayed says nothing of the core it came from last.
-                if address.connection != RELAYED && moving.departed.passed(shard, from) {
-                    self.tell_sessions_of(shard);
-                }
-                let owner = self.owner_elsewhere(shard);
-                match owner {
-                    Some(owner) => self.relay(from, address, owner, request),
-                    None => self.mesh.answer(from, address, &NOTHING),
-                }
-                self.be_attentive();
-            }
-        }
+    /// Whether somebody else has asked for this, and not the core that it comes from.
+    pub(super) fn is_relayed(&self, from: CoreId, address: ReturnAddress) -> bool {
+        address.connection == RELAYED || (self.node.is_far(from) && address.ticket == link::RELAYED)
     }
 
-    /// The owner of a shard that this core has nothing to do with any more.
-    fn owner_elsewhere(&self, shard: ShardId) -> Option<CoreId> {
-        let moving = self.moving.as_ref()?;
-        let away = moving.moves.role(shard) == Role::Away;
-        let owner = moving.moves.seen(shard).map(|seen| CoreId(seen.record.owner.core));
-        owner.filter(|owner| away && *owner != self.me)
-    }
-
-    /// Takes the outcome of what this core asked another one for the sake of shards, or for others; whether it is one.
-    pub(super) fn shard_returned(&mut self, now: Now, address: ReturnAddress, outcome: &Outcome<'_>) {
-        let ReturnAddress { connection, ticket } = address;
-        let shard = ShardId::new(ticket as u16);
-        match connection {
-            RELAYED => {
-                let back = self.moving.as_mut().and_then(|moving| moving.relays.take(ticket));
-                if let Some((core, address)) = back {
-                    self.mesh.answer(core, address, outcome);
-                }
-            }
-            SWAPPED => {
-                let outcome = match outcome.answer {
-                    Answer::Number(revision) => Swapped::Done(revision as u64),
-                    _ => match records::of_bytes(outcome.value.bytes()) {
-                        Some(seen) => Swapped::Refused(seen),
-                        None => Swapped::Unknown,
-                    },
-                };
-                self.step(now, Event::Swapped { shard, outcome });
-            }
-            LOOKED => {
-                if let Some(seen) = records::of_bytes(outcome.value.bytes()) {
-                    self.step(now, Event::View { shard, seen });
-                }
-            }
-            FENCED => self.fence_passed(now, shard),
-            _ => {}
-        }
-    }
-
-    /// Asks the first core about a record.
-    pub(super) fn ask_for_record(&mut self, shard: ShardId, call: ShardCall, record: &[u8]) {
-        let connection = if matches!(call, ShardCall::Look { .. }) { LOOKED } else { SWAPPED };
-        let address = ReturnAddress { connection, ticket: shard.number().into() };
-        self.mesh.send(CoreId(0), address, &Request { key: b"", value: record, verb: Verb::Shard(call) });
-    }
-
-    /// Sends a frame of the shard stream.
-    pub(super) fn send_frame(&mut self, to: CoreId, frame: &[u8]) {
-        self.mesh.send(to, NOBODY, &Request { key: b"", value: frame, verb: Verb::Shard(ShardCall::Frame) });
-    }
-
-    /// Tells all others that a shard has left this core.
-    pub(super) fn announce(&mut self, shard: ShardId, seen: &Seen) {
-        let record = seen.record.to_bytes();
-        let call = ShardCall::Owner { shard: shard.number(), revision: seen.revision };
-        for core in (0..self.node.core_count()).map(CoreId).filter(|core| *core != self.me) {
-            self.mesh.send(core, NOBODY, &Request { key: b"", value: &record, verb: Verb::Shard(call) });
-        }
-    }
-
-    fn send_fence(&mut self, to: CoreId, shard: ShardId, address: ReturnAddress) {
+    pub(super) fn send_fence(&mut self, to: CoreId, shard: ShardId, address: ReturnAddress) {
         let verb = Verb::Shard(ShardCall::Fence { shard: shard.number() });
         self.mesh.send(to, address, &Request { key: b"", value: b"", verb });
     }
 
     /// Takes in that a shard has left a core for another one.
-    fn learn(&mut self, now: Now, from: CoreId, shard: ShardId, seen: Seen) {
-        let to = CoreId(seen.record.owner.core);
+    pub(super) fn learn(&mut self, now: Now, from: CoreId, shard: ShardId, seen: Seen) {
         let revision = seen.revision;
+        let owner = seen.record.owner;
         self.step(now, Event::View { shard, seen });
+        let far = self.node.is_far(from);
         let Some(moving) = &mut self.moving else { return };
+        let to = moving.core_of(owner);
         let known = moving.routed.entry(shard.number()).or_insert(0);
         let before = self.routes.of(shard);
         let mut sent_there = false;
@@ -489,9 +410,13 @@ impl Works {
             if let Some(fence) = moving.fences.open.get_mut(&shard.number()) {
                 fence.then = Some(to);
             } else if before != to {
-                let fence = Fence { to, then: None, parked: Vec::new() };
+                let fence = Fence { at: before, to, then: None, parked: Vec::new() };
                 moving.fences.open.insert(shard.number(), fence);
                 self.routes.set(shard, DETOUR);
+                if to == self.me && far {
+                    // Clients that the other node sends here are not to be sent back; they wait for the fence like all others.
+                    Rc::make_mut(&mut self.node).map.give(shard, to, revision + 1);
+                }
                 let address = ReturnAddress { connection: FENCED, ticket: shard.number().into() };
                 if before == self.me || before == DETOUR || careless() {
                     // What this core asked itself is done, or waits here in its order.
@@ -502,20 +427,22 @@ impl Works {
                 }
             }
         }
-        if !sent_there {
+        // Who tells of a shard of its own waits for nothing.
+        if !sent_there && to != from {
             self.send_fence(from, shard, NOBODY);
         }
         self.be_attentive();
     }
 
     /// All that this core has asked for a shard stands in the order of the core that the fence leads to.
-    fn fence_passed(&mut self, now: Now, shard: ShardId) {
+    pub(super) fn fence_passed(&mut self, now: Now, shard: ShardId) {
         let Some(moving) = &mut self.moving else { return };
         if let Some(fence) = moving.fences.open.get_mut(&shard.number())
             && let Some(next) = fence.then.take()
         {
             let before = std::mem::replace(&mut fence.to, next);
             if before != next && before != self.me {
+                fence.at = before;
                 let address = ReturnAddress { connection: FENCED, ticket: shard.number().into() };
                 return self.send_fence(before, shard, address);
             }
@@ -558,7 +485,11 @@ impl Moving {
         match self.moves.role(shard) {
             Role::Serve => me,
             Role::Hold | Role::Forward => DETOUR,
-            Role::Away => self.moves.seen(shard).map_or(me, |seen| CoreId(seen.record.owner.core)),
+            Role::Away => match self.moves.seen(shard).map_or(me, |seen| self.core_of(seen.record.owner)) {
+                // It is to be this core's, and is not served yet.
+                owner if owner == me => DETOUR,
+                owner => owner,
+            },
         }
     }
 }
@@ -614,7 +545,7 @@ mod tests {
         let (mut fences, shard) = (Fences::default(), ShardId::new(3));
         let request = Request { key: b"key", value: b"value", verb: Verb::Get };
         assert!(!fences.park(shard, address(1), &request), "nothing is parked without a fence");
-        fences.open.insert(3, Fence { to: CoreId(1), then: None, parked: Vec::new() });
+        fences.open.insert(3, Fence { at: CoreId(2), to: CoreId(1), then: None, parked: Vec::new() });
         assert!(fences.park(shard, address(1), &request) && !fences.is_full());
         assert_eq!((fences.count, fences.bytes), (1, 8));
         assert_eq!(fences.take(shard).map(|fence| fence.parked.len()), Some(1));

@@ -73,7 +73,7 @@ impl Core {
         self.held = held;
     }
 
-    fn send_output(&mut self, id: ConnectionId) {
+    pub(super) fn send_output(&mut self, id: ConnectionId) {
         let Some(connection) = self.table.of(id) else { return };
         if connection.dying {
             return;
@@ -181,6 +181,8 @@ mod tests {
             unauthenticated_millis_max: 60_000,
             drain_millis_max: 1_000,
             sources: Arc::default(),
+            link_password: "".into(),
+            keeper: None,
         };
         let node = Arc::new(Node {
             run_id: "0".repeat(40),
@@ -195,6 +197,7 @@ mod tests {
             clients_max: 10,
             settings: Vec::new(),
             map: ShardMap::on_cores(cores),
+            cluster: None,
         });
         let listeners =
             vec![Listening { socket: listener.into(), protocol: Protocol::Sniff, own: false, tls: None }];

@@ -2,6 +2,7 @@
 
 use super::{Core, Guests, Options};
 use crate::clock::Mono;
+use crate::control::keeper::Kept;
 use crate::control::{CoreReport, Errand, Question, Recording};
 use crate::ids::CoreId;
 use crate::io::mesh;
@@ -58,6 +59,8 @@ pub struct Shared {
     pub(super) questions: Mutex<Vec<Question>>,
     /// What each core may take of what origins have to spare; 1 for those that are not named.
     pub(super) spare_shares: RwLock<Vec<f32>>,
+    /// What the keeper of records has answered and the first core not looked at.
+    pub(super) kept: Mutex<Vec<Kept>>,
     /// How often a core wanted memory back that clients of others still read.
     pub(super) withheld_round: AtomicU64,
     pub(super) bells: std::sync::OnceLock<Vec<OwnedFd>>,
@@ -95,6 +98,7 @@ impl Shared {
             recording_round: AtomicU64::new(0),
             questions: Mutex::default(),
             spare_shares: RwLock::default(),
+            kept: Mutex::default(),
             withheld_round: AtomicU64::new(0),
             bells: std::sync::OnceLock::new(),
         }
@@ -155,6 +159,12 @@ impl Shared {
                 return;
             }
         }
+        self.ring_bells();
+    }
+
+    /// Takes an answer of the keeper of records to the first core.
+    pub fn give_kept(&self, kept: Kept) {
+        self.kept.lock().expect("nobody panics while holding it").push(kept);
         self.ring_bells();
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Due {
     pub(super) origins: Option<Mono>,
     /// Shards that move.
     pub(super) moves: Option<Mono>,
+    /// Links to other nodes.
+    pub(super) links: Option<Mono>,
     /// The timer in the ring, if one is out.
     pub(super) armed: Option<Mono>,
 }
@@ -29,7 +31,7 @@ pub(super) struct Due {
 impl Due {
     pub(super) fn next(&self) -> Mono {
         let mut next = self.engine.min(self.sweep);
-        for moment in [self.retry, self.accept, self.origins, self.moves].into_iter().flatten() {
+        for moment in [self.retry, self.accept, self.origins, self.moves, self.links].into_iter().flatten() {
             next = next.min(moment);
         }
         next
@@ -106,7 +108,9 @@ impl Core {
     /// Looks for connections that have overstayed, and for those that are stuck by a bug of ours or the kernel's.
     pub(super) fn sweep(&mut self, now: Now) {
         let mut overdue = Vec::new();
-        for connection in self.table.iter_mut().filter(|connection| !connection.dying) {
+        let clients =
+            self.table.iter_mut().filter(|connection| !connection.dying && connection.link.is_none());
+        for connection in clients {
             let unfinished = connection.unfinished_since.is_some_and(|since| {
                 let allowance = connection.unfinished_bytes / UNFINISHED_BYTES_PER_SECOND * 1000;
                 now.mono.millis_since(since) > self.options.unfinished_millis_max + allowance

@@ -1,10 +1,12 @@
 //! What sessions see of a core.
 
 use super::errands::Taping;
-use super::moving::Moving;
+use super::links::Wanted;
+use super::moving::{FarState, Moving};
 use super::routes::{DETOUR, Routes, is_of_several};
 use super::usage::Usage;
 use crate::clock::{Mono, Now};
+use crate::control::keeper::Keeper;
 use crate::engine::{Engine, Fate, Waiter};
 use crate::hash::slot_of;
 use crate::heat::Heat;
@@ -32,6 +34,16 @@ pub(super) struct Works {
     pub(super) engine: Engine,
     pub(super) mesh: Mesh,
     pub(super) node: Rc<Node>,
+    /// Whether there is no other core, of this node or another one.
+    pub(super) alone: bool,
+    /// Of the cores of other nodes, in their order: whether there is a link to it.
+    pub(super) far: Vec<FarState>,
+    /// Bytes of the longest key and value that go there.
+    pub(super) far_bytes_max: usize,
+    /// Connections that are to be links.
+    pub(super) wanted_links: Vec<Wanted>,
+    /// Who keeps the records of a cluster's shards, if it is here.
+    pub(super) keeper: Option<Keeper>,
     /// Where requests of this core's sessions go.
     pub(super) routes: Routes,
     /// Whether other cores' requests, and those of several keys, have to be looked at before they are done.
@@ -120,8 +132,8 @@ impl Works {
     /// Has the engine begin to fetch from memory what requests about these keys will touch, as far as they are this core's.
     #[inline]
     pub(super) fn expect(&mut self, keys: &[&[u8]]) {
-        let Works { node, me, engine, routes, .. } = self;
-        if node.cpus.len() == 1 {
+        let Works { alone, me, engine, routes, .. } = self;
+        if *alone {
             return engine.approach(keys.iter().copied());
         }
         let mine = |key: &&[u8]| routes.of(slot_of(key).shard()) == *me;
@@ -288,7 +300,7 @@ impl Backend for Desk<'_> {
         let works = &mut *self.works;
         let address = ReturnAddress { connection: self.connection, ticket };
         let owner = match target {
-            Target::Owner if works.node.cpus.len() == 1 => works.me,
+            Target::Owner if works.alone => works.me,
             Target::Owner => works.routes.of(slot_of(request.key).shard()),
             Target::Core(core) => core,
             Target::Here => works.me,
@@ -307,6 +319,13 @@ impl Backend for Desk<'_> {
         if self.works.attentive && is_of_several(&request.verb) && !self.works.is_coherent(request) {
             return Some(Outcome { answer: Answer::Fault(Fault::Busy), value: Value::EMPTY });
         }
+        if self.works.node.is_far(owner) {
+            if let Some(outcome) = self.works.stays_here(owner, request) {
+                return Some(outcome);
+            }
+            self.works.mesh.send(owner, address, request);
+            return self.sent_on(request);
+        }
         match self.arrived(request.value) {
             Some(value) => {
                 self.fate = Fate::Sent;
@@ -319,7 +338,7 @@ impl Backend for Desk<'_> {
 
     fn land(&mut self, key: &[u8], value: &[u8]) -> bool {
         let works = &mut *self.works;
-        let mine = works.node.cpus.len() == 1 || works.routes.of(slot_of(key).shard()) == works.me;
+        let mine = works.alone || works.routes.of(slot_of(key).shard()) == works.me;
         if !mine {
             // Its owner sees to it, when it has come there.
             return true;
@@ -345,6 +364,10 @@ impl Backend for Desk<'_> {
         let enough = works.engine.strained && self.has_had_enough();
         let parked = works.moving.as_ref().is_some_and(|moving| moving.fences.is_full());
         works.mesh.ready() && !enough && !parked
+    }
+
+    fn link(&mut self, greeting: &[u8]) -> bool {
+        self.want_link(greeting)
     }
 
     fn is_settled(&self, key: &[u8]) -> bool {

@@ -31,6 +31,7 @@ fn node(cores: usize) -> Node {
         clients_max: 10_000,
         settings: Vec::new(),
         map: ShardMap::on_cores(cores as u16),
+        cluster: None,
     }
 }
 

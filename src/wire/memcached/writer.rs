@@ -634,5 +634,6 @@ pub(super) fn fault_text(fault: Fault) -> &'static [u8] {
         Fault::Busy => b"SERVER_ERROR busy",
         Fault::Unsupported => b"SERVER_ERROR unsupported",
         Fault::Origin => b"SERVER_ERROR the origin failed",
+        Fault::Away => b"SERVER_ERROR the node that owns the key cannot be reached",
     }
 }

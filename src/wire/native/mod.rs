@@ -32,8 +32,8 @@ use crate::topology::Node;
 use crate::wire::users::{Badge, DEFAULT};
 use frame::{
     AUTH_BYTES_MAX, CHECKED_BYTES_MAX, CRC_BYTES, HEADER_BYTES, Header, HelloReply, ItemHead, KEY_BYTES_MAX,
-    LEASE_MILLIS_DEFAULT, MAGIC_REQUEST, META_BYTES, Meta, Opcode, PING_BYTES_MAX, Request, Status, VERSION,
-    capabilities,
+    LEASE_MILLIS_DEFAULT, LINK, LINK_BYTES_MAX, MAGIC_REQUEST, META_BYTES, Meta, Opcode, PING_BYTES_MAX,
+    Request, Status, VERSION, capabilities,
 };
 use std::sync::Arc;
 use writer::{Ask, Writer};
@@ -266,6 +266,9 @@ impl<B: Backend> Turn<'_, B> {
         }
         let opcode = match self.admit(&header) {
             Ok(opcode) => opcode,
+            Err(_) if header.opcode == LINK && self.native.options.only_core.is_some() => {
+                return self.link(&header, rest);
+            }
             Err(status) if status.closes() => return self.hang_up(status, Reason::Unauthenticated),
             Err(status) => {
                 self.count_command();
@@ -316,6 +319,23 @@ impl<B: Backend> Turn<'_, B> {
             Err(status) => self.native.writer.fault(self.node, &header, status, self.out),
         }
         Step::On(len)
+    }
+
+    /// A core of another node wants the connection for itself; whoever holds it takes it, with this frame as its first.
+    #[cold]
+    fn link(&mut self, header: &Header, rest: &[u8]) -> Step {
+        let len = header.frame_len();
+        if len > LINK_BYTES_MAX {
+            return self.hang_up(Status::FRAME_SIZE, Reason::Protocol);
+        }
+        if rest.len() < len {
+            return more(len);
+        }
+        match frame::body(header, rest) {
+            Ok(body) if header.has_crc() && self.backend.link(body) => Step::Stop(Next::Yield),
+            Ok(_) => self.hang_up(Status::UNSUPPORTED, Reason::Protocol),
+            Err(status) => self.hang_up(status, Reason::Protocol),
+        }
     }
 
     /// Whether the frame may be read at all, by its header.

@@ -6,7 +6,7 @@ use super::frame::{
 };
 use super::slab::Slab;
 use crate::clock::Now;
-use crate::ids::Version;
+use crate::ids::{CoreId, Version};
 use crate::metrics::Counters;
 use crate::request::{Answer, Expiry, Fault, Item, Outcome, Refusal, Value};
 use crate::topology::Node;
@@ -147,7 +147,7 @@ impl Writer {
                 let status = match fault {
                     Fault::TooLarge => Status::TOO_LARGE,
                     Fault::OutOfMemory => Status::OUT_OF_MEMORY,
-                    Fault::Busy => Status::BUSY,
+                    Fault::Busy | Fault::Away => Status::BUSY,
                     Fault::Unsupported => Status::UNSUPPORTED,
                     Fault::Origin => Status::ORIGIN,
                     Fault::NotInteger | Fault::NotFloat | Fault::Overflow | Fault::NotFinite => {
@@ -250,19 +250,28 @@ impl Writer {
             return self.say_status(node, ask, Status::NOT_NEWER, out);
         }
         let frame = self.begin(node, ask, Status::OK, 0, out);
-        let owners = (0..node.core_count()).map(|core| MapOwner {
-            node: 0,
+        let far: Vec<_> = node.cluster.iter().flat_map(|cluster| cluster.far_cores()).collect();
+        let hosts: Vec<String> = far.iter().map(|(_, far)| far.address.ip().to_string()).collect();
+        let own = (0..node.core_count()).map(|core| MapOwner {
+            node: node.place_of(CoreId(core)).0 as u16,
             core,
             port: node.core_ports.get(usize::from(core)).copied().unwrap_or(0),
             address: b"",
         });
+        let far = far.iter().zip(&hosts).map(|((_, far), host)| MapOwner {
+            node: far.node as u16,
+            core: far.core,
+            port: far.address.port(),
+            address: host.as_bytes(),
+        });
+        let owners: Vec<_> = own.chain(far).collect();
         let ranges = node.map.ranges();
         let ranges = ranges.iter().map(|range| MapRange {
             first: range.first.number(),
             last: range.last.number(),
             owner: range.owner.0,
         });
-        write_map(epoch, owners, ranges, out);
+        write_map(epoch, owners.into_iter(), ranges, out);
         self.end(node, ask, frame, out);
     }
 

@@ -1,4 +1,4 @@
-//! `CLUSTER`: each core presented as a node of its own, on its own port.
+//! `CLUSTER`: each core presented as a node of its own, on its own port, those of other nodes among them.
 
 use super::commands::{Command, Id};
 use super::parser::{Arguments, integer};
@@ -41,6 +41,7 @@ impl Talk {
                 Some(slot @ 0..) if slot < i64::from(SLOT_COUNT) => {
                     let slot = Slot::new(slot as u16);
                     let verb = Verb::SlotSize { slot: slot.number() };
+                    // Of a slot of another node nothing is counted, wherever that is asked.
                     let owner = Target::Core(ex.node.map.owner(slot.shard()));
                     ex.ask(owner, &Request { key: &[], value: &[], verb }, Shape::Number, &[]);
                 }
@@ -59,15 +60,15 @@ impl Talk {
         Flow::Done
     }
 
-    /// Where a command's key has gone, if the client came by the port of the core that owned it before: it has an old map. Others are
-    /// served wherever they ask.
+    /// Where a command's key is, if the client came by a core's own port and the key is another node's, or was that core's before: its map
+    /// is old. Others are served wherever they ask.
     pub(super) fn gone_to(&self, node: &Node, command: &Command, arguments: Arguments<'_>) -> Option<String> {
         let own = self.options.only_core?;
         let sub = command.subcommand(self.subcommand.as_bytes());
         let mut slots = command.keys(sub, arguments.len()).map(|place| slot_of(arguments.at(place)));
-        let slot = slots.find(|slot| node.map.was_of(slot.shard(), own))?;
-        let port = port_of(node, node.map.owner(slot.shard()));
-        Some(format!("MOVED {} {}:{port}", slot.number(), self.address(node)))
+        let slot = slots.find(|slot| node.sends_on(slot.shard(), own))?;
+        let (address, port) = self.endpoint(node, node.map.owner(slot.shard()));
+        Some(format!("MOVED {} {address}:{port}", slot.number()))
     }
 
     /// The core whose port the client came by; the first, if it came by the main port.
@@ -86,9 +87,18 @@ impl Talk {
         }
     }
 
+    /// Host and port that a core is reached by.
+    fn endpoint(&self, node: &Node, core: CoreId) -> (String, u16) {
+        match node.far_address(core) {
+            Some(far) => (far.ip().to_string(), far.port()),
+            None => (self.address(node), port_of(node, core)),
+        }
+    }
+
     fn slots<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
         let node = ex.node;
         let address = self.address(node);
+        let endpoints = self.endpoints(node);
         self.say(ex, |protocol, out| {
             node.map.made_once(protocol == 3, &address, out, |out| {
                 let ranges = node.map.ranges();
@@ -98,8 +108,9 @@ impl Talk {
                     reply::number(out, i64::from(range.first.number()));
                     reply::number(out, i64::from(range.last.number()));
                     reply::header(out, b'*', 4);
-                    reply::bulk(out, address.as_bytes());
-                    reply::number(out, i64::from(port_of(node, range.owner)));
+                    let (host, port) = &endpoints[range.owner.index()];
+                    reply::bulk(out, host.as_bytes());
+                    reply::number(out, i64::from(*port));
                     reply::bulk(out, node.core_node_id(range.owner).as_bytes());
                     reply::map(out, protocol, 0);
                 }
@@ -107,13 +118,17 @@ impl Talk {
         });
     }
 
+    fn endpoints(&self, node: &Node) -> Vec<(String, u16)> {
+        (0..node.all_core_count()).map(|core| self.endpoint(node, CoreId(core))).collect()
+    }
+
     fn shards<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
         let node = ex.node;
-        let address = self.address(node);
+        let endpoints = self.endpoints(node);
         let ranges = node.map.ranges();
         self.say(ex, |protocol, out| {
-            reply::header(out, b'*', node.core_ports.len());
-            for core in (0..node.core_ports.len()).map(|core| CoreId(core as u16)) {
+            reply::header(out, b'*', endpoints.len());
+            for (core, (address, port)) in (0..).map(CoreId).zip(&endpoints) {
                 let own = || ranges.iter().filter(|range| range.owner == core);
                 reply::map(out, protocol, 2);
                 reply::bulk(out, b"slots");
@@ -131,9 +146,9 @@ impl Talk {
                 };
                 text(out, "id", &node.core_node_id(core));
                 reply::bulk(out, b"port");
-                reply::number(out, i64::from(port_of(node, core)));
-                text(out, "ip", &address);
-                text(out, "endpoint", &address);
+                reply::number(out, i64::from(*port));
+                text(out, "ip", address);
+                text(out, "endpoint", address);
                 text(out, "role", "master");
                 reply::bulk(out, b"replication-offset");
                 reply::number(out, 0);
@@ -144,11 +159,10 @@ impl Talk {
 
     fn nodes<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
         let node = ex.node;
-        let (address, own) = (self.address(node), self.own_core(node));
+        let own = self.own_core(node);
         let ranges = node.map.ranges();
         let mut text = String::new();
-        for core in (0..node.core_ports.len()).map(|core| CoreId(core as u16)) {
-            let port = port_of(node, core);
+        for (core, (address, port)) in (0..).map(CoreId).zip(self.endpoints(node)) {
             let flags = if core == own { "myself,master" } else { "master" };
             // The bus port is where Redis would have it; nobody listens there.
             let line = format!(
@@ -168,7 +182,7 @@ impl Talk {
     }
 
     fn cluster_info<B: Backend>(&mut self, ex: &mut Ex<'_, B>) {
-        let (count, epoch) = (ex.node.core_ports.len(), ex.node.map.epoch);
+        let (count, epoch) = (ex.node.all_core_count(), ex.node.map.epoch);
         let text = format!(
             "cluster_enabled:1\r\ncluster_state:ok\r\ncluster_slots_assigned:{SLOT_COUNT}\r\n\
              cluster_slots_ok:{SLOT_COUNT}\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\n\

@@ -214,7 +214,7 @@ impl Resp {
         let Resp { parser, talk, writer, order } = self;
         let mut ex = Exchange { now, node, backend, writer, order, out, blame: Blame::NOBODY };
         let mut budget = talk.options.commands_per_turn.max(1);
-        let redirects = talk.options.only_core.is_some() && node.map.has_moves();
+        let redirects = talk.options.only_core.is_some() && node.redirects();
         talk.turn_bytes = ex.out.total() + TURN_BYTES_MAX;
         let mut consumed = 0;
         let next = loop {
@@ -628,7 +628,7 @@ impl Talk {
         if !fits || self.denied(ex, command, arguments) || !self.allowed_while_subscribed(ex, command) {
             return self.break_transaction();
         }
-        if ex.node.map.has_moves()
+        if ex.node.redirects()
             && let Some(text) = self.gone_to(ex.node, command, arguments)
         {
             self.break_transaction();

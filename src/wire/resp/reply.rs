@@ -475,7 +475,7 @@ impl Writer {
                 value.append_to(out);
                 out.extend_from_slice(b"\r\n");
             }
-            (Shape::Element, Answer::Fault(Fault::Origin)) => self.fault(Fault::Origin, out),
+            (Shape::Element, Answer::Fault(fault @ (Fault::Origin | Fault::Away))) => self.fault(fault, out),
             (Shape::Element, Answer::Fault(_)) => null(out, self.protocol),
             (_, Answer::Fault(fault)) => self.fault(fault, out),
             (Shape::Ok, Answer::Refused(_) | Answer::Miss) => null(out, self.protocol),
@@ -705,6 +705,7 @@ pub(super) fn fault_text(fault: Fault) -> &'static str {
         Fault::Busy => "TRYAGAIN Multiple keys request during rehashing of slot",
         Fault::Unsupported => "ERR this operation is not supported by this server",
         Fault::Origin => "ERR the origin failed",
+        Fault::Away => "CLUSTERDOWN the node that owns the key cannot be reached",
     }
 }
 

@@ -47,6 +47,7 @@ fn node(cluster: bool) -> Node {
         clients_max: 10_000,
         settings: vec![("maxmemory".into(), "1073741824".into()), ("listen".into(), "here".into())],
         map: ShardMap::on_cores(CORES),
+        cluster: None,
     }
 }
 

@@ -130,6 +130,13 @@ impl Talk {
             }
             i += 1;
         }
+        if on && self.options.only_core.is_none() && ex.node.cluster.is_some() {
+            // Owners of keys on other nodes tell nobody here of changes.
+            return self.fail(
+                ex,
+                "ERR in a cluster of nodes keys are tracked by a core's own port (CLUSTER SLOTS tells them)",
+            );
+        }
         if !on {
             return match is(arguments.at(2), "off") {
                 true => {

@@ -26,6 +26,9 @@ const WATCHED_BYTES_MAX: usize = 1024 * 1024;
 const WATCHED_BYTES: usize = 64;
 
 const NOT_INSIDE: &str = "ERR Command not allowed inside a transaction";
+/// What is watched is compared by its owner's clock, and what is queued is done there in one go; no node does that for clients of another.
+const ELSEWHERE: &str =
+    "ERR the keys of this transaction are another node's: use the port that CLUSTER SLOTS tells for them";
 
 /// What a session keeps for a transaction.
 #[derive(Default)]
@@ -280,6 +283,9 @@ fn owner_of(
             return Err(CROSS_SLOT);
         }
         rest = &tail[16..];
+    }
+    if first.is_some_and(|(_, owner)| node.is_far(owner)) {
+        return Err(ELSEWHERE);
     }
     if moving {
         return Err(fault_text(Fault::Busy));

@@ -57,6 +57,8 @@ fn core_of(me: u16, listener: TcpListener, mesh: mesh::Mesh, node: Arc<Node>, sh
         unauthenticated_millis_max: 100_000,
         drain_millis_max: 1_000,
         sources: Arc::default(),
+        link_password: "".into(),
+        keeper: None,
     };
     let listeners =
         vec![Listening { socket: listener.into(), protocol: Protocol::Sniff, own: false, tls: None }];
@@ -173,6 +175,7 @@ fn play(seed: u64) {
         clients_max: 100,
         settings: Vec::new(),
         map: ShardMap::on_cores(CORES),
+        cluster: None,
     });
     let shared = Arc::new(Shared::new(100));
     let meshes = mesh::weave(CORES);

@@ -47,6 +47,11 @@ pub const LEASE_MILLIS_MAX: u32 = 600_000;
 /// The lease that a LEASE_GET of 0 milliseconds asks for.
 pub const LEASE_MILLIS_DEFAULT: u32 = 10_000;
 
+/// Opcode of the frame by which a core of another node makes a connection a link (8.5).
+pub const LINK: u8 = 0xB0;
+/// Longest such frame.
+pub const LINK_BYTES_MAX: usize = 16 * 1024;
+
 /// What a frame asks for (section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
