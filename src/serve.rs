@@ -239,6 +239,7 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         memcached_value_bytes_max: memcached_item_bytes_max,
         query_buffer_bytes_max,
         output_soft_bytes,
+        memory_bytes_min: io::Options::memory_bytes_least(core_count, receive_buffers, RECEIVE_BUFFER_BYTES),
         ..wire::Options::default()
     };
     let hash_secret = [u64::from_le_bytes(random_bytes()?), u64::from_le_bytes(random_bytes()?)];

@@ -825,6 +825,7 @@ impl Engine {
                     previous: false,
                     version: found.version,
                     binary_key: false,
+                    stale: false,
                 };
                 self.store.set_unasked(flight.begun_for == Cause::Prefetch && flight.passengers.is_empty());
                 let keeps = fits && !found.unstorable && !passed(expiry, now.mono);
@@ -1273,6 +1274,7 @@ fn what_of(now: Now, verb: &Verb, value: &[u8]) -> Option<What> {
             previous: false,
             version: None,
             binary_key: _,
+            stale: _,
         }) => {
             Some(What::Put { value: value.to_vec(), flags, live_millis: live_millis(now, expiry), condition })
         }
