@@ -45,7 +45,7 @@ const SUBCOMMAND_OPTIONS: &[(&str, &str)] = &[
     ),
     ("memory|usage", "`SAMPLES`"),
     ("acl|log", "`RESET`, a number of entries"),
-    ("acl|setuser", "every rule of Redis 7.2, in any case: selectors, first words (`+select|0`)"),
+    ("acl|setuser", "every rule of Redis 7.2, in any case: selectors, first words (`+select\\|0`)"),
     ("function|flush", "`SYNC` `ASYNC`"),
 ];
 
@@ -103,8 +103,8 @@ fn page() -> String {
     list(
         &mut out,
         "Where replies differ from Valkey's",
-        "The same bytes are sent to Valkey 9 and to the binary (`tests/differential`, some 800 commands, good and bad ones): of these, \
-         every other reply is the same byte for byte. Both columns are patterns.",
+        "The same bytes are sent to Valkey 9 and to the binary (`tests/differential`, more than a thousand commands, good and \
+         bad ones): of these, every other reply is the same byte for byte. Both columns are patterns.",
         "tests/differential/resp.allowed",
     );
     list(
