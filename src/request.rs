@@ -407,6 +407,8 @@ pub struct Put {
     pub version: Option<Version>,
     /// The key is given in base64 (meta `b`), and is to be shown so.
     pub binary_key: bool,
+    /// The value is known to be out of date: it was marked so under the key that it comes from.
+    pub stale: bool,
 }
 
 impl Put {
@@ -419,6 +421,7 @@ impl Put {
             previous: false,
             version: None,
             binary_key: false,
+            stale: false,
         }
     }
 }

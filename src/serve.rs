@@ -248,7 +248,13 @@ fn start(config: Config) -> anyhow::Result<Serving> {
         cluster,
     });
     let admin_password = password.as_ref().map(|password| password.0.clone());
-    let mut wire = wire::Options { users, guarded, query_buffer_bytes_max, ..wire::Options::default() };
+    let mut wire = wire::Options {
+        users,
+        guarded,
+        query_buffer_bytes_max,
+        memory_bytes_min: io::Options::memory_bytes_least(core_count, receive_buffers, RECEIVE_BUFFER_BYTES),
+        ..wire::Options::default()
+    };
     limits.apply(&mut wire);
     let hash_secret = [u64::from_le_bytes(random_bytes()?), u64::from_le_bytes(random_bytes()?)];
     let sources = Arc::new(sources_of(&sources_of_truth)?);

@@ -10,8 +10,8 @@
 //! - Each change of an item gives it a greater version; changes of its expiry or its lease alone do not (as memcached's
 //!   `cas unique`).
 //! - Leases are memcached's meta rules. A *hollow* item (left by a miss with the right to fill) is seen by readers who
-//!   know leases, by removals, by conditions on versions and by `Condition::Present`, so that its filler can find it;
-//!   for everybody else it is not there.
+//!   know leases, by removals and by conditions on versions, by which its filler finds it; for everybody else it is not
+//!   there.
 //! - What is made from a stale value (appended, overwritten, counted) stays stale; only a put makes an item fresh again.
 //!
 //! A hit of [`Verb::Get`]: one compare for a due flush, one probe, one find; no copy, no allocation.
@@ -623,9 +623,11 @@ impl Held {
 #[inline]
 fn check(condition: Condition, held: Option<&Held>) -> Result<bool, Refusal> {
     match (condition, held) {
-        (Condition::Always, _) | (Condition::Absent, None) | (Condition::Present, Some(_)) => Ok(false),
+        (Condition::Always, _) | (Condition::Absent, None) => Ok(false),
         (Condition::Absent, Some(held)) if held.marks.hollow => Ok(false),
         (Condition::Absent, Some(_)) => Err(Refusal::Present),
+        (Condition::Present, Some(held)) if held.marks.hollow => Err(Refusal::Absent),
+        (Condition::Present, Some(_)) => Ok(false),
         (_, None) => Err(Refusal::Absent),
         (Condition::VersionIs(wanted), Some(held)) if wanted == held.version => Ok(false),
         (Condition::VersionIsOrStale(wanted), Some(held)) if wanted <= held.version => {

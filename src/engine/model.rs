@@ -269,6 +269,7 @@ impl Model {
             Condition::Absent if thing.is_none_or(|thing| thing.hollow) => Ok(false),
             Condition::Absent => Err(Refusal::Present),
             _ if thing.is_none() => Err(Refusal::Absent),
+            Condition::Present if thing.is_some_and(|thing| thing.hollow) => Err(Refusal::Absent),
             Condition::Present => Ok(false),
             Condition::VersionIs(wanted) | Condition::VersionIsOrStale(wanted) if version == Some(wanted) => {
                 Ok(false)
@@ -642,6 +643,7 @@ fn verb_of(deed: &Deed, key: &str, model: &Model) -> Verb {
             previous,
             version: given.map(version),
             binary_key: false,
+            stale: false,
         }),
         Deed::Splice { front, create, only } => Verb::Splice(Splice {
             front,

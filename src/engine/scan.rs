@@ -10,6 +10,8 @@ const PAGE_ITEMS_MAX: usize = 4096;
 const PAGE_BYTES: usize = 256 * 1024;
 /// Items the store is asked for at a time; between the steps the page may end.
 const STEP_ITEMS: usize = 8;
+/// Keys picked at random before all are taken to be places held for a fill.
+const RANDOM_TRIES: usize = 64;
 /// Steps of pattern matching at which a page ends.
 const PAGE_GLOB_STEPS: u64 = 1 << 20;
 /// Steps of pattern matching that one key may take; one that takes more counts as not matching. Redis has no such
@@ -25,17 +27,19 @@ impl Engine {
         let mut left = (scan.count as usize).clamp(1, PAGE_ITEMS_MAX);
         let mut cursor = scan.cursor;
         let mut glob_steps = 0;
-        let page = &mut self.scratch;
         loop {
             let step = left.min(STEP_ITEMS);
+            let begun = self.scratch.len();
+            let page = &mut self.scratch;
             cursor = self.store.walk(now, slot, cursor, step, &mut |key| {
                 let before = glob_steps;
                 if all || glob::matches(pattern, key, before + KEY_GLOB_STEPS, &mut glob_steps) {
                     push_key(page, key);
                 }
             });
+            self.drop_hollow(now, begun);
             left -= step;
-            if cursor == 0 || left == 0 || page.len() >= PAGE_BYTES || glob_steps >= PAGE_GLOB_STEPS {
+            if cursor == 0 || left == 0 || self.scratch.len() >= PAGE_BYTES || glob_steps >= PAGE_GLOB_STEPS {
                 return Reply { answer: Answer::Page { cursor }, bytes: Bytes::Scratch };
             }
         }
@@ -44,15 +48,43 @@ impl Engine {
     /// [`Verb::Random`].
     pub(super) fn random(&mut self, now: Mono) -> Reply {
         self.scratch.clear();
+        for _ in 0..RANDOM_TRIES {
+            let dice = self.roll();
+            let page = &mut self.scratch;
+            if !self.store.random(now, dice, &mut |key| push_key(page, key)) {
+                break;
+            }
+            self.drop_hollow(now, 0);
+            if !self.scratch.is_empty() {
+                break;
+            }
+        }
+        Reply { answer: Answer::Page { cursor: 0 }, bytes: Bytes::Scratch }
+    }
+
+    fn roll(&mut self) -> u64 {
         // Source: splitmix64, Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
         self.dice = self.dice.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut dice = self.dice;
         dice = (dice ^ (dice >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         dice = (dice ^ (dice >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        dice ^= dice >> 31;
-        let page = &mut self.scratch;
-        self.store.random(now, dice, &mut |key| push_key(page, key));
-        Reply { answer: Answer::Page { cursor: 0 }, bytes: Bytes::Scratch }
+        dice ^ dice >> 31
+    }
+
+    /// Takes out of the page, from `begun` on, the keys under which there is only a place held for a fill.
+    fn drop_hollow(&mut self, now: Mono, begun: usize) {
+        let (mut read, mut kept) = (begun, begun);
+        while let Some((len, _)) = self.scratch[read..].split_first_chunk::<4>() {
+            let end = read + 4 + u32::from_le_bytes(*len) as usize;
+            let key = &self.scratch[read + 4..end];
+            let probe = self.store.probe(key);
+            if self.store.find(now, probe, key, false).is_none_or(|found| !found.marks.hollow) {
+                self.scratch.copy_within(read..end, kept);
+                kept += end - read;
+            }
+            read = end;
+        }
+        self.scratch.truncate(kept);
     }
 }
 

@@ -534,11 +534,59 @@ fn a_hollow_item_is_not_there_for_readers_who_know_no_leases() {
 }
 
 #[test]
-fn a_filler_may_replace_what_it_vivified() {
+fn a_place_is_no_item_to_who_wants_one_and_its_filler_finds_it_by_version() {
     let mut bench = Bench::new();
     bench.fetch("k", bench.vivifying());
-    bench.put("k", "v", plain_when(Condition::Present));
+    let place = bench.fetch("k", Fetch::PLAIN).0.version;
+    let present = plain_when(Condition::Present);
+    assert_eq!(bench.ask(Verb::Put(present), "k", "v").0, Answer::Refused(Refusal::Absent));
+    let before = Put { previous: true, ..present };
+    let nothing = Answer::Previous { existed: false, stored: false, flags: 0 };
+    assert_eq!(bench.ask(Verb::Put(before), "k", "v").0, nothing);
+    assert_eq!(bench.lease("k", Fetch::PLAIN), "Z", "neither took the right away");
+    bench.put("k", "v", plain_when(Condition::VersionIs(place)));
     assert_eq!(bench.get("k").as_deref(), Some("v"));
+    bench.put("k", "w", present);
+    assert_eq!(bench.get("k").as_deref(), Some("w"));
+}
+
+#[test]
+fn walks_and_random_keys_leave_places_out() {
+    let mut bench = Bench::new();
+    for i in 0..100 {
+        bench.fetch(&format!("place:{i}"), bench.vivifying());
+    }
+    let walk = |bench: &mut Bench| {
+        let (mut cursor, mut seen) = (0, Vec::new());
+        loop {
+            let (next, keys) = bench.page(Verb::Scan(Scan { cursor, count: 20, slot: None }), "");
+            seen.extend(keys);
+            cursor = next;
+            if cursor == 0 {
+                return seen;
+            }
+        }
+    };
+    assert_eq!(walk(&mut bench), Vec::<String>::new());
+    assert_eq!(bench.page(Verb::Random, "").1, Vec::<String>::new());
+    for i in 0..100 {
+        bench.set(&format!("item:{i}"), "v");
+    }
+    let seen = walk(&mut bench);
+    assert!(seen.len() == 100 && seen.iter().all(|key| key.starts_with("item:")), "{seen:?}");
+    for _ in 0..50 {
+        assert!(bench.page(Verb::Random, "").1[0].starts_with("item:"));
+    }
+}
+
+#[test]
+fn a_stale_value_that_is_stored_elsewhere_stays_stale() {
+    let mut bench = Bench::new();
+    bench.put("k", "v", Put { stale: true, ..Put::plain(Expiry::Never) });
+    assert_eq!(bench.get("k").as_deref(), Some("v"));
+    assert_eq!(bench.lease("k", Fetch::PLAIN), "WX");
+    bench.set("k", "w");
+    assert_eq!(bench.lease("k", Fetch::PLAIN), "");
 }
 
 #[test]

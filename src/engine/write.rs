@@ -4,8 +4,8 @@ use super::*;
 use crate::request::{Expire, ExpireOnly, Put, Remove, Splice, copied_bytes_max};
 
 impl Engine {
-    /// [`Verb::Put`]. A put clears the lease's marks, but one of an older version leaves them and the expiry: it fills
-    /// a stale item with a less stale value.
+    /// [`Verb::Put`]. A put clears the lease's marks, unless its value is said to be stale; one of an older version leaves
+    /// them and the expiry: it fills a stale item with a less stale value.
     #[inline]
     pub(super) fn put(&mut self, now: Mono, key: &[u8], value: &[u8], put: &Put) -> Reply {
         let probe = self.store.probe(key);
@@ -34,7 +34,10 @@ impl Engine {
             }
             _ => {
                 let old = visible.map_or(Expiry::Never, |held| held.expiry);
-                (changed(old, put.expiry), Marks { binary_key: put.binary_key, ..Marks::default() })
+                (
+                    changed(old, put.expiry),
+                    Marks { binary_key: put.binary_key, stale: put.stale, ..Marks::default() },
+                )
             }
         };
         let version = self.next_version(put.version);

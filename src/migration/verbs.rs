@@ -63,12 +63,12 @@ pub fn write_request(request: &Request<'_>, ahead: u64, out: &mut Vec<u8>) {
             to.option(refill_before.map(|at| ends_at(Expiry::At(at), ahead)));
             to.option(version.map(|version| version.0));
         }
-        Verb::Put(Put { flags, expiry, condition, previous, version, binary_key }) => {
+        Verb::Put(Put { flags, expiry, condition, previous, version, binary_key, stale }) => {
             to.inner.put_u8(4);
             to.inner.put_u32(flags);
             to.change(expiry);
             to.condition(condition);
-            to.bits([previous, binary_key, false]);
+            to.bits([previous, binary_key, stale]);
             to.option(version.map(|version| version.0));
         }
         Verb::Splice(Splice { front, create, flags, condition, version, binary_key }) => {
@@ -141,8 +141,9 @@ pub fn read_request(bytes: &[u8], ahead: u64) -> Result<Request<'_>, Malformed> 
         }
         4 => {
             let (flags, expiry) = (from.inner.u32()?, from.read_change()?);
-            let (condition, [previous, binary_key, _]) = (from.read_condition()?, from.read_bits()?);
-            Verb::Put(Put { flags, expiry, condition, previous, version: from.read_version()?, binary_key })
+            let (condition, [previous, binary_key, stale]) = (from.read_condition()?, from.read_bits()?);
+            let version = from.read_version()?;
+            Verb::Put(Put { flags, expiry, condition, previous, version, binary_key, stale })
         }
         5 => {
             let [front, binary_key, _] = from.read_bits()?;
@@ -405,7 +406,8 @@ mod tests {
             lease: true,
             version,
         };
-        let put = Put { flags: 9, expiry: set, condition, previous: true, version, binary_key: true };
+        let put =
+            Put { flags: 9, expiry: set, condition, previous: true, version, binary_key: true, stale: true };
         let splice =
             Splice { front: true, create: Some(expiry), flags: 5, condition, version, binary_key: false };
         let count = Count {

@@ -202,6 +202,8 @@ pub struct Options {
     pub unauthenticated_output_bytes_max: usize,
     /// Commands of one connection per call of [`Session::serve`].
     pub commands_per_turn: usize,
+    /// Least bytes that the limit of memory may be set to at run time.
+    pub memory_bytes_min: u64,
 }
 
 impl Default for Options {
@@ -221,6 +223,7 @@ impl Default for Options {
             unauthenticated_argument_bytes_max: 16 * 1024,
             unauthenticated_output_bytes_max: 64 * 1024,
             commands_per_turn: 256,
+            memory_bytes_min: 8 << 20,
         }
     }
 }

@@ -26,10 +26,10 @@ pub enum Guess {
     Close(Reason),
 }
 
-/// Longest first word of a protocol we know (`verbosity`), beyond which the line is an inline command.
-const WORD_BYTES_MAX: usize = 10;
+/// Longest first word of a protocol we know (`cache_memlimit`), beyond which the line is an inline command.
+const WORD_BYTES_MAX: usize = 14;
 
-const MEMCACHED_WORDS: [&[u8]; 32] = [
+const MEMCACHED_WORDS: [&[u8]; 36] = [
     b"get",
     b"gets",
     b"gat",
@@ -58,6 +58,10 @@ const MEMCACHED_WORDS: [&[u8]; 32] = [
     b"cache_memlimit",
     b"watch",
     b"lru",
+    b"lru_crawler",
+    b"extstore",
+    b"refresh_certs",
+    b"invalidate",
     b"slabs",
     b"shutdown",
     b"debugtime",
@@ -107,7 +111,7 @@ mod tests {
 
     #[test]
     fn first_bytes_tell_the_protocol() {
-        let cases: [(&[u8], Guess); 15] = [
+        let cases: [(&[u8], Guess); 20] = [
             (b"*1\r\n$4\r\nPING\r\n", Guess::Resp),
             (b"PING\r\n", Guess::Resp),
             (b"PI", Guess::More),
@@ -121,6 +125,11 @@ mod tests {
             (b"\xF5", Guess::Native),
             (b"\x80\x00", Guess::Close(Reason::Unknown)),
             (b"verbosity 1\r\n", Guess::Memcached),
+            (b"lru_crawler enable\r\n", Guess::Memcached),
+            (b"cache_memlimit 64\r\n", Guess::Memcached),
+            (b"refresh_certs\r\n", Guess::Memcached),
+            (b"invalidate key a\r\n", Guess::Memcached),
+            (b"INVALIDATE KEY a\r\n", Guess::Resp),
             (b"averyveryverylongword and more", Guess::Resp),
             (b"\r\n", Guess::Resp),
         ];
@@ -131,7 +140,13 @@ mod tests {
 
     #[test]
     fn the_guess_never_changes_with_more_bytes() {
-        for whole in [&b"GET / HTTP/1.1\r\n"[..], b"gets a b c\r\n", b"SET a b\r\n", b"\x16\x03\x01\x02"] {
+        for whole in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"gets a b c\r\n",
+            b"lru_crawler x\r\n",
+            b"SET a b\r\n",
+            b"\x16\x03\x01\x02",
+        ] {
             let last = sniff(whole);
             for len in 1..whole.len() {
                 let guess = sniff(&whole[..len]);

@@ -47,14 +47,15 @@ fn settings_change_while_it_serves_and_on_all_cores() {
         drop((other, third));
     }
     let failed = "-ERR CONFIG SET failed (possibly related to argument ";
-    let wrong = ["CONFIG", "SET", "slowlog-max-len", "7", "maxmemory", "1"];
-    ask(
-        &mut client,
-        resp(&wrong),
-        format!("{failed}'maxmemory') - a cache has a limit, of at least 8mb\r\n"),
-    );
-    let got = answer(&mut client, &["CONFIG", "GET", "slowlog-max-len"]);
-    assert!(got.ends_with("$1\r\n5\r\n"), "all or none: {got}");
+    // What the flag takes, and what this many cores can do with.
+    for size in ["1", "10mb", "9000000000gb"] {
+        let wrong = ["CONFIG", "SET", "slowlog-max-len", "7", "maxclients", "77", "maxmemory", size];
+        let got = answer(&mut client, &wrong);
+        let expected = format!("{failed}'maxmemory') - argument must be between ");
+        assert!(got.starts_with(&expected) && got.contains(" and 281474976710656 inclusive"), "{got}");
+        let got = answer(&mut client, &["CONFIG", "GET", "slowlog-max-len", "maxclients"]);
+        assert!(got.contains("$1\r\n5\r\n") && got.contains("$1\r\n2\r\n"), "all or none: {got}");
+    }
     ask(
         &mut client,
         resp(&["CONFIG", "SET", "port", "1"]),

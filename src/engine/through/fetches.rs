@@ -272,6 +272,7 @@ impl Engine {
                     previous: false,
                     version: found.version,
                     binary_key: false,
+                    stale: false,
                 };
                 self.store.set_unasked(flight.begun_for == Cause::Prefetch && flight.passengers.is_empty());
                 let keeps = fits && !found.unstorable && !passed(expiry, now.mono);

@@ -202,6 +202,7 @@ fn what_of(now: Now, verb: &Verb, value: &[u8]) -> Option<What> {
             previous: false,
             version: None,
             binary_key: _,
+            stale: _,
         }) => {
             Some(What::Put { value: value.to_vec(), flags, live_millis: live_millis(now, expiry), condition })
         }

@@ -107,6 +107,13 @@ impl Options {
         (store >= STORE_BYTES_MIN && memory >= Options::memory_bytes_min(cores)).then_some(store)
     }
 
+    /// Least limit of which each core's store can have its part ([`Options::store_bytes`]).
+    pub fn memory_bytes_least(cores: u16, receive_buffers: u16, buffer_bytes: usize) -> u64 {
+        let buffers = u64::from(receive_buffers) * buffer_bytes as u64;
+        let each = CORE_BYTES + buffers + STORE_BYTES_MIN;
+        Options::memory_bytes_min(cores).max(PROCESS_BYTES + each * u64::from(cores))
+    }
+
     /// Least limit for so many cores that resident memory can be kept to.
     pub fn memory_bytes_min(cores: u16) -> u64 {
         FIXED_FACTOR * (PROCESS_BYTES + CORE_BYTES * u64::from(cores))

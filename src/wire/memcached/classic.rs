@@ -24,6 +24,8 @@ enum Storage {
 /// What `slabs`, `lru` and `lru_crawler` tune does not exist here.
 const NO_SLABS: &[u8] = b"CLIENT_ERROR slab reassignment disabled";
 const NO_CRAWLER: &[u8] = b"CLIENT_ERROR lru crawler disabled";
+/// The greatest number of a slab class that memcached knows.
+const SLAB_CLASSES_MAX: u64 = 63;
 const NO_MEMLIMIT: &[u8] = b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust";
 const NO_EVENTS: &[u8] = b"CLIENT_ERROR there are no events of this kind here";
 const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument";
@@ -302,7 +304,7 @@ impl<B: Backend> Turn<'_, B> {
                 self.ask_all(Verb::ResetCounters, Shape::Nothing);
                 return self.exchange.say(Shape::Text, b"RESET");
             }
-            Some(b"sizes" | b"sizes_enable" | b"sizes_disable") => {
+            Some(b"sizes") => {
                 return self.exchange.say(Shape::Text, b"STAT sizes_status disabled\r\nEND");
             }
             Some(b"detail") => {
@@ -313,9 +315,15 @@ impl<B: Backend> Turn<'_, B> {
                 };
             }
             Some(b"cachedump") => {
-                return match words.nth(1) {
-                    Some(_) => self.exchange.say(Shape::End, b""),
-                    None => self.fail(b"CLIENT_ERROR bad command line", false),
+                let (class, most) = (words.next(), words.next());
+                let number = |word| unsigned(word).filter(|number| *number <= u64::from(u32::MAX));
+                return match (class.and_then(number), most.and_then(number)) {
+                    _ if most.is_none() => self.fail(b"CLIENT_ERROR bad command line", false),
+                    (Some(class), Some(_)) if class <= SLAB_CLASSES_MAX => {
+                        self.exchange.say(Shape::End, b"");
+                    }
+                    (Some(_), Some(_)) => self.fail(b"CLIENT_ERROR Illegal slab id", false),
+                    _ => self.fail(BAD_FORMAT, false),
                 };
             }
             Some(b"extstore" | b"proxy") => return self.exchange.say(Shape::End, b""),
@@ -394,8 +402,9 @@ impl<B: Backend> Turn<'_, B> {
                 NO_CRAWLER
             }
             b"shutdown" => b"SERVER_ERROR: shutdown not enabled",
+            b"refresh_certs" => b"Error TLS not enabled",
             // A command of one byte or none.
-            [] if rest.is_empty() => BAD_FORMAT,
+            [] if rest.len() <= 1 => BAD_FORMAT,
             [_] if rest.is_empty() => BAD_FORMAT,
             _ => ERROR,
         };

@@ -493,6 +493,12 @@ fn where_we_differ_from_memcached() {
         ("lru_crawler metadump all\r\nmn\r\n", "CLIENT_ERROR lru crawler disabled\r\n"),
         ("watch proxyreqs\r\nmn\r\n", "CLIENT_ERROR there are no events of this kind here\r\n"),
         ("lru mode flat\r\nmn\r\n", "ERROR\r\n"),
+        ("stats cachedump a b\r\nmn\r\n", "CLIENT_ERROR bad command line format\r\n"),
+        ("stats cachedump 64 0\r\nmn\r\n", "CLIENT_ERROR Illegal slab id\r\n"),
+        ("stats sizes_enable\r\nmn\r\n", "ERROR\r\n"),
+        ("refresh_certs\r\nmn\r\n", "Error TLS not enabled\r\n"),
+        (" \r\nmn\r\n", "CLIENT_ERROR bad command line format\r\n"),
+        ("  \r\nmn\r\n", "ERROR\r\n"),
         ("cache_memlimit 64\r\nmn\r\n", "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n"),
     ];
     for (sent, expected) in cases {

@@ -1,8 +1,8 @@
 //! `ACL`: users as [`crate::wire::users`] has them. A change is told to every core, and each to its sessions.
 
-use super::commands::{self, COMMANDS, Command};
+use super::commands::{self, COMMANDS, Command, Id};
 use super::parser::{Arguments, integer};
-use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
+use super::reply::{self, NOT_INTEGER, Shape};
 use super::server::in_category;
 use super::{Backend, ECHO_BYTES_MAX, Ex, Reason, Talk, echo, is};
 use crate::clock::Now;
@@ -271,12 +271,7 @@ impl Talk {
                 Some(count) => u32::try_from(count.max(0)).unwrap_or(u32::MAX),
                 None => return self.fail(ex, NOT_INTEGER),
             },
-            _ => {
-                let mut text = b"ERR unknown subcommand or wrong number of arguments for '".to_vec();
-                echo(&mut text, arguments.at(1), ECHO_BYTES_MAX);
-                text.extend_from_slice(b"'. Try ACL HELP.");
-                return self.fail_bytes(ex, &text);
-            }
+            _ => return self.fail_subcommand(ex, Id::Acl.command(), arguments),
         };
         self.ask_all(ex, Verb::Journal(Part::Denials), Shape::PagePart);
         ex.say(Shape::DenialsEnd { most }, &[]);
@@ -318,6 +313,9 @@ impl Talk {
     }
 
     fn acl_genpass<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        if arguments.len() > 3 {
+            return self.fail_subcommand(ex, Id::Acl.command(), arguments);
+        }
         let bits = match arguments.from(2).next().map(integer) {
             None => PASSWORD_BITS,
             Some(None) => return self.fail(ex, NOT_INTEGER),
@@ -341,7 +339,7 @@ impl Talk {
 
     fn acl_cat<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
         if arguments.len() > 3 {
-            return self.fail(ex, SYNTAX);
+            return self.fail_subcommand(ex, Id::Acl.command(), arguments);
         }
         if arguments.len() == 2 {
             return self.say(ex, |_, out| {

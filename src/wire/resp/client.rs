@@ -1,6 +1,7 @@
 //! Commands about this conversation (`HELLO`, `AUTH`, `SUBSCRIBE` ..) and about connections (`CLIENT ..`).
 
 use super::commands::{Command, Id};
+use super::moves::database;
 use super::parser::{Arguments, integer, unsigned};
 use super::private::count_there;
 use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
@@ -16,6 +17,7 @@ const SUBSCRIPTION_BYTES: usize = 64;
 const NAME_BYTES_MAX: usize = 1024;
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const NO_CLIENT_ID: &str = "ERR client-id should be greater than 0";
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
 impl Talk {
@@ -35,10 +37,9 @@ impl Talk {
                 self.closing = Some(Reason::Quit);
             }
             Id::Reset => self.reset(ex),
-            Id::Select => match integer(arguments.at(1)) {
-                Some(0) => self.ok(ex),
-                Some(_) => self.fail(ex, "ERR DB index is out of range"),
-                None => self.fail(ex, NOT_INTEGER),
+            Id::Select => match database(arguments.at(1)) {
+                Ok(()) => self.ok(ex),
+                Err(text) => self.fail(ex, text),
             },
             Id::Subscribe => self.subscribe(ex, 0, command.name, arguments),
             Id::Psubscribe => self.subscribe(ex, 1, command.name, arguments),
@@ -359,7 +360,11 @@ impl Talk {
             }
             4.. if is(arguments.at(2), "id") => {
                 for id in arguments.from(3) {
-                    let Some(id) = unsigned(id).filter(|&id| id > 0) else { return self.fail(ex, SYNTAX) };
+                    let id = match integer(id) {
+                        None => return self.fail(ex, SYNTAX),
+                        Some(id) if id < 1 => return self.fail(ex, NO_CLIENT_ID),
+                        Some(id) => id as u64,
+                    };
                     note.extend_from_slice(&id.to_le_bytes());
                     ids += 1;
                 }
@@ -475,7 +480,7 @@ impl Talk {
                 match integer(value) {
                     Some(id @ 1..) => filter.ids.push(id as u64),
                     Some(_) => {
-                        self.fail(ex, "ERR client-id should be greater than 0");
+                        self.fail(ex, NO_CLIENT_ID);
                         return None;
                     }
                     None => {
@@ -509,7 +514,11 @@ impl Talk {
             } else if is(option, "maxage") {
                 match integer(value) {
                     Some(age @ 1..) => filter.age_seconds_min = age as u64,
-                    _ => {
+                    Some(_) => {
+                        self.fail(ex, "ERR maxage should be greater than 0");
+                        return None;
+                    }
+                    None => {
                         self.fail(ex, "ERR maxage is not an integer or out of range");
                         return None;
                     }

@@ -152,8 +152,20 @@ pub(super) fn flag_names(flags: u16) -> impl Iterator<Item = &'static str> {
     FLAG_NAMES.into_iter().enumerate().filter(move |(bit, _)| flags & 1 << bit != 0).map(|(_, name)| name)
 }
 
-/// Names of the ACL categories of a command with these flags.
-pub(crate) fn categories(flags: u16, group: Group) -> impl Iterator<Item = &'static str> {
+/// Names of the ACL categories of a command, or of its subcommand.
+pub(crate) fn categories(
+    command: &'static Command,
+    sub: Option<&'static Subcommand>,
+) -> impl Iterator<Item = &'static str> {
+    let flags = sub.map_or(command.flags, |sub| sub.flags);
+    let own = match command.id {
+        // Their subcommands are of the category, they alone can do nothing.
+        Id::Object | Id::Client | Id::Function if sub.is_none() => None,
+        Id::Flushall | Id::Flushdb | Id::Dbsize | Id::Invalidate => Some("keyspace"),
+        Id::Command | Id::Readonly | Id::Readwrite | Id::Asking | Id::Wait => Some("connection"),
+        Id::Role => Some("admin"),
+        _ => command.group.category(),
+    };
     let by_flag = [
         (READONLY, "read"),
         (WRITE, "write"),
@@ -163,7 +175,7 @@ pub(crate) fn categories(flags: u16, group: Group) -> impl Iterator<Item = &'sta
     ];
     let speed = if flags & FAST != 0 { "fast" } else { "slow" };
     let by_flag = by_flag.into_iter().filter(move |(bits, _)| flags & bits != 0).map(|(_, name)| name);
-    group.category().into_iter().chain(by_flag).chain([speed])
+    own.into_iter().chain(by_flag).chain([speed])
 }
 
 /// All ACL categories, as `ACL CAT` shows them.
@@ -586,22 +598,12 @@ pub(crate) fn access<'a, A: Iterator<Item = &'a [u8]>>(
     const WRITE_ONLY: Access = Access { read: false, write: true };
     const BOTH: Access = Access { read: true, write: true };
     match command.id {
-        // They tell of the item, not of its value.
-        Id::Exists
-        | Id::Ttl
-        | Id::Pttl
-        | Id::Expiretime
-        | Id::Pexpiretime
-        | Id::Type
-        | Id::Strlen
-        | Id::Touch
-        | Id::Object
-        | Id::Watch
-        | Id::Memory => NOTHING,
+        // They tell that the item is there, and what it is, not what is in it or when it ends.
+        Id::Exists | Id::Type | Id::Strlen | Id::Touch | Id::Object | Id::Watch | Id::Memory => NOTHING,
         Id::Copy if i == 0 => READ,
         Id::Rename | Id::Renamenx if i == 0 => BOTH,
         Id::Getset | Id::Getdel | Id::Getex | Id::Incr | Id::Decr | Id::Incrby | Id::Decrby => BOTH,
-        Id::Incrbyfloat | Id::Leaseget => BOTH,
+        Id::Incrbyfloat | Id::Leaseget | Id::Move => BOTH,
         Id::Set if arguments().skip(2).any(|word| word.eq_ignore_ascii_case(b"get")) => BOTH,
         _ if command.flags & WRITE != 0 => WRITE_ONLY,
         _ if command.flags & READONLY != 0 => READ,
@@ -609,7 +611,8 @@ pub(crate) fn access<'a, A: Iterator<Item = &'a [u8]>>(
     }
 }
 
-/// Whether a command names channels; `Some(true)` if they are patterns, to be compared letter by letter.
+/// Whether a command names channels; `Some(true)` if they are patterns, to be compared letter by letter. Where it has keys
+/// they are these channels, which have slots as keys do.
 pub(crate) fn names_channels(id: Id) -> Option<bool> {
     match id {
         Id::Subscribe | Id::Ssubscribe => Some(false),
@@ -680,6 +683,37 @@ mod tests {
         }
         for name in ["", "lpush", "g\0t", "a-very-long-name-of-no-command"] {
             assert!(lookup(name.as_bytes()).is_none());
+        }
+    }
+
+    #[test]
+    fn commands_are_in_the_categories_of_redis() {
+        for (words, expected) in [
+            ("get", "string read fast"),
+            ("set", "string write slow"),
+            ("flushall", "keyspace write dangerous slow"),
+            ("flushdb", "keyspace write dangerous slow"),
+            ("dbsize", "keyspace read fast"),
+            ("keys", "keyspace read dangerous slow"),
+            ("role", "admin dangerous fast"),
+            ("command", "connection slow"),
+            ("command docs", "connection slow"),
+            ("readonly", "connection fast"),
+            ("readwrite", "connection fast"),
+            ("asking", "connection fast"),
+            ("wait", "connection blocking slow"),
+            ("client", "slow"),
+            ("client id", "connection slow"),
+            ("client kill", "connection admin dangerous slow"),
+            ("object", "slow"),
+            ("object encoding", "keyspace read slow"),
+            ("function flush", "scripting write slow"),
+            ("ssubscribe", "pubsub slow"),
+        ] {
+            let (name, sub) = words.split_once(' ').unwrap_or((words, ""));
+            let command = lookup(name.as_bytes()).unwrap();
+            let told: Vec<_> = categories(command, command.subcommand(sub.as_bytes())).collect();
+            assert_eq!(told.join(" "), expected, "{words}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::commands::{Command, Id};
 use super::lease;
-use super::parser::{Arguments, integer, unsigned};
+use super::parser::{Arguments, integer, is_space, unsigned};
 use super::reply::{self, CROSS_SLOT, NOT_INTEGER, SYNTAX, Shape, TOO_LONG};
 use super::{Backend, Ex, Flow, Talk, Task, is};
 use crate::clock::{Now, Wall};
@@ -241,7 +241,7 @@ impl Talk {
     }
 
     fn scan<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
-        let Some(cursor) = unsigned(arguments.at(1)) else { return self.fail(ex, "ERR invalid cursor") };
+        let Some(cursor) = cursor(arguments.at(1)) else { return self.fail(ex, "ERR invalid cursor") };
         let mut count = SCAN_ITEMS;
         let mut pattern: &[u8] = b"";
         // What can match nothing is answered with an empty page that ends the walk.
@@ -324,6 +324,9 @@ impl Talk {
             (None, _) => self.fail(ex, NOT_INTEGER),
             (_, None) => self.fail(ex, "ERR timeout is not an integer or out of range"),
             (_, Some(..0)) => self.fail(ex, "ERR timeout is negative"),
+            (_, Some(millis)) if millis.checked_add_unsigned(ex.now.wall.0).is_none() => {
+                self.fail(ex, "ERR timeout is out of range");
+            }
             _ => ex.say(Shape::Raw, b":0\r\n"),
         }
     }
@@ -520,11 +523,13 @@ pub(super) fn time_option(word: &[u8]) -> Option<(Unit, bool)> {
 
 fn set_options(now: Now, arguments: Arguments<'_>) -> Result<Put, Refusal<'static>> {
     let mut put = Put::plain(Expiry::Never);
-    let mut time = None;
+    let mut time: Option<((Unit, bool), usize)> = None;
     let mut i = 3;
     while i < arguments.len() {
         let word = arguments.at(i);
         let (condition, expiry) = (put.condition == Condition::Always, put.expiry != ExpiryChange::Keep);
+        // The same option may come again, and the last one counts.
+        let again = |option: (Unit, bool)| time.is_none_or(|(before, _)| before == option);
         if is(word, "nx") && put.condition != Condition::Present {
             put.condition = Condition::Absent;
         } else if is(word, "xx") && (condition || put.condition == Condition::Present) {
@@ -533,8 +538,10 @@ fn set_options(now: Now, arguments: Arguments<'_>) -> Result<Put, Refusal<'stati
             put.previous = true;
         } else if is(word, "keepttl") && time.is_none() {
             put.expiry = ExpiryChange::Keep;
-        } else if let (Some(option), true, None, true) =
-            (time_option(word), i + 1 < arguments.len(), time, expiry)
+        } else if let Some(option) = time_option(word)
+            && i + 1 < arguments.len()
+            && expiry
+            && again(option)
         {
             time = Some((option, i + 1));
             i += 1;
@@ -550,15 +557,46 @@ fn set_options(now: Now, arguments: Arguments<'_>) -> Result<Put, Refusal<'stati
 }
 
 fn getex_options(now: Now, arguments: Arguments<'_>) -> Result<ExpiryChange, Refusal<'static>> {
-    match arguments.len() {
-        2 => Ok(ExpiryChange::Keep),
-        3 if is(arguments.at(2), "persist") => Ok(ExpiryChange::Set(Expiry::Never)),
-        4 => {
-            let (unit, absolute) = time_option(arguments.at(2)).ok_or(Refusal::Text(SYNTAX))?;
-            Ok(ExpiryChange::Set(lifetime(now, arguments.at(3), unit, absolute)?))
+    let (mut persist, mut time): (bool, Option<((Unit, bool), usize)>) = (false, None);
+    let mut i = 2;
+    while i < arguments.len() {
+        match time_option(arguments.at(i)) {
+            None if is(arguments.at(i), "persist") && time.is_none() => persist = true,
+            // The same option may come again, and the last one counts.
+            Some(option)
+                if i + 1 < arguments.len() && !persist && time.is_none_or(|(before, _)| before == option) =>
+            {
+                i += 1;
+                time = Some((option, i));
+            }
+            _ => return Err(Refusal::Text(SYNTAX)),
         }
-        _ => Err(Refusal::Text(SYNTAX)),
+        i += 1;
     }
+    match time {
+        Some(((unit, absolute), i)) => Ok(ExpiryChange::Set(lifetime(now, arguments.at(i), unit, absolute)?)),
+        None if persist => Ok(ExpiryChange::Set(Expiry::Never)),
+        None => Ok(ExpiryChange::Keep),
+    }
+}
+
+/// A cursor as clients write it, who may take it for any number of C's: white space, a sign and zeros are allowed in front.
+fn cursor(text: &[u8]) -> Option<u64> {
+    if let Some(number) = integer(text) {
+        return u64::try_from(number).ok();
+    }
+    let text = &text[text.iter().position(|byte| !is_space(*byte))?..];
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+    let number = match &digits[zeros..] {
+        [] if zeros > 0 => 0,
+        digits => unsigned(digits)?,
+    };
+    Some(if negative { number.wrapping_neg() } else { number })
 }
 
 fn expire_options(arguments: Arguments<'_>) -> Result<ExpireOnly, Refusal<'_>> {

@@ -549,13 +549,15 @@ impl Talk {
         let command = commands::lookup(name);
         ex.blame =
             command.map_or(Blame::NOBODY, |command| Blame::refused(commands::place(command, "") as u8));
-        if self.badge.user().is_none() && command.is_none_or(|command| command.flags & commands::NO_AUTH == 0)
-        {
-            self.fail(ex, "NOAUTH Authentication required.");
+        if self.badge.user().is_none() {
+            // Whatever it says: what it may say is answered, too.
             if ex.out.len() + ex.order.held_bytes() > self.options.unauthenticated_output_bytes_max {
                 self.closing = Some(Reason::Unauthenticated);
+                return;
             }
-            return;
+            if command.is_none_or(|command| command.flags & commands::NO_AUTH == 0) {
+                return self.fail(ex, "NOAUTH Authentication required.");
+            }
         }
         if ex.backend.passes() && self.badge.is_free() && self.pass(ex, arguments) {
             return;
@@ -670,6 +672,10 @@ impl Talk {
         }
         acl::describe(denied, user.name(), command, self.subcommand, None, &mut text);
         self.note_denied(ex, denied, command, arguments);
+        if command.id == Id::Exec {
+            self.end_transaction(ex);
+            text = [&b"EXECABORT Transaction discarded because of: "[..], &text].concat();
+        }
         self.fail_bytes(ex, &text);
         true
     }
@@ -688,8 +694,13 @@ impl Talk {
 
     fn refuse_while_subscribed<B: Backend>(&mut self, ex: &mut Ex<'_, B>, name: &str, subcommand: &str) {
         let separator = if subcommand.is_empty() { "" } else { "|" };
+        let ends = name == Id::Exec.command().name;
+        if ends {
+            self.end_transaction(ex);
+        }
         let parts = [
-            "ERR Can't execute '",
+            if ends { "EXECABORT Transaction discarded because of: " } else { "ERR " },
+            "Can't execute '",
             name,
             separator,
             subcommand,

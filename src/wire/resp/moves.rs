@@ -16,11 +16,10 @@ use super::reply::{NOT_INTEGER, SYNTAX, Shape};
 use super::{Backend, Ex, Flow, Talk, Task, is};
 use crate::clock::Wall;
 use crate::hash::slot_of;
-use crate::request::{Condition, Expiry, Fetch, Put, Request, Transfer, Verb};
+use crate::request::{Condition, Expiry, Fetch, Item, Put, Request, Transfer, Verb};
 use crate::wire::Target;
 
 const SAME: &str = "ERR source and destination objects are the same";
-const NO_DATABASE: &str = "ERR DB index is out of range";
 const NO_KEY: &str = "ERR no such key";
 
 /// A move as its command asks for it.
@@ -105,7 +104,7 @@ impl Talk {
                     let Some(item) = ex.writer.taken else { return self.not_moved(ex, shape, false) };
                     let value = std::mem::take(&mut ex.writer.gathered);
                     let condition = if transfer.replace { Condition::Always } else { Condition::Absent };
-                    let put = Put { flags: item.flags, condition, ..Put::plain(item.expiry) };
+                    let put = Put { condition, ..again(&item) };
                     let request = Request { key: target, value: &value, verb: Verb::Put(put) };
                     announce_own(ex, self.own(), target);
                     ex.ask(Target::Owner, &request, Shape::SumPart, &[]);
@@ -118,8 +117,7 @@ impl Talk {
                 3 => {
                     let value = std::mem::take(&mut ex.writer.gathered);
                     let item = ex.writer.taken.expect("it was taken in step 2");
-                    let put =
-                        Put { flags: item.flags, condition: Condition::Absent, ..Put::plain(item.expiry) };
+                    let put = Put { condition: Condition::Absent, ..again(&item) };
                     let request = Request { key: source, value: &value, verb: Verb::Put(put) };
                     // Whatever comes of it: who stored there meanwhile came later.
                     ex.ask(Target::Owner, &request, Shape::Ignored, &[]);
@@ -149,17 +147,12 @@ impl Talk {
 
     /// `MOVE`: there is no other database to move to.
     pub(super) fn move_key<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
-        let text = match integer(arguments.at(2)) {
-            None => NOT_INTEGER,
-            Some(0) => SAME,
-            Some(_) => NO_DATABASE,
-        };
-        self.fail(ex, text);
+        self.fail(ex, database(arguments.at(2)).err().unwrap_or(SAME));
     }
 
     /// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`.
     pub(super) fn restore<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
-        let (mut replace, mut absolute) = (false, false);
+        let (mut replace, mut absolute, mut idle, mut frequent) = (false, false, false, false);
         let mut i = 4;
         while i < arguments.len() {
             let (word, left) = (arguments.at(i), arguments.len() - i - 1);
@@ -167,15 +160,15 @@ impl Talk {
                 replace = true;
             } else if is(word, "absttl") {
                 absolute = true;
-            } else if is(word, "idletime") && left >= 1 {
-                i += 1;
+            } else if is(word, "idletime") && left >= 1 && !frequent {
+                (i, idle) = (i + 1, true);
                 match integer(arguments.at(i)) {
                     None => return self.fail(ex, NOT_INTEGER),
                     Some(..0) => return self.fail(ex, "ERR Invalid IDLETIME value, must be >= 0"),
                     Some(_) => {}
                 }
-            } else if is(word, "freq") && left >= 1 {
-                i += 1;
+            } else if is(word, "freq") && left >= 1 && !idle {
+                (i, frequent) = (i + 1, true);
                 match integer(arguments.at(i)) {
                     None => return self.fail(ex, NOT_INTEGER),
                     Some(0..=255) => {}
@@ -218,6 +211,11 @@ impl Talk {
     }
 }
 
+/// The store of an item that was taken from another key: out of date is what was so there.
+fn again(item: &Item) -> Put {
+    Put { flags: item.flags, stale: item.lease.stale, ..Put::plain(item.expiry) }
+}
+
 /// The options of `COPY`: whether to replace.
 fn copy_options(arguments: Arguments<'_>) -> Result<bool, &'static str> {
     let mut replace = false;
@@ -228,15 +226,21 @@ fn copy_options(arguments: Arguments<'_>) -> Result<bool, &'static str> {
             replace = true;
         } else if is(word, "db") && i + 1 < arguments.len() {
             i += 1;
-            match integer(arguments.at(i)) {
-                None => return Err(NOT_INTEGER),
-                Some(0) => {}
-                Some(_) => return Err(NO_DATABASE),
-            }
+            database(arguments.at(i))?;
         } else {
             return Err(SYNTAX);
         }
         i += 1;
     }
     Ok(replace)
+}
+
+/// Whether a client may go to the database it names, which is the one there is.
+pub(super) fn database(number: &[u8]) -> Result<(), &'static str> {
+    match integer(number).map(i32::try_from) {
+        None => Err(NOT_INTEGER),
+        Some(Err(_)) => Err("ERR value is out of range, value must between -2147483648 and 2147483647"),
+        Some(Ok(0)) => Ok(()),
+        Some(Ok(_)) => Err("ERR DB index is out of range"),
+    }
 }

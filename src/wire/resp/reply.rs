@@ -111,7 +111,7 @@ pub(super) enum Shape {
     OkEnd,
     /// The version of what was found or stored.
     VersionPart,
-    /// Gathers an item and its value; one that is stale is not taken over.
+    /// Gathers an item and its value.
     TakePart,
     /// Nothing, whatever came of it.
     Ignored,
@@ -384,7 +384,7 @@ impl Writer {
                 _ => self.versions.push(Version::NONE),
             },
             (Shape::TakePart, answer) => match answer {
-                Answer::Item(item) if !item.lease.stale => {
+                Answer::Item(item) => {
                     self.taken = Some(item);
                     value.append_to(&mut self.gathered);
                 }

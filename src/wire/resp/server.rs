@@ -4,6 +4,7 @@ use super::commands::{self, COMMANDS, Command, Id};
 use super::parser::{Arguments, integer};
 use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
 use super::{Backend, Ex, Flow, Talk, is};
+use crate::glob;
 use crate::request::{Named, Request, Verb};
 use crate::wire::Target;
 
@@ -260,52 +261,75 @@ impl Talk {
             {
                 self.ok(ex);
             }
+            "flush" if arguments.len() > 3 => self.fail_subcommand(ex, command, arguments),
             "flush" => self.fail(ex, "ERR FUNCTION FLUSH only supports SYNC|ASYNC option"),
-            "list" => ex.say(Shape::Raw, b"*0\r\n"),
+            "list" => self.function_list(ex, arguments),
             _ => self.help(ex, command),
         }
     }
 }
 
-pub(super) fn in_category(command: &Command, wanted: &[u8]) -> bool {
-    commands::categories(command.flags, command.group).any(|name| is(wanted, name))
+impl Talk {
+    /// `FUNCTION LIST [LIBRARYNAME pattern] [WITHCODE]`: there are none.
+    fn function_list<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
+        let (mut named, mut with_code) = (false, false);
+        let mut i = 2;
+        while i < arguments.len() {
+            let word = arguments.at(i);
+            if !with_code && is(word, "withcode") {
+                with_code = true;
+            } else if !named && is(word, "libraryname") {
+                if i + 1 == arguments.len() {
+                    return self.fail(ex, "ERR library name argument was not given");
+                }
+                (named, i) = (true, i + 1);
+            } else {
+                let mut text = b"ERR Unknown argument ".to_vec();
+                super::echo(&mut text, word, super::ECHO_BYTES_MAX);
+                return self.fail_bytes(ex, &text);
+            }
+            i += 1;
+        }
+        ex.say(Shape::Raw, b"*0\r\n");
+    }
+
+    /// Refuses a subcommand that has more arguments than it takes.
+    pub(super) fn fail_subcommand<B: Backend>(
+        &mut self,
+        ex: &mut Ex<'_, B>,
+        command: &Command,
+        arguments: Arguments<'_>,
+    ) {
+        let mut text = b"ERR unknown subcommand or wrong number of arguments for '".to_vec();
+        super::echo(&mut text, arguments.at(1), super::ECHO_BYTES_MAX);
+        text.extend_from_slice(b"'. Try ");
+        text.extend(command.name.bytes().map(|byte| byte.to_ascii_uppercase()));
+        text.extend_from_slice(b" HELP.");
+        self.fail_bytes(ex, &text);
+    }
 }
 
-/// Whether a short name of ours matches a pattern of `*`, `?` and literal bytes, in any case.
+pub(super) fn in_category(command: &'static Command, wanted: &[u8]) -> bool {
+    commands::categories(command, None).any(|name| is(wanted, name))
+}
+
+/// Whether a short name of ours, in lower case, matches a pattern in any case.
 pub(super) fn matches(pattern: &[u8], name: &str) -> bool {
-    let name = name.as_bytes();
-    let (mut p, mut n) = (0, 0);
-    // Where to go on if what follows the last `*` does not match: that `*` then takes one byte more.
-    let mut retry = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                retry = Some((p + 1, n + 1));
-                p += 1;
-            }
-            Some(byte) if *byte == b'?' || byte.eq_ignore_ascii_case(&name[n]) => (p, n) = (p + 1, n + 1),
-            _ => match &mut retry {
-                Some((after, from)) => {
-                    (p, n) = (*after, *from);
-                    *from += 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|&byte| byte == b'*')
+    const STEPS_MAX: u64 = 1 << 16;
+    glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes(), STEPS_MAX, &mut 0)
 }
 
 /// A row of `COMMAND INFO`.
-fn row(out: &mut Vec<u8>, protocol: u8, command: &Command) {
-    let group = command.group;
+fn row(out: &mut Vec<u8>, protocol: u8, command: &'static Command) {
+    let categories: Vec<&str> = commands::categories(command, None).collect();
     let keys = (command.first_key, command.last_key, command.key_step);
-    fact(out, protocol, command.name, command.arity, command.flags, group, keys);
+    fact(out, protocol, command.name, command.arity, command.flags, &categories, keys);
     reply::header(out, b'*', command.subcommands.len());
     for sub in command.subcommands {
         let name = [command.name, "|", sub.name].concat();
         let keys = (sub.key, sub.key as i8, u8::from(sub.key > 0));
-        fact(out, protocol, &name, sub.arity, sub.flags, group, keys);
+        let categories: Vec<&str> = commands::categories(command, Some(sub)).collect();
+        fact(out, protocol, &name, sub.arity, sub.flags, &categories, keys);
         reply::header(out, b'*', 0);
     }
 }
@@ -317,7 +341,7 @@ fn fact(
     name: &str,
     arity: i8,
     flags: u16,
-    group: commands::Group,
+    categories: &[&str],
     (first, last, step): (u8, i8, u8),
 ) {
     reply::header(out, b'*', 10);
@@ -328,8 +352,8 @@ fn fact(
     for number in [i64::from(first), i64::from(last), i64::from(step)] {
         reply::number(out, number);
     }
-    reply::set(out, protocol, commands::categories(flags, group).count());
-    commands::categories(flags, group).for_each(|name| reply::simple(out, &["@", name].concat()));
+    reply::set(out, protocol, categories.len());
+    categories.iter().for_each(|name| reply::simple(out, &["@", name].concat()));
     reply::header(out, b'*', 0);
     if first == 0 {
         return reply::header(out, b'*', 0);

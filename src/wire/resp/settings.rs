@@ -2,16 +2,20 @@
 
 use super::commands::{Command, Id};
 use super::parser::{Arguments, integer};
-use super::reply::{self, Shape};
+use super::reply::{self, SYNTAX, Shape};
 use super::{Backend, ECHO_BYTES_MAX, Ex, Talk, echo, is};
 use crate::request::{Setting, Verb};
 use crate::topology::Node;
 use crate::wire::denials::DENIALS_MAX;
 use crate::wire::journal::Thresholds;
+use crate::wire::users::DEFAULT;
 use std::borrow::Cow;
 
-/// Least memory for items.
+/// Least and most memory for items, as the flag has them; the least may be more with many cores.
 const MEMORY_BYTES_MIN: u64 = 8 << 20;
+const MEMORY_BYTES_MAX: u64 = 256 << 40;
+/// The one setting in bytes, beside the limit, that Redis' tools set.
+const VALUE_MAX: &str = "proto-max-bulk-len";
 
 impl Talk {
     pub(super) fn config<B: Backend>(
@@ -23,14 +27,22 @@ impl Talk {
         debug_assert!(command.id == Id::Config);
         match self.subcommand {
             "get" => {
-                let settings = settings(ex.node, ex.backend.thresholds());
-                let wanted =
-                    |name: &str| arguments.from(2).any(|pattern| super::server::matches(pattern, name));
+                let mut settings = settings(ex.node, ex.backend.thresholds());
+                settings.extend(self.no_password());
+                let mut chosen = Vec::new();
+                for (name, value) in &settings {
+                    let wanted = arguments.from(2).find(|pattern| super::server::matches(pattern, name));
+                    // A name that is asked for by itself is told as it was asked for.
+                    let shown = wanted.map(|pattern| match pattern.iter().any(|b| b"*?[".contains(b)) {
+                        true => name.as_bytes(),
+                        false => pattern,
+                    });
+                    chosen.extend(shown.map(|shown| (shown, value)));
+                }
                 self.say(ex, |protocol, out| {
-                    let chosen = || settings.iter().filter(|(name, _)| wanted(name));
-                    reply::map(out, protocol, chosen().count());
-                    for (name, value) in chosen() {
-                        reply::bulk(out, name.as_bytes());
+                    reply::map(out, protocol, chosen.len());
+                    for (name, value) in &chosen {
+                        reply::bulk(out, name);
                         reply::bulk(out, value.as_bytes());
                     }
                 });
@@ -45,12 +57,20 @@ impl Talk {
         }
     }
 
-    /// `CONFIG SET name value [name value ..]`: all or none.
+    /// `requirepass` where there is none. A password itself is kept by nobody, and cannot be shown.
+    fn no_password(&self) -> Option<(&'static str, Cow<'static, str>)> {
+        let open = self.badge.users().find(DEFAULT).is_some_and(|user| user.needs_no_password());
+        open.then_some(("requirepass", Cow::Borrowed("")))
+    }
+
+    /// `CONFIG SET name value [name value ..]`: all or none, as no core refuses what is within the bounds.
     fn config_set<B: Backend>(&mut self, ex: &mut Ex<'_, B>, arguments: Arguments<'_>) {
         if !arguments.len().is_multiple_of(2) {
-            return self.fail(ex, "ERR wrong number of arguments for 'config|set' command");
+            return self.fail(ex, SYNTAX);
         }
-        let present = settings(ex.node, ex.backend.thresholds());
+        let mut present = settings(ex.node, ex.backend.thresholds());
+        present.extend(self.no_password());
+        let memory_bytes_min = self.options.memory_bytes_min;
         let places = (2..arguments.len()).step_by(2);
         let mut changes = Vec::new();
         for place in places.clone() {
@@ -65,11 +85,14 @@ impl Talk {
                 places.clone().any(|other| other > place && arguments.at(other).eq_ignore_ascii_case(name));
             let change = match twice {
                 true => Err("duplicate parameter".into()),
-                false => change(name, value),
+                false => change(name, value, memory_bytes_min),
             };
             match change {
                 Ok(Some(change)) => changes.push(change),
-                Ok(None) if held.as_bytes() == value => {}
+                Ok(None) if is(value, held) => {}
+                Ok(None)
+                    if is(name, VALUE_MAX)
+                        && memory(value).is_some_and(|bytes| bytes.to_string() == *held) => {}
                 Ok(None) => return self.config_failed(ex, name, "can't set immutable config"),
                 Err(why) => return self.config_failed(ex, name, &why),
             }
@@ -99,7 +122,8 @@ impl Talk {
 /// What a new value changes: a setting, or (`None`) the limit of memory. `Ok(None)`: it cannot change at run time.
 type Change = (Option<Setting>, i64);
 
-fn change(name: &[u8], value: &[u8]) -> Result<Option<Change>, Cow<'static, str>> {
+fn change(name: &[u8], value: &[u8], memory_bytes_min: u64) -> Result<Option<Change>, Cow<'static, str>> {
+    let memory_bytes_min = memory_bytes_min.max(MEMORY_BYTES_MIN);
     let within = |least: i64, most: i64, setting| match integer(value) {
         None => Err("argument couldn't be parsed into an integer".into()),
         Some(number) if number < least || number > most => {
@@ -114,8 +138,13 @@ fn change(name: &[u8], value: &[u8]) -> Result<Option<Change>, Cow<'static, str>
         () if is(name, "latency-monitor-threshold") => within(0, i64::MAX, Setting::LatencyMillis),
         () if is(name, "maxmemory") => match memory(value) {
             None => Err("argument must be a memory value".into()),
-            Some(bytes @ MEMORY_BYTES_MIN..) => Ok(Some((None, i64::try_from(bytes).unwrap_or(i64::MAX)))),
-            Some(_) => Err("a cache has a limit, of at least 8mb".into()),
+            Some(bytes) if (memory_bytes_min..=MEMORY_BYTES_MAX).contains(&bytes) => {
+                Ok(Some((None, bytes as i64)))
+            }
+            Some(_) => {
+                let bounds = format!("between {memory_bytes_min} and {MEMORY_BYTES_MAX} inclusive");
+                Err(format!("argument must be {bounds}: a cache has a limit").into())
+            }
         },
         () => Ok(None),
     }
@@ -155,7 +184,7 @@ fn settings(node: &Node, thresholds: Thresholds) -> Vec<(&str, Cow<'_, str>)> {
         ("maxmemory-policy", "allkeys-lru".into()),
         ("notify-keyspace-events", String::new()),
         ("port", node.port.to_string()),
-        ("proto-max-bulk-len", (512 * 1024 * 1024).to_string()),
+        (VALUE_MAX, (512 * 1024 * 1024).to_string()),
         ("replica-read-only", "yes".into()),
         ("save", String::new()),
         ("slave-read-only", "yes".into()),

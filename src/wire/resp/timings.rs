@@ -2,7 +2,7 @@
 
 use super::commands::{self, Command, Id};
 use super::parser::{Arguments, integer};
-use super::reply::{self, SYNTAX, Shape};
+use super::reply::{self, Shape};
 use super::{Backend, ECHO_BYTES_MAX, Ex, Talk, echo};
 use crate::clock::Mono;
 use crate::request::{Journal as Part, Verb};
@@ -78,7 +78,7 @@ impl Talk {
         arguments: Arguments<'_>,
     ) {
         match self.subcommand {
-            "get" if arguments.len() > 3 => self.fail(ex, SYNTAX),
+            "get" if arguments.len() > 3 => self.fail_subcommand(ex, command, arguments),
             "get" => {
                 let most = match arguments.from(2).next().map(integer) {
                     None => SHOWN,

@@ -4,7 +4,7 @@
 //! tells comes behind the replies that are awaited then, and never inside one: so a client that sees `invalidate` has seen
 //! what it invalidates.
 
-use super::commands::{self, Command};
+use super::commands::{self, Command, Id};
 use super::parser::{Arguments, integer};
 use super::reply::{self, NOT_INTEGER, SYNTAX, Shape};
 use super::{Backend, ECHO_BYTES_MAX, Ex, Flow, Talk, Task, echo, is};
@@ -312,7 +312,8 @@ impl Talk {
         };
         let sub = command.subcommand(self.subcommand.as_bytes());
         let flags = command.flags | sub.map_or(0, |sub| sub.flags);
-        if !wanted || flags & commands::READONLY == 0 {
+        // Who takes a lease is given the value, too.
+        if !wanted || (flags & commands::READONLY == 0 && command.id != Id::Leaseget) {
             return;
         }
         let verb = Verb::Track(observing.observer);
@@ -327,11 +328,12 @@ impl Talk {
         self.observing.as_ref().filter(|observing| observing.not_own).map(|observing| observing.observer)
     }
 
-    /// What the command before said about caching holds for one command.
+    /// What the command before said about caching holds for one command, and for all of a transaction.
     pub(super) fn forget_caching(&mut self) {
+        let queues = self.queues();
         if let Some(observing) = &mut self.observing
-            && self.subcommand != "caching"
-            && self.transaction.is_none()
+            && self.command.is_none_or(|command| command.id != Id::Client)
+            && !queues
         {
             observing.caching = None;
         }

@@ -314,7 +314,10 @@ impl User {
     }
 
     fn follow(&mut self, rule: &[u8]) -> Result<(), RuleError> {
-        match rule {
+        // Words are words in any case; patterns and passwords begin with a sign.
+        let lower = rule.to_ascii_lowercase();
+        let word = if rule.first().is_some_and(u8::is_ascii_alphabetic) { &lower[..] } else { rule };
+        match word {
             b"on" => self.on = true,
             b"off" => self.on = false,
             b"nopass" => (self.nopass, self.passwords) = (true, Vec::new()),
@@ -472,6 +475,10 @@ mod tests {
             "on nopass ~* resetchannels +@all -@dangerous +flushall"
         );
         assert_eq!(shown("on nopass ~* +@all reset"), "off resetchannels -@all");
+        assert_eq!(shown("ON NoPass ALLKEYS +@ALL"), "on nopass ~* resetchannels +@all");
+        assert_eq!(shown("on nopass RESET"), "off resetchannels -@all");
+        assert_eq!(shown("+SELECT|0 +get|X"), "off resetchannels -@all +select|0 +get|x");
+        assert_eq!(shown("+get|x +get"), "off resetchannels -@all +get");
         assert_eq!(shown("+get -get +config|get +config"), "off resetchannels -@all -get +config");
         // What is shown makes the same user again.
         let user = users("on >a >b ~x %W~y &c +@all -config|set").find(b"alice").unwrap().clone();
@@ -489,6 +496,9 @@ mod tests {
             ("+nosuch", "+nosuch", UNKNOWN),
             ("+@nosuch", "+@nosuch", UNKNOWN),
             ("+config|nosuch", "+config|nosuch", UNKNOWN),
+            ("-select|0", "-select|0", UNKNOWN),
+            ("+get|x|y", "+get|x|y", UNKNOWN),
+            ("+get|", "+get|", SYNTAX),
             ("%X~a", "%X~a", SYNTAX),
             ("%~a", "%~a", SYNTAX),
             ("(~b on) +get", "(~b on)", SYNTAX),
@@ -548,6 +558,56 @@ mod tests {
     }
 
     #[test]
+    fn a_command_may_be_allowed_with_its_first_word_only() {
+        let mut users = users("on nopass ~* +select|0 +get|one +get|TWO");
+        for (words, expected) in [
+            ("select 0", Ok(())),
+            ("select 1", Err(Denied::Command)),
+            ("get one", Ok(())),
+            ("get two", Ok(())),
+            ("get three", Err(Denied::Command)),
+            ("set one x", Err(Denied::Command)),
+        ] {
+            assert_eq!(may(&users, words), expected, "{words}");
+        }
+        users.set(b"alice", b"-get").unwrap();
+        assert_eq!((may(&users, "get one"), may(&users, "select 0")), (Err(Denied::Command), Ok(())));
+        users.set(b"alice", b"-@all").unwrap();
+        assert_eq!(may(&users, "select 0"), Err(Denied::Command));
+    }
+
+    #[test]
+    fn who_may_only_write_learns_nothing_of_when_a_key_ends() {
+        let users = users("on nopass %W~wo:* +@all");
+        for words in ["ttl wo:1", "pttl wo:1", "expiretime wo:1", "pexpiretime wo:1", "move wo:1 0"] {
+            assert_eq!(may(&users, words), Err(Denied::Key(1)), "{words}");
+        }
+        for words in ["exists wo:1", "type wo:1", "strlen wo:1", "expire wo:1 5", "persist wo:1"] {
+            assert_eq!(may(&users, words), Ok(()), "{words}");
+        }
+    }
+
+    #[test]
+    fn categories_forbid_what_they_forbid_in_redis() {
+        let without = |category: &str| users(&format!("on nopass ~* &* +@all -@{category}"));
+        for (category, words, expected) in [
+            ("keyspace", "flushall", Err(Denied::Command)),
+            ("keyspace", "flushdb", Err(Denied::Command)),
+            ("keyspace", "dbsize", Err(Denied::Command)),
+            ("keyspace", "wait 0 0", Ok(())),
+            ("keyspace", "object encoding a", Err(Denied::Command)),
+            ("admin", "role", Err(Denied::Command)),
+            ("connection", "command", Err(Denied::Command)),
+            ("connection", "command docs", Err(Denied::Command)),
+            ("connection", "wait 0 0", Err(Denied::Command)),
+            ("connection", "readonly", Err(Denied::Command)),
+            ("connection", "client id", Err(Denied::Command)),
+        ] {
+            assert_eq!(may(&without(category), words), expected, "{words} without {category}");
+        }
+    }
+
+    #[test]
     fn one_selector_alone_has_to_allow_a_command_whole() {
         let users = users("on nopass ~a:* +get (~b:* +set &news) ( %R~c:*  +@read ) (+config|get)");
         for (words, expected) in [
@@ -595,6 +655,9 @@ mod tests {
             ("subscribe news.today other", Err(Denied::Channel(2))),
             ("psubscribe news.*", Ok(())),
             ("psubscribe news.a*", Err(Denied::Channel(1))),
+            ("ssubscribe news.today", Ok(())),
+            ("ssubscribe other", Err(Denied::Channel(1))),
+            ("sunsubscribe other", Ok(())),
         ] {
             assert_eq!(may(&users, words), expected, "{words}");
         }

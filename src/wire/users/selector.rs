@@ -2,7 +2,7 @@
 
 use super::{Denied, RuleError, SYNTAX};
 use crate::glob;
-use crate::wire::resp::commands::{self, COMMANDS, Command};
+use crate::wire::resp::commands::{self, COMMANDS, Command, Id};
 
 /// Steps that comparing a key with a pattern may take.
 const GLOB_STEPS_MAX: u64 = 1 << 20;
@@ -14,6 +14,8 @@ const UNKNOWN: RuleError = "Unknown command or category name in ACL";
 pub struct Selector {
     /// A bit for each command and subcommand, by [`commands::place`].
     commands: [u64; WORDS],
+    /// Commands that are allowed with one of these words behind their name only.
+    first_words: Vec<(Id, Vec<u8>)>,
     /// How they came to be: the first is `+@all` or `-@all`.
     command_rules: Vec<String>,
     all_keys: bool,
@@ -42,6 +44,7 @@ impl Selector {
     pub(super) fn new() -> Selector {
         Selector {
             commands: [0; WORDS],
+            first_words: Vec::new(),
             command_rules: vec!["-@all".to_owned()],
             all_keys: false,
             keys: Vec::new(),
@@ -56,7 +59,9 @@ impl Selector {
     }
 
     pub(super) fn follow(&mut self, rule: &[u8]) -> Result<(), RuleError> {
-        match rule {
+        let lower = rule.to_ascii_lowercase();
+        let word = if rule.iter().all(u8::is_ascii_alphabetic) { &lower[..] } else { rule };
+        match word {
             b"allkeys" => self.follow(b"~*")?,
             b"allchannels" => self.follow(b"&*")?,
             b"allcommands" => self.follow(b"+@all")?,
@@ -124,29 +129,39 @@ impl Selector {
         if target == "@all" {
             self.commands = [if allow { u64::MAX } else { 0 }; WORDS];
             self.command_rules.clear();
+            self.first_words.clear();
         } else if let Some(category) = target.strip_prefix('@') {
             if !commands::CATEGORIES.contains(&category) {
                 return Err(UNKNOWN);
             }
             for command in COMMANDS {
-                if commands::categories(command.flags, command.group).any(|name| name == category) {
+                let within = |sub| commands::categories(command, sub).any(|name| name == category);
+                if within(None) {
                     self.set_bit(commands::place(command, ""), allow);
+                    self.first_words.retain(|(id, _)| *id != command.id);
                 }
-                for sub in command.subcommands {
-                    if commands::categories(sub.flags, command.group).any(|name| name == category) {
-                        self.set_bit(commands::place(command, sub.name), allow);
-                    }
+                for sub in command.subcommands.iter().filter(|sub| within(Some(*sub))) {
+                    self.set_bit(commands::place(command, sub.name), allow);
                 }
             }
         } else {
             let (name, sub) = target.split_once('|').map_or((target.as_str(), None), |(n, s)| (n, Some(s)));
             let command = commands::lookup(name.as_bytes()).ok_or(UNKNOWN)?;
             match sub {
+                Some("") => return Err(SYNTAX),
+                // A command without subcommands is allowed with this word behind it.
+                Some(word) if allow && command.subcommands.is_empty() && !word.contains('|') => {
+                    let known = (command.id, word.as_bytes().to_vec());
+                    if !self.first_words.contains(&known) {
+                        self.first_words.push(known);
+                    }
+                }
                 Some(sub) => {
                     let sub = command.subcommand(sub.as_bytes()).ok_or(UNKNOWN)?;
                     self.set_bit(commands::place(command, sub.name), allow);
                 }
                 None => {
+                    self.first_words.retain(|(id, _)| *id != command.id);
                     let first = commands::place(command, "");
                     (first..=first + command.subcommands.len()).for_each(|place| self.set_bit(place, allow));
                 }
@@ -174,9 +189,15 @@ impl Selector {
         let place = commands::place(command, subcommand);
         let open = command.flags & commands::NO_AUTH != 0;
         if !open && self.commands[place / 64] & 1 << (place % 64) == 0 {
-            return Err(Denied::Command);
+            let has = |word: &[u8]| count > 1 && argument(1).eq_ignore_ascii_case(word);
+            if !self.first_words.iter().any(|(id, word)| *id == command.id && has(word)) {
+                return Err(Denied::Command);
+            }
         }
-        if !self.all_keys {
+        let channels = commands::names_channels(command.id);
+        // Channels of shards are no keys, though they have slots.
+        let keys = channels.is_none() && command.group != commands::Group::Pubsub;
+        if !self.all_keys && keys {
             let sub = command.subcommands.iter().find(|sub| sub.name == subcommand);
             for (i, at) in command.keys(sub, count).enumerate().filter(|(_, at)| *at < count) {
                 let access = commands::access(command, i, || (1..count).map(argument));
@@ -186,7 +207,7 @@ impl Selector {
             }
         }
         if !self.all_channels
-            && let Some(exact) = commands::names_channels(command.id)
+            && let Some(exact) = channels
         {
             let known = |channel: &[u8]| {
                 self.channels.iter().any(|pattern| match exact {

@@ -9,6 +9,7 @@ pub(super) struct ModelItem {
     value: Vec<u8>,
     version: Version,
     expiry: Expiry,
+    stale: bool,
 }
 
 #[derive(Default)]
@@ -25,7 +26,7 @@ impl Store {
             len: item.value.len() as u32,
             version: item.version,
             expiry: item.expiry,
-            lease: Lease::default(),
+            lease: Lease { stale: item.stale, ..Lease::default() },
             used: false,
             idle_seconds: 7,
             binary_key: false,
@@ -118,7 +119,8 @@ impl Store {
                 for pair in parts.chunks(2) {
                     self.sequence += 1;
                     let version = Version(self.sequence);
-                    let item = ModelItem { value: pair[1].to_vec(), version, expiry: Expiry::Never };
+                    let (value, expiry) = (pair[1].to_vec(), Expiry::Never);
+                    let item = ModelItem { value, version, expiry, stale: false };
                     self.items.insert(pair[0].to_vec(), item);
                 }
                 (Answer::Stored { version: Version(self.sequence), replaced: false, len: 0 }, none())
@@ -212,6 +214,14 @@ impl Store {
             }
             Verb::Remove(remove) => match refused(remove.condition) {
                 Some(refusal) => (Answer::Refused(refusal), none()),
+                None if remove.stale => match self.items.get_mut(key) {
+                    Some(item) => {
+                        self.sequence += 1;
+                        (item.version, item.stale) = (Version(self.sequence), true);
+                        (Answer::Removed { version: item.version }, none())
+                    }
+                    None => (Answer::Miss, none()),
+                },
                 None => match self.items.remove(key) {
                     Some(item) => (Answer::Removed { version: item.version }, none()),
                     None => (Answer::Miss, none()),
@@ -299,7 +309,8 @@ impl Store {
         };
         let Some((value, expiry)) = write else { return (answer, bytes) };
         self.sequence += 1;
-        let item = ModelItem { value, version: Version(self.sequence), expiry };
+        let stale = matches!(verb, Verb::Put(put) if put.stale);
+        let item = ModelItem { value, version: Version(self.sequence), expiry, stale };
         let (len, version) = (item.value.len() as u32, item.version);
         let told = Self::item(&item);
         let replaced = self.items.insert(key.to_vec(), item).is_some();
@@ -335,6 +346,8 @@ pub(super) struct Model {
     pub counters: Counters,
     pub journal: Journal,
     pub calls: Vec<u8>,
+    /// Keys that were announced to be read, to their owner.
+    pub tracked: Vec<Vec<u8>>,
 }
 
 impl Model {
@@ -351,6 +364,7 @@ impl Model {
             counters: Counters::default(),
             journal: Journal::default(),
             calls: Vec::new(),
+            tracked: Vec::new(),
         }
     }
 
@@ -384,6 +398,9 @@ impl Backend for Model {
             Target::Here => CoreId(0),
             Target::Core(core) => core,
         };
+        if let Verb::Track(_) = request.verb {
+            self.tracked.push(request.key.to_vec());
+        }
         if core.0 < self.near {
             let (answer, bytes) = self.execute(core.index(), request.key, request.value, request.verb);
             self.answer = bytes;

@@ -71,6 +71,48 @@ fn a_move_between_cores_that_finds_no_memory_leaves_the_item_where_it_was() {
 }
 
 #[test]
+fn a_stale_value_moves_to_another_core_and_stays_stale() {
+    for (near, apart) in [(CORES, true), (1, true), (0, true), (0, false)] {
+        let mut shell = Shell::new(near, false, Options::default(), 4);
+        let (a, b) = match apart {
+            true => keys_apart(&shell, 0),
+            false => ("{x}1".to_string(), "{x}2".to_string()),
+        };
+        for (sent, expected) in [
+            ("SET A v EX 100", "+OK|"),
+            ("LEASEDEL A STALE", ":1|"),
+            ("COPY A B", ":1|"),
+            ("LEASEGET B", "*3|$5|STALE|$-1|$1|v|"),
+            ("DEL B", ":1|"),
+            ("RENAME A B", "+OK|"),
+            ("MGET A B", "*2|$-1|$1|v|"),
+            ("LEASEGET B", "*3|$5|STALE|$-1|$1|v|"),
+            ("TTL B", ":100|"),
+            ("RENAMENX B A", ":1|"),
+            ("LEASEGET A", "*3|$5|STALE|$-1|$1|v|"),
+            ("SET A w", "+OK|"),
+            ("LEASEGET A", "*3|$3|HIT|$-1|$1|w|"),
+        ] {
+            let words = sent.split(' ').map(|word| match word {
+                "A" => a.as_str(),
+                "B" => b.as_str(),
+                word => word,
+            });
+            let sent = words.collect::<Vec<_>>().join(" ");
+            check_on(&mut shell, &[(&sent, expected)]);
+        }
+        // Without memory for it there, it is put back as it was.
+        if apart {
+            check_on(&mut shell, &[(&format!("LEASEDEL {a} STALE"), ":1|")]);
+            shell.model.stores[1..].iter_mut().for_each(|store| store.room = Some(0));
+            let refused = "-OOM command not allowed when used memory > 'maxmemory'.|";
+            check_on(&mut shell, &[(&format!("RENAME {a} {b}"), refused)]);
+            check_on(&mut shell, &[(&format!("LEASEGET {a}"), "*3|$5|STALE|$-1|$1|w|")]);
+        }
+    }
+}
+
+#[test]
 fn what_was_dumped_is_restored() {
     let mut shell = Shell::new(0, false, Options::default(), 4);
     let exchange = |shell: &mut Shell, sent: &[u8]| {

@@ -237,8 +237,77 @@ fn settings_are_shown_by_pattern() {
     check(&[
         ("CONFIG GET max*ory", "*2|$9|maxmemory|$10|1073741824|"),
         ("CONFIG GET lis?en", "*2|$6|listen|$4|here|"),
-        ("CONFIG GET SAVE appendonly", "*4|$10|appendonly|$2|no|$4|save|$0||"),
+        ("CONFIG GET SAVE appendonly", "*4|$10|appendonly|$2|no|$4|SAVE|$0||"),
+        ("CONFIG GET [m]axclients", "*2|$10|maxclients|$5|10000|"),
+        ("CONFIG GET max[^x]lient?", "*2|$10|maxclients|$5|10000|"),
+        ("CONFIG GET MaxClients maxclients", "*2|$10|MaxClients|$5|10000|"),
+        ("CONFIG GET requirepass", "*2|$11|requirepass|$0||"),
         ("CONFIG RESETSTAT", "+OK|"),
+    ]);
+}
+
+#[test]
+fn settings_are_set_all_or_none() {
+    let failed = "-ERR CONFIG SET failed (possibly related to argument ";
+    let least = "argument must be between 8388608 and 281474976710656 inclusive: a cache has a limit|";
+    check(&[
+        ("CONFIG SET maxclients 5000 maxmemory", "-ERR syntax error|"),
+        ("CONFIG SET proto-max-bulk-len 512mb", "+OK|"),
+        ("CONFIG SET proto-max-bulk-len 512MB appendonly NO", "+OK|"),
+        (
+            "CONFIG SET proto-max-bulk-len 511mb",
+            &format!("{failed}'proto-max-bulk-len') - can't set immutable config|"),
+        ),
+        ("CONFIG SET maxclients 77 maxmemory 1mb", &format!("{failed}'maxmemory') - {least}")),
+        ("CONFIG SET maxclients 77 maxmemory 9000000000gb", &format!("{failed}'maxmemory') - {least}")),
+        (
+            "CONFIG SET maxclients 77 requirepass x",
+            &format!("{failed}'requirepass') - can't set immutable config|"),
+        ),
+    ]);
+    // As many cores as need more than the flag's least.
+    let options = Options { memory_bytes_min: 30 << 20, ..Options::default() };
+    let mut shell = Shell::new(0, false, options, 9);
+    shell.feed(&words("CONFIG SET maxclients 77 maxmemory 10mb"));
+    shell.finish();
+    let reply = String::from_utf8(std::mem::take(&mut shell.output)).unwrap();
+    assert!(reply.contains("between 31457280 and"), "{reply}");
+    assert_eq!(shell.model.most_sent, 0, "nothing was set on any core");
+    // A password cannot be told, so nothing is said of it.
+    let users = Arc::new(Users::with_password(Some("sekret")));
+    let mut shell = Shell::new(0, false, Options { users, ..Options::default() }, 9);
+    check_on(&mut shell, &[("AUTH sekret", "+OK|"), ("CONFIG GET requirepass", "*0|")]);
+}
+
+#[test]
+fn subcommands_with_too_many_words_are_refused_in_redis_words() {
+    let refused = |name: &str, of: &str| {
+        format!("-ERR unknown subcommand or wrong number of arguments for '{name}'. Try {of} HELP.|")
+    };
+    check(&[
+        ("SLOWLOG GET 1 2", &refused("GET", "SLOWLOG")),
+        ("ACL cat connection x", &refused("cat", "ACL")),
+        ("ACL GENPASS 1 2", &refused("GENPASS", "ACL")),
+        ("ACL LOG 1 2", &refused("LOG", "ACL")),
+        ("FUNCTION FLUSH ASYNC SYNC", &refused("FLUSH", "FUNCTION")),
+        ("FUNCTION FLUSH x", "-ERR FUNCTION FLUSH only supports SYNC¦ASYNC option|"),
+        ("FUNCTION LIST bogus", "-ERR Unknown argument bogus|"),
+        ("FUNCTION LIST LIBRARYNAME", "-ERR library name argument was not given|"),
+        ("FUNCTION LIST LIBRARYNAME a WITHCODE", "*0|"),
+        ("FUNCTION LIST WITHCODE WITHCODE", "-ERR Unknown argument WITHCODE|"),
+        ("CLIENT LIST ID 0", "-ERR client-id should be greater than 0|"),
+        ("CLIENT LIST ID -1", "-ERR client-id should be greater than 0|"),
+        ("CLIENT LIST ID x", "-ERR syntax error|"),
+        ("CLIENT KILL MAXAGE -1", "-ERR maxage should be greater than 0|"),
+        ("CLIENT KILL MAXAGE x", "-ERR maxage is not an integer or out of range|"),
+        ("WAIT 0 9223372036854775807", "-ERR timeout is out of range|"),
+        ("WAIT 0 9000000000000000000", ":0|"),
+        ("SELECT 99999999999", "-ERR value is out of range, value must between -2147483648 and 2147483647|"),
+        ("SELECT -1", "-ERR DB index is out of range|"),
+        ("MOVE a 99999999999", "-ERR value is out of range, value must between -2147483648 and 2147483647|"),
+        ("RESTORE a 0 b IDLETIME 5 FREQ 5", "-ERR syntax error|"),
+        ("RESTORE a 0 b FREQ 5 IDLETIME 5", "-ERR syntax error|"),
+        ("RESTORE a 0 b FREQ 5 FREQ 5", "-ERR DUMP payload version or checksum are wrong|"),
     ]);
 }
 

@@ -48,6 +48,64 @@ fn a_transaction_is_queued_and_done() {
 }
 
 #[test]
+fn what_is_said_of_caching_holds_for_all_of_a_transaction() {
+    for near in [CORES, 0] {
+        let mut shell = Shell::new(near, false, Options::default(), 9);
+        check_on(
+            &mut shell,
+            &[
+                ("CLIENT TRACKING ON OPTIN", "+OK|"),
+                ("GET {o}1", "$-1|"),
+                ("CLIENT CACHING YES", "+OK|"),
+                ("CLIENT ID", ":3|"),
+                ("MULTI", "+OK|"),
+                ("GET {o}4", "+QUEUED|"),
+                ("GET {o}5", "+QUEUED|"),
+                ("EXEC", "*2|$-1|$-1|"),
+                ("GET {o}6", "$-1|"),
+            ],
+        );
+        let tracked: Vec<_> = std::mem::take(&mut shell.model.tracked);
+        assert_eq!(tracked, [b"{o}4".to_vec(), b"{o}5".to_vec()]);
+        // Keys that are watched are no transaction yet; who takes a lease is given the value as well.
+        let dialogue = [
+            ("WATCH {o}7", "+OK|"),
+            ("CLIENT CACHING YES", "+OK|"),
+            ("GET {o}8", "$-1|"),
+            ("GET {o}9", "$-1|"),
+            ("SET {o}a v", "+OK|"),
+            ("CLIENT CACHING YES", "+OK|"),
+            ("LEASEGET {o}a", "*3|$3|HIT|$-1|$1|v|"),
+        ];
+        check_on(&mut shell, &dialogue);
+        assert_eq!(shell.model.tracked, [b"{o}8".to_vec(), b"{o}a".to_vec()]);
+    }
+}
+
+#[test]
+fn an_exec_that_is_refused_ends_the_transaction() {
+    let denied = "-EXECABORT Transaction discarded because of: NOPERM User e has no permissions to run the 'exec' command|";
+    check(&[
+        ("ACL SETUSER e on nopass ~* +@all -exec", "+OK|"),
+        ("AUTH e x", "+OK|"),
+        ("MULTI", "+OK|"),
+        ("SET a b", "+QUEUED|"),
+        ("EXEC", denied),
+        ("EXEC", denied),
+        ("DISCARD", "-ERR DISCARD without MULTI|"),
+        ("GET a", "$-1|"),
+    ]);
+    check(&[
+        ("SUBSCRIBE a", "*3|$9|subscribe|$1|a|:1|"),
+        (
+            "EXEC",
+            "-EXECABORT Transaction discarded because of: Can't execute 'exec': only (P¦S)SUBSCRIBE / (P¦S)UNSUBSCRIBE / \
+             PING / QUIT / RESET are allowed in this context|",
+        ),
+    ]);
+}
+
+#[test]
 fn keys_of_a_transaction_belong_to_one_core_and_in_a_cluster_to_one_slot() {
     for near in [CORES, 0] {
         let mut shell = Shell::new(near, false, Options::default(), 9);

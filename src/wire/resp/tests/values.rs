@@ -230,3 +230,51 @@ fn scanning_visits_every_core_and_every_key() {
         assert!(reply.starts_with("*2\r\n$1\r\n0\r\n*0\r\n$") && reply.ends_with(":50\r\n"), "{reply}");
     }
 }
+
+#[test]
+fn an_option_may_come_twice_and_the_last_one_counts() {
+    check(&[
+        ("SET k v EX 10 EX 20", "+OK|"),
+        ("TTL k", ":20|"),
+        ("SET k v EX x EX 30", "+OK|"),
+        ("SET k v EX 10 EX x", "-ERR value is not an integer or out of range|"),
+        ("SET k v EX 10 PX 10", "-ERR syntax error|"),
+        ("SET k v EX 10 KEEPTTL", "-ERR syntax error|"),
+        ("SET k v KEEPTTL EX 10", "-ERR syntax error|"),
+        ("SET k v KEEPTTL KEEPTTL", "+OK|"),
+        ("TTL k", ":30|"),
+        ("GETEX k EX 10 EX 40", "$1|v|"),
+        ("TTL k", ":40|"),
+        ("GETEX k PERSIST PERSIST", "$1|v|"),
+        ("TTL k", ":-1|"),
+        ("GETEX k PERSIST EX 10", "-ERR syntax error|"),
+        ("GETEX k EX 10 PERSIST", "-ERR syntax error|"),
+        ("GETEX k EX 10 PX 10", "-ERR syntax error|"),
+        ("GETEX k EX", "-ERR syntax error|"),
+    ]);
+}
+
+#[test]
+fn cursors_are_numbers_as_c_reads_them() {
+    let empty = "*2\r\n$1\r\n0\r\n*0\r\n";
+    for (cursor, fits) in [
+        ("0", true),
+        (" 0", true),
+        ("+0", true),
+        ("-0", true),
+        ("00", true),
+        ("0 ", false),
+        ("-1", false),
+        ("", false),
+        ("+", false),
+        ("x", false),
+        ("18446744073709551616", false),
+    ] {
+        let mut shell = Shell::new(1, false, Options::default(), 9);
+        shell.model = Model::new(CORES);
+        shell.feed(&command(&[b"SCAN", cursor.as_bytes(), b"TYPE", b"list"]));
+        shell.finish();
+        let expected = if fits { empty } else { "-ERR invalid cursor\r\n" };
+        assert_eq!(String::from_utf8(std::mem::take(&mut shell.output)).unwrap(), expected, "{cursor:?}");
+    }
+}
