@@ -146,7 +146,8 @@ impl Volume {
         if !self.any {
             return Ok(());
         }
-        let gauges: [(&str, &str, fn(&Core) -> f32); 3] = [
+        type Gauge = fn(&Core) -> f32;
+        let gauges: [(&str, &str, Gauge); 3] = [
             (
                 "foreshadow_forecast_requests_per_second",
                 "Requests a second that the core's shards are thought to get in the next minute.",

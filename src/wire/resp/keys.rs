@@ -557,7 +557,9 @@ fn set_options(now: Now, arguments: Arguments<'_>) -> Result<Put, Refusal<'stati
 }
 
 fn getex_options(now: Now, arguments: Arguments<'_>) -> Result<ExpiryChange, Refusal<'static>> {
-    let (mut persist, mut time): (bool, Option<((Unit, bool), usize)>) = (false, None);
+    let mut persist = false;
+    // What it counts in, whether from now on, and where it stands.
+    let mut time = None::<((Unit, bool), usize)>;
     let mut i = 2;
     while i < arguments.len() {
         match time_option(arguments.at(i)) {
