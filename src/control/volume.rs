@@ -69,6 +69,9 @@ struct Core {
     share: f32,
 }
 
+/// Name, help and value of what is told of each core.
+type Gauge = (&'static str, &'static str, fn(&Core) -> f32);
+
 /// All shards, and all cores.
 pub(super) struct Volume {
     shards: Vec<Shard>,
@@ -146,8 +149,7 @@ impl Volume {
         if !self.any {
             return Ok(());
         }
-        type Gauge = fn(&Core) -> f32;
-        let gauges: [(&str, &str, Gauge); 3] = [
+        let gauges: [Gauge; 3] = [
             (
                 "foreshadow_forecast_requests_per_second",
                 "Requests a second that the core's shards are thought to get in the next minute.",

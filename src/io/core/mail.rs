@@ -196,6 +196,7 @@ impl Core {
                 }
                 _ => {
                     guarded &= request.verb != Verb::Unguard;
+                    works.heat.request(request.key);
                     let waiter = Waiter { core: from, address };
                     if works.is_watched() {
                         match works.serve_watched(now, waiter, &request) {
