@@ -557,7 +557,8 @@ fn set_options(now: Now, arguments: Arguments<'_>) -> Result<Put, Refusal<'stati
 }
 
 fn getex_options(now: Now, arguments: Arguments<'_>) -> Result<ExpiryChange, Refusal<'static>> {
-    let (mut persist, mut time): (bool, Option<((Unit, bool), usize)>) = (false, None);
+    let mut persist = false;
+    let mut time: Option<((Unit, bool), usize)> = None;
     let mut i = 2;
     while i < arguments.len() {
         match time_option(arguments.at(i)) {
