@@ -10,7 +10,7 @@ const PAGE_ITEMS_MAX: usize = 4096;
 const PAGE_BYTES: usize = 256 * 1024;
 /// Items the store is asked for at a time; between the steps the page may end.
 const STEP_ITEMS: usize = 8;
-/// Keys picked at random before all are taken to be places held for a fill.
+/// Keys picked at random before items are looked for among places held for a fill.
 const RANDOM_TRIES: usize = 64;
 /// Steps of pattern matching at which a page ends.
 const PAGE_GLOB_STEPS: u64 = 1 << 20;
@@ -58,6 +58,13 @@ impl Engine {
             if !self.scratch.is_empty() {
                 break;
             }
+        }
+        if self.scratch.is_empty() {
+            // Places far outnumber items, or all are over: the first one that a page has.
+            let _ = self.scan(now, b"", Scan { cursor: 0, count: PAGE_ITEMS_MAX as u32, slot: None });
+            let first =
+                self.scratch.first_chunk::<4>().map_or(0, |len| 4 + u32::from_le_bytes(*len) as usize);
+            self.scratch.truncate(first);
         }
         Reply { answer: Answer::Page { cursor: 0 }, bytes: Bytes::Scratch }
     }
