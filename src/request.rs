@@ -384,8 +384,10 @@ pub enum Condition {
     Always,
     /// There is no item, or a hollow one (`NX`, `add`).
     Absent,
-    /// There is one (`XX`, `replace`).
+    /// There is one (`XX`).
     Present,
+    /// There is one, or a hollow one (memcached's `replace` and `MR`, to which that is an item).
+    Held,
     /// There is one of exactly this version (`cas`). Without one: `Refused(Absent)`.
     VersionIs(Version),
     /// As `VersionIs`, but an older version given is stored all the same and marked stale (meta `I`).

@@ -627,7 +627,7 @@ fn check(condition: Condition, held: Option<&Held>) -> Result<bool, Refusal> {
         (Condition::Absent, Some(held)) if held.marks.hollow => Ok(false),
         (Condition::Absent, Some(_)) => Err(Refusal::Present),
         (Condition::Present, Some(held)) if held.marks.hollow => Err(Refusal::Absent),
-        (Condition::Present, Some(_)) => Ok(false),
+        (Condition::Present | Condition::Held, Some(_)) => Ok(false),
         (_, None) => Err(Refusal::Absent),
         (Condition::VersionIs(wanted), Some(held)) if wanted == held.version => Ok(false),
         (Condition::VersionIsOrStale(wanted), Some(held)) if wanted <= held.version => {

@@ -275,7 +275,7 @@ impl Model {
             Condition::Absent => Err(Refusal::Present),
             _ if thing.is_none() => Err(Refusal::Absent),
             Condition::Present if thing.is_some_and(|thing| thing.hollow) => Err(Refusal::Absent),
-            Condition::Present => Ok(false),
+            Condition::Present | Condition::Held => Ok(false),
             Condition::VersionIs(wanted) | Condition::VersionIsOrStale(wanted) if version == Some(wanted) => {
                 Ok(false)
             }

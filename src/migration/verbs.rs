@@ -320,6 +320,7 @@ impl Clocked<&mut Vec<u8>> {
             Condition::Present => (2, Version::NONE),
             Condition::VersionIs(version) => (3, version),
             Condition::VersionIsOrStale(version) => (4, version),
+            Condition::Held => (5, Version::NONE),
         };
         self.inner.put_u8(kind);
         self.inner.put_u64(version.0);
@@ -366,6 +367,7 @@ impl Clocked<Reader<'_>> {
             2 => Condition::Present,
             3 => Condition::VersionIs(version),
             4 => Condition::VersionIsOrStale(version),
+            5 => Condition::Held,
             _ => return Err(Malformed),
         })
     }

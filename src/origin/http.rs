@@ -66,7 +66,7 @@ impl Client {
         };
         let condition: &[u8] = match &ask.what {
             What::Put { condition: Condition::Absent, .. } => b"If-None-Match: *\r\n",
-            What::Put { condition: Condition::Present, .. } => b"If-Match: *\r\n",
+            What::Put { condition: Condition::Present | Condition::Held, .. } => b"If-Match: *\r\n",
             What::Put { condition: Condition::VersionIs(_) | Condition::VersionIsOrStale(_), .. } => {
                 return Some(Reply::Refused(b"ERR this origin knows no versions".to_vec()));
             }

@@ -69,7 +69,7 @@ impl Client {
                 let condition = match condition {
                     Condition::Always => String::new(),
                     Condition::Absent => " ME".into(),
-                    Condition::Present => " MR".into(),
+                    Condition::Present | Condition::Held => " MR".into(),
                     Condition::VersionIs(version) => format!(" C{}", version.0),
                     Condition::VersionIsOrStale(version) => format!(" C{} I", version.0),
                 };

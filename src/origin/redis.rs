@@ -169,7 +169,7 @@ impl Client {
                 let condition: &[&[u8]] = match condition {
                     Condition::Always => &[],
                     Condition::Absent => &[b"NX"],
-                    Condition::Present => &[b"XX"],
+                    Condition::Present | Condition::Held => &[b"XX"],
                     Condition::VersionIs(_) | Condition::VersionIsOrStale(_) => {
                         return Some(Reply::Refused(b"ERR this origin knows no versions".to_vec()));
                     }

@@ -136,7 +136,7 @@ impl Watchers {
                 let word = match put.condition {
                     Condition::Always => "set",
                     Condition::Absent => "add",
-                    Condition::Present => "replace",
+                    Condition::Present | Condition::Held => "replace",
                     Condition::VersionIs(_) | Condition::VersionIsOrStale(_) => "cas",
                 };
                 let ends = match put.expiry {

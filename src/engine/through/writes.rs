@@ -103,7 +103,9 @@ impl Engine {
             Some(Told::NotWritten) => {
                 let answer = match write.verb {
                     Verb::Put(Put { condition: Condition::Absent, .. }) => Answer::Refused(Refusal::Present),
-                    Verb::Put(Put { condition: Condition::Present, .. }) => Answer::Refused(Refusal::Absent),
+                    Verb::Put(Put { condition: Condition::Present | Condition::Held, .. }) => {
+                        Answer::Refused(Refusal::Absent)
+                    }
                     Verb::Put(_) => Answer::Refused(Refusal::Version),
                     _ => Answer::Miss,
                 };

@@ -161,7 +161,7 @@ struct Core {
     rearm: Vec<ConnectionId>,
     /// Long commands that wait until those before them have all come, and whose turn it is.
     held_back: Vec<ConnectionId>,
-    long_turn: Option<ConnectionId>,
+    long_turn: Option<(ConnectionId, usize)>,
     retry: Vec<ConnectionId>,
     buffer_bytes: u64,
     /// What of that the store knows of and leaves room for.

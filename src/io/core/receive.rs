@@ -296,22 +296,28 @@ impl Core {
     /// Whether a long command is to wait with its next piece: as long as all that are coming have much of the memory, one goes on
     /// until all of it is there, and the others follow. So those that fit one by one are not closed for coming at once.
     fn is_held_back(&mut self, id: ConnectionId) -> bool {
-        let has_turn = self
-            .long_turn
-            .and_then(|first| self.table.of(first))
-            .is_some_and(|first| first.long.is_some() && !first.dying && !first.closing);
         if !self.works.engine.receives_plenty() {
             self.long_turn = None;
             return false;
         }
-        if !has_turn {
-            self.long_turn = Some(id);
-        }
-        if self.long_turn == Some(id) {
+        let first = match self.long_turn.filter(|&(first, _)| self.long_len(first).is_some()) {
+            Some((first, _)) => first,
+            None => {
+                self.long_turn = self.long_len(id).map(|len| (id, len));
+                id
+            }
+        };
+        if first == id {
             return false;
         }
         self.held_back.push(id);
         true
+    }
+
+    /// Bytes of a long command that have come, if there is one and its connection goes on.
+    fn long_len(&mut self, id: ConnectionId) -> Option<usize> {
+        let connection = self.table.of(id).filter(|connection| !connection.dying && !connection.closing)?;
+        Some(connection.long.as_ref()?.incoming.len())
     }
 
     /// Has those go on that were held back, as soon as there is room again or nobody whose turn it is.
@@ -319,13 +325,18 @@ impl Core {
         if self.held_back.is_empty() {
             return;
         }
-        let goes_on = self
-            .long_turn
-            .and_then(|first| self.table.of(first))
-            .is_some_and(|first| first.long.is_some() && !first.dying && !first.closing);
+        let goes_on = self.long_turn.is_some_and(|(first, _)| self.long_len(first).is_some());
         if !goes_on || !self.works.engine.receives_plenty() {
             self.rearm.append(&mut self.held_back);
         }
+    }
+
+    /// Takes the turn from one of whom nothing has come since this was asked last.
+    pub(super) fn pass_long_turn(&mut self) {
+        let Some((first, before)) = self.long_turn else { return };
+        let now = self.long_len(first);
+        self.long_turn = now.filter(|&now| now > before || self.held_back.is_empty()).map(|now| (first, now));
+        self.release_held_back();
     }
 
     pub(super) fn serve_runnable(&mut self, now: Now) -> bool {

@@ -61,6 +61,7 @@ impl Core {
             self.due.sweep = now.mono.plus_millis(SWEEP_MILLIS);
             self.sweep(now);
             self.lend_less();
+            self.pass_long_turn();
             self.give_rows(now);
             self.tell_usage();
             self.works.engine.counters.blocked_clients = self.origins.waiting_count() as u64;

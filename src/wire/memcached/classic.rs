@@ -165,7 +165,7 @@ impl<B: Backend> Turn<'_, B> {
         let verb = match command {
             Storage::Set => put(Condition::Always),
             Storage::Add => put(Condition::Absent),
-            Storage::Replace => put(Condition::Present),
+            Storage::Replace => put(Condition::Held),
             Storage::Append => splice(false),
             Storage::Prepend => splice(true),
             Storage::Cas => put(Condition::VersionIs(Version(version))),

@@ -273,7 +273,7 @@ impl<B: Backend> Turn<'_, B> {
             (Mode::Prepend, _) => splice(true),
             (_, Some(version)) if flags.invalidate => put(Condition::VersionIsOrStale(version)),
             (_, Some(version)) => put(Condition::VersionIs(version)),
-            (Mode::Replace, None) => put(Condition::Present),
+            (Mode::Replace, None) => put(Condition::Held),
             (Mode::Set, None) => put(Condition::Always),
         };
         let request = Request { key, value, verb };

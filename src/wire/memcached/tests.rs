@@ -71,7 +71,8 @@ impl Model {
     fn refusal(&mut self, key: &[u8], condition: Condition) -> Option<Refusal> {
         let found = self.alive(key).map(|held| held.version);
         match (condition, found) {
-            (Condition::Always, _) | (Condition::Absent, None) | (Condition::Present, Some(_)) => None,
+            (Condition::Always, _) | (Condition::Absent, None) => None,
+            (Condition::Present | Condition::Held, Some(_)) => None,
             (Condition::Absent, Some(_)) => Some(Refusal::Present),
             (Condition::VersionIs(wanted), Some(found)) if wanted == found => None,
             (Condition::VersionIsOrStale(wanted), Some(found)) if wanted <= found => None,
