@@ -139,6 +139,8 @@ impl Core {
         if bytes == 0 || bytes == self.works.node.memory_bytes_max {
             return;
         }
+        // What is held now may be the most that there ever was.
+        self.tell_usage();
         let Options { receive_buffers, receive_buffer_bytes, wanted, .. } = self.options;
         let cores = self.works.node.core_count();
         let limits = Limits::new(bytes, cores, receive_buffers, receive_buffer_bytes, &wanted);

@@ -100,7 +100,7 @@ impl Core {
         }
     }
 
-    fn tell_usage(&mut self) {
+    pub(super) fn tell_usage(&mut self) {
         let buffer_bytes = self.buffer_bytes + self.buffers.byte_count() as u64;
         self.works.engine.counters.buffer_bytes = buffer_bytes;
         self.works.usage.tell(self.works.engine.held_bytes() + buffer_bytes);
