@@ -313,6 +313,7 @@ impl World {
             self.now = time;
             if time >= end && !self.quiet_links {
                 self.quiet_links = true;
+                self.list_records();
             }
             if time >= next_look {
                 if self.is_over() {
@@ -332,6 +333,17 @@ impl World {
             }
         }
         self.finish()
+    }
+
+    /// Watches that lost something list all records again, as the shell does every few seconds.
+    fn list_records(&mut self) {
+        for node in 0..self.nodes.len() {
+            for shard in self.shards.clone() {
+                let (nanos, life) = (self.metadata_nanos(), self.nodes[node].life);
+                let (shard, seen) = (shard.number(), self.metadata.look(shard.number()));
+                self.after(nanos, Event::View { node, life, shard, seen });
+            }
+        }
     }
 
     fn never_ends(&mut self) {

@@ -170,6 +170,8 @@ impl Works {
                 self.count_onlookers();
                 self.engine.execute(now, request).value.append_to(&mut self.scratch);
                 self.scratch.extend(self.calls.iter().flat_map(|calls| calls.to_le_bytes()));
+                // Who is told what is held now is not to be told of a lower peak afterwards.
+                self.usage.tell(self.engine.held_bytes() + self.engine.counters.buffer_bytes);
                 // One core tells what is true of the process.
                 let (process, peak) = match self.me.index() {
                     0 => (time::process(), self.usage.peak_of_all()),
